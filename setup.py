@@ -1,0 +1,16 @@
+"""Everything but the layout of the packages stands in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+version = re.search(r'__version__ = "(.+)"', Path(__file__).with_name("solo_bam").joinpath("__init__.py").read_text())
+
+setup(
+    version=version.group(1),
+    packages=[*find_packages(include=["solo_bam", "solo_bam.*"]), "solo_bam.scripts"],
+    # The recipes travel inside the package, so that an installed solo-bam finds them by name.
+    package_dir={"solo_bam": "solo_bam", "solo_bam.scripts": "scripts"},
+    package_data={"solo_bam": ["py.typed"], "solo_bam.scripts": ["**/*.yaml", "**/*.md"]},
+)

@@ -1,0 +1,51 @@
+"""The console script: ``solo-bam COMMAND …``. Commands are imported when they are called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from solo_bam import __version__, toolkit
+from solo_bam.errors import UserError, nearest
+
+COMMANDS = {
+    "pretrain": "train a method from a recipe",
+    "demo": "pretrain BAM on handwritten digits for a few minutes and show what it learned",
+}
+
+HELP = f"""solo-bam {__version__}: BAM for solo-learn, and fair comparisons
+
+usage: solo-bam COMMAND [options] [key=value ...]
+
+commands:
+""" + "".join(f"  {name:<12}{text}\n" for name, text in COMMANDS.items()) + """
+solo-bam COMMAND --help tells more.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when all went well, 2 for an error that the user can mend."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    try:
+        return _run(arguments[0], arguments[1:])
+    except UserError as error:
+        print(f"solo-bam: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    if command not in COMMANDS:
+        problem = f"unknown command{nearest(command, COMMANDS)}, allowed: {', '.join(COMMANDS)}"
+        raise UserError(command, problem, "see solo-bam --help")
+    if toolkit.edition() is None:
+        return 2  # importing solo_bam has already said what to install
+    module = importlib.import_module(f"solo_bam.commands.{command}")
+    code: int = module.main(arguments)
+    return code

@@ -1,0 +1,1 @@
+"""One file per command of ``solo-bam``: thin, the rest works."""

@@ -1,0 +1,189 @@
+"""Find a recipe, compose it with Hydra and parse it; every mistake is one line."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from solo_bam.config.schema import BAMOptions, Recipe
+from solo_bam.errors import UserError, nearest
+
+ON_COMMAND_LINE = "correct it in the recipe or on the command line (key=value)"
+
+
+def recipe_folders(kind: str) -> Path:
+    """Folder of the shipped recipes of one kind (``pretrain``): beside the package, or inside it once installed."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "scripts" / kind, package.parent / "scripts" / kind):
+        if folder.is_dir():
+            return folder
+    raise UserError("--config-name", "the shipped recipes are not installed", "install solo-bam again")
+
+
+def load_recipe(
+    config_name: str, overrides: Sequence[str] = (), config_path: str | None = None, kind: str = "pretrain"
+) -> Recipe:
+    """A checked recipe.
+
+    Args:
+        config_name: ``digits/bam`` or ``digits/bam.yaml``.
+        overrides: Hydra's ``key=value``; keys that the recipe does not name may be given without ``+``.
+        config_path: folder of the recipe, relative to where the user stands; default: the shipped recipes.
+        kind: which of the shipped recipes.
+
+    Raises:
+        UserError: no such recipe, a key or value that is not allowed.
+    """
+    raw = compose_recipe(config_name, overrides, config_path, kind)
+    return parse_recipe(raw)
+
+
+def compose_recipe(
+    config_name: str, overrides: Sequence[str], config_path: str | None, kind: str
+) -> dict[str, Any]:
+    """The recipe as Hydra composes it, unchecked."""
+    path = _find(config_name, config_path, kind)
+    folder = path.parent
+    GlobalHydra.instance().clear()
+    try:
+        changes = [_addable(change, folder) for change in OverridesParser.create().parse_overrides(list(overrides))]
+        with initialize_config_dir(config_dir=str(folder), version_base="1.2"):
+            cfg = compose(config_name=path.stem, overrides=changes)
+        raw = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OverrideParseException as error:
+        raise UserError(error.override, "is not of the form key=value", "correct it") from None
+    except (HydraException, OmegaConfBaseException) as error:
+        problem = " ".join(str(error).split())
+        raise UserError(f"--config-name {config_name}", problem, ON_COMMAND_LINE) from None
+    except Exception as error:
+        if type(error).__module__.startswith("yaml"):
+            problem = "is not valid YAML: " + " ".join(str(error).split())
+            raise UserError(str(path), problem, "correct the file") from None
+        raise
+    assert isinstance(raw, dict)
+    return {str(key): value for key, value in raw.items()}
+
+
+def _find(config_name: str, config_path: str | None, kind: str) -> Path:
+    root = recipe_folders(kind) if config_path is None else Path(config_path).expanduser().resolve()
+    if not root.is_dir():
+        raise UserError("--config-path", f"there is no folder {root}", "give the folder that holds the recipe")
+    name = config_name.removesuffix(".yaml")
+    path = root / f"{name}.yaml"
+    if path.is_file():
+        return path
+    known = sorted(str(p.relative_to(root).with_suffix("")) for p in root.glob("**/*.yaml"))
+    known = [k for k in known if "augmentations/" not in k and "wandb/" not in k and not k.endswith("base")]
+    shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+    raise UserError(
+        "--config-name",
+        f"there is no recipe {config_name!r} in {root}{nearest(name, known)}",
+        f"use one of: {shown or 'none there'}",
+    )
+
+
+def _addable(override: Any, folder: Path) -> str:
+    """An override in Hydra's words; plain ``key=value`` also adds keys that the recipe leaves to the defaults."""
+    line: str = override.input_line
+    if override.is_add() or override.is_delete() or override.is_sweep_override():
+        return line
+    group = folder / override.key_or_group
+    return line if line.startswith("hydra") or group.is_dir() else f"++{line}"
+
+
+def parse_recipe(raw: dict[str, Any]) -> Recipe:
+    """Check types, ranges and names of every key; fill in the defaults.
+
+    Raises:
+        UserError: the first key at fault.
+    """
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise _user_error(error, Recipe) from None
+    _check_top_level(recipe)
+    _check_method(recipe)
+    return recipe
+
+
+def _check_top_level(recipe: Recipe) -> None:
+    from lightning.pytorch import Trainer
+
+    allowed = [*Recipe.model_fields, *list(inspect.signature(Trainer.__init__).parameters)[1:]]
+    for key, value in recipe.trainer_arguments.items():
+        if key not in allowed:
+            raise UserError(key, f"unknown key (value {value!r}){nearest(key, allowed)}", "remove it or correct its name")
+
+
+def _check_method(recipe: Recipe) -> None:
+    """Method, its own keys and the backbone against what the installed solo-learn has."""
+    from solo_bam import toolkit
+
+    methods = sorted(set(toolkit.METHODS) - {"base", "linear"})
+    _check_choice("method", recipe.method, methods)
+    _check_choice("backbone.name", recipe.backbone.name, toolkit.backbone_names())
+    if recipe.method.startswith("bam"):
+        try:
+            recipe.method_kwargs = BAMOptions.model_validate(recipe.method_kwargs).model_dump()
+        except ValidationError as error:
+            raise _user_error(error, BAMOptions, "method_kwargs.") from None
+        return
+    options = toolkit.method_options(recipe.method)
+    for key, value in recipe.method_kwargs.items():
+        if key not in options:
+            raise UserError(
+                f"method_kwargs.{key}",
+                f"unknown key for {recipe.method} (value {value!r}){nearest(key, options)}, allowed: "
+                + ", ".join(options),
+                "remove it or correct its name",
+            )
+    for key, default in options.items():
+        if default is inspect.Parameter.empty and key not in recipe.method_kwargs:
+            raise UserError(f"method_kwargs.{key}", f"is missing, {recipe.method} needs it", "add it to the recipe")
+
+
+def _check_choice(key: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise UserError(key, f"got {value!r}{nearest(value, allowed)}, allowed: {', '.join(allowed)}", ON_COMMAND_LINE)
+
+
+def _user_error(error: ValidationError, model: type[BaseModel], prefix: str = "") -> UserError:
+    """The first of pydantic's findings in our one-line form."""
+    found = error.errors()[0]
+    place = [str(part) for part in found["loc"]]
+    key = prefix + ".".join(part for part in place if not _is_union_branch(part))
+    value = found.get("input")
+    if found["type"] == "extra_forbidden":
+        siblings = list(_model_at(model, place[:-1]).model_fields)
+        problem = f"unknown key (value {value!r}){nearest(place[-1], siblings)}, allowed: {', '.join(siblings)}"
+        return UserError(key, problem, "remove it or correct its name")
+    if found["type"] == "missing":
+        return UserError(key, "is missing", "add it to the recipe or on the command line (key=value)")
+    rule = found["msg"].replace("Input should be", "must be").replace("'", "")
+    return UserError(key, f"got {value!r}, {rule}", ON_COMMAND_LINE)
+
+
+def _is_union_branch(part: str) -> bool:
+    """Pydantic names the tried alternative (``int``, ``constrained-str``) as a last step of the place."""
+    return part in {"int", "str", "float"} or "[" in part
+
+
+def _model_at(model: type[BaseModel], place: Sequence[str]) -> type[BaseModel]:
+    """The section that a place within a recipe lies in."""
+    for part in place:
+        if part.isdigit():
+            continue
+        annotation: Any = model.model_fields[part].annotation
+        arguments = getattr(annotation, "__args__", ())
+        model = next((a for a in (annotation, *arguments) if inspect.isclass(a) and issubclass(a, BaseModel)), model)
+    return model

@@ -1,0 +1,140 @@
+"""From a checked recipe and the facts of data and machine to the ``cfg`` that methods are built from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from solo_bam.config.schema import BAMOptions, Recipe
+from solo_bam.errors import UserError
+
+# solo-learn 1.0.2: the other methods fail on crops that they do not unpack.
+MULTI_CROP = ("bam", "bam_momentum", "byol", "simclr", "wmse")
+CIFAR_STEM_UP_TO = 64  # pixels
+
+
+def resolve(recipe: Recipe, num_classes: int, has_val: bool, world_size: int) -> DictConfig:
+    """The recipe in the head edition's form, with everything that follows from it.
+
+    As in solo-learn, ``optimizer.lr`` and, with a validation set, ``optimizer.classifier_lr`` are
+    multiplied by the global batch size / 256.
+
+    Args:
+        recipe: a checked recipe.
+        num_classes: of the dataset.
+        has_val: whether there is a validation set.
+        world_size: number of processes.
+
+    Raises:
+        UserError: keys that do not fit together.
+    """
+    check(recipe, world_size)
+    cfg: dict[str, Any] = recipe.model_dump(mode="json")
+    cfg["data"] |= {
+        "num_classes": num_classes,
+        "num_large_crops": recipe.num_large_crops,
+        "num_small_crops": recipe.num_small_crops,
+    }
+    cfg["backbone"]["cifar_stem"] = uses_cifar_stem(recipe)
+    scale = recipe.optimizer.batch_size * world_size / 256
+    cfg["optimizer"]["lr"] *= scale
+    if has_val:
+        cfg["optimizer"]["classifier_lr"] *= scale
+    cfg["knn_eval"]["enabled"] = recipe.knn_eval.enabled and has_val
+    return OmegaConf.create(cfg)
+
+
+def uses_cifar_stem(recipe: Recipe) -> bool:
+    """Whether a ResNet gets the stem for small images: as the recipe says, else where large crops are small."""
+    if not recipe.backbone.name.startswith("resnet"):
+        return False
+    if recipe.backbone.cifar_stem is not None:
+        return recipe.backbone.cifar_stem
+    return recipe.augmentations[0].crop_size <= CIFAR_STEM_UP_TO
+
+
+def check(recipe: Recipe, world_size: int) -> None:
+    """Keys that must fit together, whatever the data.
+
+    Raises:
+        UserError: the first that do not.
+    """
+    _check_crops(recipe)
+    _check_epochs(recipe)
+    if recipe.method.startswith("bam"):
+        _check_bam(recipe, recipe.optimizer.batch_size * world_size)
+    if recipe.momentum.base_tau > recipe.momentum.final_tau:
+        raise UserError(
+            "momentum.base_tau",
+            f"got {recipe.momentum.base_tau}, must be at most momentum.final_tau ({recipe.momentum.final_tau})",
+            "lower it",
+        )
+
+
+def _check_crops(recipe: Recipe) -> None:
+    large, small = recipe.num_large_crops, recipe.num_small_crops
+    for i, a in enumerate(recipe.augmentations):
+        if a.rrc.crop_min_scale > a.rrc.crop_max_scale:
+            raise UserError(
+                f"augmentations.{i}.rrc.crop_min_scale",
+                f"got {a.rrc.crop_min_scale}, must be at most crop_max_scale ({a.rrc.crop_max_scale})",
+                "lower it",
+            )
+    if small and recipe.method not in MULTI_CROP:
+        raise UserError(
+            "augmentations",
+            f"{recipe.method} takes no small crops (got {small} of another size than the first pipeline's), "
+            f"allowed with: {', '.join(MULTI_CROP)}",
+            "use crops of one size",
+        )
+    if recipe.method.startswith("bam"):
+        if large + small < 2:
+            raise UserError("augmentations", "got 1 crop, BAM matches at least 2", "raise num_crops")
+    elif recipe.method != "wmse" and large != 2:
+        raise UserError(
+            "augmentations", f"got {large} large crops, {recipe.method} takes 2", "set num_crops so that they add up to 2"
+        )
+
+
+def _check_epochs(recipe: Recipe) -> None:
+    if recipe.scheduler.name == "warmup_cosine" and recipe.scheduler.warmup_epochs >= recipe.max_epochs:
+        raise UserError(
+            "scheduler.warmup_epochs",
+            f"got {recipe.scheduler.warmup_epochs:g}, must be below max_epochs ({recipe.max_epochs})",
+            "lower it or train longer",
+        )
+    if recipe.scheduler.name == "step" and not recipe.scheduler.lr_decay_steps:
+        raise UserError("scheduler.lr_decay_steps", "is missing, scheduler.name=step needs it", "give a list of epochs")
+    if recipe.method == "dino":
+        warmup = recipe.method_kwargs.get("warmup_teacher_temperature_epochs", 50)
+        if warmup > recipe.max_epochs:
+            raise UserError(
+                "method_kwargs.warmup_teacher_temperature_epochs",
+                f"got {warmup}, must be at most max_epochs ({recipe.max_epochs})",
+                "lower it",
+            )
+
+
+def _check_bam(recipe: Recipe, global_batch: int) -> None:
+    options = BAMOptions.model_validate(recipe.method_kwargs)
+    large = recipe.num_large_crops
+    targets = options.target_crops_number or large
+    if targets > large:
+        raise UserError(
+            "method_kwargs.target_crops_number", f"got {targets}, must be at most the {large} large crops", "lower it"
+        )
+    if options.positive_masking and global_batch < 2:
+        raise UserError(
+            "optimizer.batch_size",
+            "got 1, must be at least 2 with method_kwargs.positive_masking (an image does not attend to itself)",
+            "raise it",
+        )
+    columns = targets * (global_batch - options.positive_masking)
+    if options.top_k_sink > columns:
+        raise UserError(
+            "method_kwargs.top_k_sink",
+            f"got {options.top_k_sink}, must be at most the {columns} columns "
+            f"({targets} target crops x {global_batch} images, less an image's own)",
+            "lower it or raise optimizer.batch_size",
+        )

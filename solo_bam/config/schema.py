@@ -1,0 +1,269 @@
+"""The recipe's keys, types, ranges and defaults: solo-learn's head-edition schema and BAM's part.
+
+Unknown keys are refused. Beside the keys listed in :class:`Recipe`, any argument of Lightning's ``Trainer``
+may stand at the top level.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Index = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A part of the recipe; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+# ------------------------------------------------------------------------------------------------ BAM
+
+
+class BAMOptions(Section):
+    """``method_kwargs`` of bam and bam_momentum; names and defaults are those of the published flags."""
+
+    proj_hidden_dim: Count = 4096
+    proj_output_dim: Count = 4096
+    proj_num_layers: Count = 3
+    proj_use_bn: bool = True
+    proj_last_bn: bool = True
+    proj_act: Literal["gelu", "relu"] = "gelu"
+    reg: Positive = 0.05
+    reg_final: Positive | None = None
+    reg_warmup_epochs: Index = 30
+    temperature: Positive = 0.1
+    num_sink_iter: Index = 3
+    top_k_sink: Index = 0
+    positive_masking: bool = True
+    target_crops_number: Count | None = None
+
+    def reg_at(self, epoch: int) -> float:
+        """``reg`` in an epoch (from 0): linear from ``reg``, and ``reg_final`` from the last warm-up epoch on."""
+        final = self.reg if self.reg_final is None else self.reg_final
+        if epoch >= self.reg_warmup_epochs - 1:
+            return final
+        return self.reg + (final - self.reg) * epoch / (self.reg_warmup_epochs - 1)
+
+
+# ------------------------------------------------------------------------------------- augmentations
+
+
+class RandomResizedCrop(Section):
+    """Crop of a random area (share of the image) and aspect ratio (3/4 to 4/3); off: a plain resize."""
+
+    enabled: bool = True
+    crop_min_scale: Annotated[float, Field(gt=0, le=1)] = 0.08
+    crop_max_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class Affine(Section):
+    """Random rotation (degrees), shift (share of the side), zoom (factors) and shear (degrees)."""
+
+    prob: Share = 0.0
+    degrees: NonNegative = 0.0
+    translate: Share = 0.0
+    scale: tuple[Positive, Positive] = (1.0, 1.0)
+    shear: NonNegative = 0.0
+
+
+class ColorJitter(Section):
+    """Random brightness, contrast, saturation (relative ranges) and hue (share of the circle)."""
+
+    prob: Share = 0.0
+    brightness: NonNegative = 0.0
+    contrast: NonNegative = 0.0
+    saturation: NonNegative = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+
+
+class Chance(Section):
+    """An operation applied with a probability."""
+
+    prob: Share = 0.0
+
+
+class Augmentation(Section):
+    """One pipeline, applied ``num_crops`` times to an image. Crops of the first pipeline's size are large."""
+
+    crop_size: Count
+    num_crops: Count
+    rrc: RandomResizedCrop = RandomResizedCrop()
+    affine: Affine = Affine()
+    color_jitter: ColorJitter = ColorJitter()
+    grayscale: Chance = Chance()
+    gaussian_blur: Chance = Chance()
+    solarization: Chance = Chance()
+    equalization: Chance = Chance()
+    horizontal_flip: Chance = Chance()
+    mean: list[float] | None = None
+    std: list[Positive] | None = None
+
+
+# ------------------------------------------------------------------------------------------- the rest
+
+
+class Backbone(Section):
+    """``cifar_stem``: 3x3 first convolution and no max-pooling in a ResNet; null: where crops are <= 64 px."""
+
+    name: str
+    kwargs: dict[str, Any] = {}
+    cifar_stem: bool | None = None
+
+
+class Momentum(Section):
+    """The teacher's decay: a cosine from ``base_tau`` to ``final_tau`` over all steps."""
+
+    base_tau: Share = 0.99
+    final_tau: Share = 1.0
+    classifier: bool = False
+
+
+DATASETS = ("digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet", "custom")
+
+
+class Data(Section):
+    """Where images come from; ``fraction`` of the training images, -1 for all."""
+
+    dataset: Literal["digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet", "custom"]
+    train_path: Path | None = None
+    val_path: Path | None = None
+    format: Literal["image_folder"] = "image_folder"
+    num_workers: Index = 4
+    no_labels: bool = False
+    fraction: Annotated[float, Field(lt=1)] = -1
+
+
+class Optimizer(Section):
+    """``lr`` and, with a validation set, ``classifier_lr`` are multiplied by the global batch size / 256."""
+
+    name: Literal["sgd", "lars", "adam", "adamw"]
+    batch_size: Count
+    lr: Positive
+    classifier_lr: Positive = 0.1
+    weight_decay: NonNegative = 0.0
+    exclude_bias_n_norm_wd: bool = False
+    kwargs: dict[str, Any] = {}
+
+
+class Scheduler(Section):
+    """Learning-rate schedule; ``warmup_epochs`` in epochs whatever the ``interval``."""
+
+    name: Literal["warmup_cosine", "cosine", "step", "none"]
+    lr_decay_steps: list[int] | None = None
+    min_lr: NonNegative = 0.0
+    warmup_start_lr: NonNegative = 3e-5
+    warmup_epochs: NonNegative = 10
+    interval: Literal["step", "epoch"] = "step"
+
+
+class Checkpoint(Section):
+    """Runs are kept under ``dir``; a checkpoint every ``frequency`` epochs and always the last."""
+
+    enabled: bool = True
+    dir: Path = Path("trained_models")
+    frequency: Count = 1
+    keep_prev: bool = False
+
+
+class AutoResume(Section):
+    """Continue an unfinished run of the same recipe, no older than ``max_hours``."""
+
+    enabled: bool = False
+    max_hours: Positive = 36
+
+
+class KNNEval(Section):
+    """solo-learn's online k-NN: its bank is the epoch's augmented training crops."""
+
+    enabled: bool = False
+    k: Count = 20
+    temperature: Positive = 0.07
+    distance_func: Literal["euclidean", "cosine"] = "euclidean"
+
+
+class Performance(Section):
+    """``disable_channel_last``: keep the images' memory layout."""
+
+    disable_channel_last: bool = False
+
+
+class Wandb(Section):
+    """Weights & Biases, used only where asked for; needs the extra ``wandb``."""
+
+    enabled: bool = False
+    entity: str | None = None
+    project: str = "solo-learn"
+    offline: bool = False
+
+
+class AutoUMAP(Section):
+    """solo-learn's UMAP plots; accepted so that its recipes run, and not drawn."""
+
+    enabled: Literal[False] = False
+    dir: Path = Path("auto_umap")
+    frequency: Count = 1
+
+
+class Dali(Section):
+    """Read only with ``data.format: dali``."""
+
+    device: Literal["gpu", "cpu"] = "gpu"
+    encode_indexes_into_labels: bool = False
+
+
+class Recipe(Section):
+    """A pretraining recipe. Arguments of Lightning's Trainer are accepted beside these keys."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str | None = None
+    method: str
+    method_kwargs: dict[str, Any] = {}
+    backbone: Backbone
+    momentum: Momentum = Momentum()
+    data: Data
+    augmentations: Annotated[list[Augmentation], Field(min_length=1)]
+    optimizer: Optimizer
+    scheduler: Scheduler
+    knn_eval: KNNEval = KNNEval()
+    checkpoint: Checkpoint = Checkpoint()
+    auto_resume: AutoResume = AutoResume()
+    resume_from_checkpoint: Path | None = None
+    performance: Performance = Performance()
+    wandb: Wandb = Wandb()
+    auto_umap: AutoUMAP = AutoUMAP()
+    dali: Dali = Dali()
+    debug_augmentations: bool = False
+    seed: Index = 5
+
+    max_epochs: Count
+    accelerator: str = "auto"
+    devices: int | str | list[int] = "auto"
+    num_nodes: Count = 1
+    strategy: str | None = "auto"
+    precision: int | str = 32
+    sync_batchnorm: bool = False
+    accumulate_grad_batches: Count = 1
+
+    @property
+    def num_large_crops(self) -> int:
+        """Crops of the first pipeline's size."""
+        return sum(a.num_crops for a in self.augmentations if a.crop_size == self.augmentations[0].crop_size)
+
+    @property
+    def num_small_crops(self) -> int:
+        """Crops of any other size."""
+        return sum(a.num_crops for a in self.augmentations) - self.num_large_crops
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Further Trainer arguments that the recipe gives."""
+        return dict(self.__pydantic_extra__ or {})

@@ -1,0 +1,59 @@
+"""Which image is seen when and with which random crops: a function of seed, epoch and image alone.
+
+Neither the number of loader workers nor a restart changes what is trained on.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, DistributedSampler
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """Shuffles by seed and epoch and yields ``(epoch, index)``, so that workers know the epoch too."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return ((self.epoch, index) for index in super().__iter__())
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Random numbers of ``random`` and torch that depend on ``key`` alone; the streams outside go on untouched."""
+    # The generator itself, not torch.manual_seed: that would also queue a seed for CUDA, for every image.
+    generator = torch.default_generator
+    python_state, torch_state = random.getstate(), generator.get_state()
+    words = np.random.SeedSequence(key).generate_state(2, np.uint64)
+    random.seed(int(words[0]))
+    generator.manual_seed(int(words[1] >> 1))
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        generator.set_state(torch_state)
+
+
+class Seeded(Dataset[tuple[int, list[torch.Tensor], int]]):
+    """Images as solo-learn's methods want them, ``(index, crops, label)``, with crops drawn by :func:`seeded`.
+
+    Args:
+        dataset: gives ``(crops, label)``.
+        seed: of the run.
+    """
+
+    def __init__(self, dataset: Dataset[Any], seed: int):
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, list[torch.Tensor], int]:
+        epoch, index = key
+        with seeded(self.seed, epoch, index):
+            crops, label = self.dataset[index]
+        return index, crops, label

@@ -1,0 +1,71 @@
+"""Collectives that do nothing on one process, so that one code path serves every world size."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_distributed() -> bool:
+    """True where a process group of more than one process is running."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def world_size() -> int:
+    """Number of processes (1 without a process group)."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def rank() -> int:
+    """This process's number, from 0 (0 without a process group)."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather whose backward adds up every process's gradient of this process's rows."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[override,no-untyped-def]
+        gathered = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, x)
+        return torch.stack(gathered)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[override,no-untyped-def]
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad[dist.get_rank()]
+
+
+def gather(x: Tensor) -> Tensor:
+    """Stack ``x`` of all processes, differentiably.
+
+    The backward sums the processes' gradients. When each process calls ``backward`` on its own loss and
+    DDP then averages the parameters' gradients, the result is the gradient of the mean of the losses.
+
+    Args:
+        x: any shape, the same on every process.
+
+    Returns:
+        ``(world_size, *x.shape)``, in the order of the ranks.
+    """
+    if not is_distributed():
+        return x.unsqueeze(0)
+    return _Gather.apply(x.contiguous())
+
+
+def all_sum(x: Tensor) -> Tensor:
+    """Sum of ``x`` over all processes, elementwise; ``x`` is overwritten. Carries no gradient."""
+    if is_distributed():
+        dist.all_reduce(x)
+    return x
+
+
+def all_logsumexp(x: Tensor) -> Tensor:
+    """``log Σ exp x`` over all processes, elementwise. Carries no gradient."""
+    if not is_distributed():
+        return x
+    shift = x.clone()
+    dist.all_reduce(shift, op=dist.ReduceOp.MAX)
+    return shift + all_sum((x - shift).exp()).log()

@@ -1,0 +1,25 @@
+"""Errors that a user can mend: one line, exit code 2."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Something in a recipe, a file or the machine that the user can put right.
+
+    Args:
+        key: the dotted recipe key or the option at fault, e.g. ``optimizer.lr``.
+        problem: what is wrong and what is allowed, e.g. ``got -1, allowed: above 0``.
+        remedy: what to do, an imperative.
+    """
+
+    def __init__(self, key: str, problem: str, remedy: str):
+        self.key, self.problem, self.remedy = key, problem, remedy
+        super().__init__(f"{key}: {problem}; {remedy}".replace("\n", " "))
+
+
+def nearest(name: str, allowed: object) -> str:
+    """`` (did you mean …?)`` where a name is close to an allowed one, else nothing."""
+    import difflib
+
+    close = difflib.get_close_matches(str(name), [str(a) for a in allowed], n=1)  # type: ignore[attr-defined]
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,0 +1,87 @@
+"""What the machine offers, held against ``accelerator`` and ``devices`` of a recipe."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+
+import torch
+
+from solo_bam.errors import UserError, nearest
+
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Arguments for Lightning's Trainer, and how many processes they make on this node."""
+
+    accelerator: str
+    devices: int | list[int]
+    count: int
+
+
+def find_devices(accelerator: str, devices: int | str | list[int]) -> Devices:
+    """Resolve ``auto`` and check that the devices are there.
+
+    Args:
+        accelerator: ``auto``, ``cpu``, ``gpu``, ``cuda`` or ``mps``.
+        devices: ``auto``, a number (-1 for all), or indexes as a list or as ``"0,1"``; on the CPU, where
+            devices are processes, a list counts for its length.
+
+    Raises:
+        UserError: an accelerator or more devices than there are.
+    """
+    if accelerator not in ACCELERATORS:
+        problem = f"got {accelerator!r}{nearest(accelerator, ACCELERATORS)}, allowed: {', '.join(ACCELERATORS)}"
+        raise UserError("accelerator", problem, "correct it")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    mps = int(torch.backends.mps.is_available())
+    kind = {"gpu": "cuda" if gpus or not mps else "mps"}.get(accelerator, accelerator)
+    if kind == "auto":
+        kind = "cuda" if gpus else "mps" if mps else "cpu"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    there = {"cuda": gpus, "mps": mps, "cpu": cores}[kind]
+    if not there:
+        raise UserError("accelerator", f"got {accelerator!r}, this machine has none", "use accelerator=auto or cpu")
+    chosen = _parse(devices, 1 if kind == "cpu" else there, there)
+    indexes = chosen if isinstance(chosen, list) else list(range(chosen))
+    unit = {"cuda": "GPUs", "mps": "MPS device", "cpu": "CPU cores"}[kind]
+    if not indexes or len(indexes) > there or (kind != "cpu" and max(indexes) >= there):
+        raise UserError("devices", f"got {devices!r}, this machine has {there} {unit}", "use fewer, or devices=auto")
+    if kind == "cpu":
+        return Devices("cpu", len(indexes), len(indexes))
+    return Devices(kind, chosen, len(indexes))
+
+
+def _parse(devices: int | str | list[int], auto: int, all_of_them: int) -> int | list[int]:
+    if devices == "auto":
+        return auto
+    if devices in (-1, "-1"):
+        return all_of_them
+    if isinstance(devices, list):
+        return devices
+    try:
+        numbers = [int(part) for part in str(devices).split(",") if part.strip()]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0:
+        raise UserError(
+            "devices", f"got {devices!r}, allowed: auto, -1, a number of devices or a list of indexes", "correct it"
+        )
+    return numbers[0] if len(numbers) == 1 and "," not in str(devices) else numbers
+
+
+def describe() -> dict[str, object]:
+    """Processor, cores, GPUs and operating system, for the record of a run."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return {"platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count(), "gpus": gpus}
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,86 @@
+"""Entropy-regularised optimal transport with uniform marginals, in the log domain.
+
+The transport plan of a log-kernel ``K = S / reg`` (rows x columns) has the form
+``P_ic = exp(K_ic + f_i + g_c)``. Sinkhorn's iteration chooses ``g`` so that all columns sum to the same
+value, then ``f`` so that all rows do. Two facts keep it short and stable:
+
+* The last step scales each row to sum 1, so ``f`` cancels: ``P = softmax_c(K + g)`` and only the column
+  potential ``g`` has to be kept. The marginals' constants cancel for the same reason.
+* Given ``g``, the rows' scaling is a softmax. One pass over tiles of rows is therefore one whole
+  iteration: ``g_c <- g_c - log sum_i softmax_c(K + g)_ic``.
+
+After the first pass every column holds an entry of at least 1 / rows, so the column sums of the softmax
+cannot underflow; only the first pass needs a log-sum-exp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from solo_bam.distributed import all_logsumexp, all_sum
+
+
+def column_potential(tiles: Callable[[], Iterable[Tensor]], num_iter: int) -> Tensor | None:
+    """Column potential ``g`` after ``num_iter`` Sinkhorn iterations (columns first, then rows).
+
+    Args:
+        tiles: yields the log-kernel in tiles ``(rows, columns)`` of this process's rows, float32 or
+            float64, masked entries ``-inf``; called once per iteration, and free to reuse its memory.
+        num_iter: number of iterations, at least 0.
+
+    Returns:
+        ``(columns,)``, the same on every process (column sums are taken over the rows of all
+        processes), or None for 0 iterations, where ``g`` is zero.
+    """
+    if num_iter == 0:
+        return None
+    g = -all_logsumexp(_column_logsumexp(tiles()))
+    for _ in range(num_iter - 1):
+        sums = torch.zeros_like(g)
+        for tile in tiles():
+            sums += torch.softmax(tile + g, dim=-1).sum(0)
+        g = g - all_sum(sums).log()
+    return g
+
+
+def _column_logsumexp(tiles: Iterable[Tensor]) -> Tensor:
+    """Running log-sum-exp over the rows of all tiles: ``(columns,)``."""
+    total: Tensor | None = None
+    for tile in tiles:
+        part = torch.logsumexp(tile, dim=0)
+        total = part if total is None else torch.logaddexp(total, part)
+    if total is None:
+        raise ValueError("sinkhorn needs at least one row, got none")
+    return total
+
+
+def sinkhorn(log_kernel: Tensor, num_iter: int = 3) -> Tensor:
+    """Balanced attention of one dense log-kernel; the columns are balanced over all processes.
+
+    Args:
+        log_kernel: ``(rows, columns)``, similarities divided by ``reg``; masked entries ``-inf``.
+        num_iter: Sinkhorn iterations, at least 0 (0 gives the plain row softmax).
+
+    Returns:
+        ``(rows, columns)``, non-negative, each row of sum 1.
+    """
+    if num_iter < 0:
+        raise ValueError(f"num_iter must be at least 0, got {num_iter}")
+    g = column_potential(lambda: [log_kernel], num_iter)
+    return torch.softmax(log_kernel if g is None else log_kernel + g, dim=-1)
+
+
+def marginal_error(plan: Tensor) -> Tensor:
+    """How far the columns are from balanced: the mean of ``|column sum / mean column sum - 1|``.
+
+    Args:
+        plan: ``(rows, columns)`` of this process, as :func:`sinkhorn` returns it.
+
+    Returns:
+        a scalar, 0 for perfectly balanced columns; the same on every process.
+    """
+    sums = all_sum(plan.sum(0))
+    return (sums / sums.mean() - 1).abs().mean()

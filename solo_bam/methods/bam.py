@@ -1,0 +1,148 @@
+"""BAM and BAM with a momentum teacher (Shalam & Korman, ECCV 2024, arXiv 2408.02014) for solo-learn.
+
+One training step:
+
+    z         = projector(backbone(crops))             all large crops in one batch, all small in another
+    z_teacher = the teacher's, of the same crops       BAM momentum only, without gradient
+    loss      = BAMLoss(z, z_teacher) + loss of the online classifier (on detached features)
+
+``reg`` moves linearly from ``reg`` to ``reg_final`` over the first ``reg_warmup_epochs`` epochs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from solo_bam.config.schema import BAMOptions
+from solo_bam.losses import BAMLoss
+from solo_bam.toolkit import BaseMethod, BaseMomentumMethod
+
+
+class BAM(BaseMethod):  # type: ignore[misc, valid-type]
+    """Balanced attention matching between the views of an image, without a teacher.
+
+    Args:
+        cfg: recipe; ``method_kwargs`` are :class:`solo_bam.config.schema.BAMOptions`.
+    """
+
+    def __init__(self, cfg: DictConfig):
+        super().__init__(cfg)
+        self.options = BAMOptions.model_validate(dict(self.cfg.method_kwargs))
+        self.projector = build_projector(self.features_dim, self.options)
+        self.loss_fn = BAMLoss(
+            num_crops=self.num_crops,
+            num_large_crops=self.num_large_crops,
+            target_crops_number=self.options.target_crops_number,
+            reg=self.options.reg,
+            temperature=self.options.temperature,
+            num_sink_iter=self.options.num_sink_iter,
+            top_k_sink=self.options.top_k_sink,
+            positive_masking=self.options.positive_masking,
+        )
+
+    @staticmethod
+    def add_and_assert_specific_cfg(cfg: DictConfig) -> DictConfig:
+        """Fill in BAM's defaults, so that the class also works from solo-learn's own scripts."""
+        cfg = BaseMethod.add_and_assert_specific_cfg(cfg)
+        cfg.method_kwargs = BAMOptions.model_validate(dict(cfg.get("method_kwargs") or {})).model_dump()
+        return cfg
+
+    @property
+    def learnable_params(self) -> list[dict[str, Any]]:
+        """The base class's groups and the projector's."""
+        return [*super().learnable_params, {"name": "projector", "params": self.projector.parameters()}]
+
+    def forward(self, X: Tensor) -> dict[str, Any]:
+        """``{"feats", "logits", "z"}`` of one batch of images."""
+        out = super().forward(X)
+        return {**out, "z": self.projector(out["feats"])}
+
+    def on_train_epoch_start(self) -> None:
+        """Set the epoch's ``reg``."""
+        super().on_train_epoch_start()
+        self.loss_fn.reg = self.options.reg_at(self.current_epoch)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Total loss of one batch ``[indexes, [crops], labels]``; logs what the loss can tell."""
+        _, crops, labels = batch
+        feats = torch.cat([self.multicrop_forward(same)["feats"] for same in by_size(crops)])
+        z_teacher, teacher_loss = self.teach(crops, labels)
+        loss, statistics = self.loss_fn.with_statistics(self.projector(feats), z_teacher)
+
+        self.log("bam_loss", loss, prog_bar=True, on_epoch=True, sync_dist=True)
+        self.log_dict(statistics, on_epoch=True, sync_dist=True)
+        self.log("reg", self.loss_fn.reg)
+        large = feats[: self.num_large_crops * len(labels)]
+        return loss + teacher_loss + self.online_classification(large, labels)
+
+    def teach(self, crops: list[Tensor], labels: Tensor) -> tuple[Tensor | None, Tensor | float]:
+        """The teacher's projections of all crops, ``(V B, D)``, and its classifier's loss: none here."""
+        return None, 0.0
+
+
+class BAMMomentum(BAM, BaseMomentumMethod):  # type: ignore[misc, valid-type]
+    """BAM whose columns and targets come from an exponential moving average of the network.
+
+    Args:
+        cfg: as for :class:`BAM`, with ``momentum.base_tau`` and ``momentum.final_tau``.
+    """
+
+    def __init__(self, cfg: DictConfig):
+        super().__init__(cfg)
+        self.momentum_projector = build_projector(self.features_dim, self.options)
+        self.momentum_projector.load_state_dict(self.projector.state_dict())
+        self.momentum_projector.requires_grad_(False)
+
+    @property
+    def momentum_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """The base class's pairs and the projectors."""
+        return [*super().momentum_pairs, (self.projector, self.momentum_projector)]
+
+    def teach(self, crops: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The teacher's projections of all crops, ``(V B, D)``, and its classifier's loss."""
+        with torch.no_grad():
+            feats = torch.cat([self.momentum_forward(same)["feats"] for same in by_size(crops)])
+            z = self.momentum_projector(feats)
+        return z, self.momentum_classification(feats[: self.num_large_crops * len(labels)], labels)
+
+
+def by_size(crops: list[Tensor]) -> list[Tensor]:
+    """Consecutive crops of one size as one batch each, so that batch norm sees them together.
+
+    Args:
+        crops: ``(B, channels, height, width)`` each.
+    """
+    groups: list[list[Tensor]] = []
+    for crop in crops:
+        if groups and groups[-1][0].shape == crop.shape:
+            groups[-1].append(crop)
+        else:
+            groups.append([crop])
+    return [torch.cat(group) for group in groups]
+
+
+def build_projector(features_dim: int, options: BAMOptions) -> nn.Sequential:
+    """The MLP head: linear layers with truncated-normal weights, batch norm and an activation between.
+
+    Args:
+        features_dim: width of the backbone's features.
+        options: ``proj_…`` keys; the last batch norm has no affine parameters and needs ``proj_use_bn``.
+    """
+    hidden = [options.proj_hidden_dim] * (options.proj_num_layers - 1)
+    widths = [features_dim, *hidden, options.proj_output_dim]
+    layers: list[nn.Module] = []
+    for i, (wide_in, wide_out) in enumerate(zip(widths, widths[1:])):
+        last = i == len(widths) - 2
+        linear = nn.Linear(wide_in, wide_out)
+        nn.init.trunc_normal_(linear.weight, std=0.02)
+        nn.init.zeros_(linear.bias)
+        layers.append(linear)
+        if options.proj_use_bn and (options.proj_last_bn or not last):
+            layers.append(nn.BatchNorm1d(wide_out, affine=not last))
+        if not last:
+            layers.append(nn.GELU() if options.proj_act == "gelu" else nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
