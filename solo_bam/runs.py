@@ -18,7 +18,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,6 @@ class RunFolder:
     def start(self, recipe: Recipe, hardware: Mapping[str, object]) -> None:
         """Create the folder and write down what is about to run."""
         self.path.mkdir(parents=True, exist_ok=True)
-        os.environ[_ENVIRONMENT_KEY] = str(self.path)
         text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
         (self.path / "recipe.yaml").write_text(text)
         about = {
@@ -115,14 +115,21 @@ class RunFolder:
         }
         self._write(about)
 
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Let the processes that are started meanwhile use this folder."""
+        os.environ[_ENVIRONMENT_KEY] = str(self.path)
+        try:
+            yield
+        finally:
+            os.environ.pop(_ENVIRONMENT_KEY, None)
+
     def finish(self, **results: object) -> None:
         """Mark the run as finished, with its results."""
-        os.environ.pop(_ENVIRONMENT_KEY, None)
         self._write({**self.record(), "status": "finished", "results": results})
 
     def abandon(self, reason: str) -> None:
         """Mark the run as stopped before its end; it can be resumed."""
-        os.environ.pop(_ENVIRONMENT_KEY, None)
         if self.path.is_dir():
             self._write({**self.record(), "status": "stopped", "reason": reason})
 

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from solo_bam import hardware, toolkit
 from solo_bam.callbacks import EpochSeed, NonFiniteLoss
@@ -63,7 +64,8 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     data = PretrainData(recipe, source)
     _check_size(recipe, len(data.train_set), world_size)
     folder, checkpoint = _folder_and_checkpoint(recipe, resume)
-    extra = _checked_trainer_arguments(recipe)
+    steps_per_epoch = len(data.train_set) // (recipe.optimizer.batch_size * world_size)
+    trainer = _trainer(recipe, devices, folder, steps_per_epoch)
 
     pl.seed_everything(recipe.seed, workers=True, **_quietly(pl.seed_everything))
     model = toolkit.build_method(cfg)
@@ -71,23 +73,8 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
         model = model.to(memory_format=torch.channels_last)
     _announce(recipe, source.val is not None)
 
-    if rank_zero_only.rank == 0:
+    if trainer.is_global_zero:
         folder.start(recipe, hardware.describe())
-    trainer = pl.Trainer(
-        accelerator=devices.accelerator,
-        devices=devices.devices,
-        num_nodes=recipe.num_nodes,
-        strategy=recipe.strategy or "auto",
-        precision=recipe.precision,  # type: ignore[arg-type]
-        max_epochs=recipe.max_epochs,
-        sync_batchnorm=recipe.sync_batchnorm,
-        accumulate_grad_batches=recipe.accumulate_grad_batches,
-        logger=_loggers(recipe, folder),
-        callbacks=_callbacks(recipe, folder),
-        default_root_dir=folder.path,
-        use_distributed_sampler=False,
-        **{"log_every_n_steps": min(50, max(1, _steps_per_epoch(recipe, data, world_size))), **extra},
-    )
     _fit(trainer, model, data, folder, checkpoint)
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
@@ -97,13 +84,41 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     return Trained(folder, model, metrics)
 
 
+def _trainer(recipe: Recipe, devices: hardware.Devices, folder: RunFolder, steps_per_epoch: int) -> pl.Trainer:
+    """Lightning's Trainer; writes nothing yet."""
+    for key in recipe.trainer_arguments:
+        if key in {"callbacks", "logger", "default_root_dir", "plugins", "profiler", "use_distributed_sampler"}:
+            raise UserError(key, "is set by solo-bam itself", "remove it")
+    try:
+        return pl.Trainer(
+            accelerator=devices.accelerator,
+            devices=devices.devices,
+            num_nodes=recipe.num_nodes,
+            strategy=recipe.strategy or "auto",
+            precision=recipe.precision,  # type: ignore[arg-type]
+            max_epochs=recipe.max_epochs,
+            sync_batchnorm=recipe.sync_batchnorm,
+            accumulate_grad_batches=recipe.accumulate_grad_batches,
+            logger=_loggers(recipe, folder),
+            callbacks=_callbacks(recipe, folder),
+            default_root_dir=folder.path,
+            use_distributed_sampler=False,
+            **{"log_every_n_steps": min(50, steps_per_epoch), **recipe.trainer_arguments},
+        )
+    except UserError:
+        raise
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        # Lightning checks its own arguments; its message names the one at fault.
+        raise UserError("Trainer", " ".join(str(error).split()), "correct the recipe") from None
+
+
 def _fit(
     trainer: pl.Trainer, model: pl.LightningModule, data: PretrainData, folder: RunFolder, checkpoint: Path | None
 ) -> None:
     # Checkpoints hold tensors and plain values only; pickled code in one is never run.
     safely = {"weights_only": True} if "weights_only" in inspect.signature(trainer.fit).parameters else {}
     try:
-        with warnings.catch_warnings():
+        with folder.shared(), warnings.catch_warnings():
             for message in _KNOWN_WARNINGS:
                 warnings.filterwarnings("ignore", message)
             trainer.fit(model, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint), **safely)
@@ -143,19 +158,6 @@ def _check_size(recipe: Recipe, images: int, world_size: int) -> None:
             f"got {recipe.optimizer.batch_size} on {world_size} process(es), the training set has only {images} images",
             "lower it",
         )
-
-
-def _steps_per_epoch(recipe: Recipe, data: PretrainData, world_size: int) -> int:
-    return len(data.train_set) // (recipe.optimizer.batch_size * world_size)
-
-
-def _checked_trainer_arguments(recipe: Recipe) -> dict[str, Any]:
-    """Further Trainer arguments, less those that pretraining decides itself."""
-    taken = {"callbacks", "logger", "default_root_dir", "plugins", "profiler", "use_distributed_sampler"}
-    for key in recipe.trainer_arguments:
-        if key in taken:
-            raise UserError(key, "is set by solo-bam itself", "remove it")
-    return recipe.trainer_arguments
 
 
 def _folder_and_checkpoint(recipe: Recipe, resume: bool) -> tuple[RunFolder, Path | None]:

@@ -97,8 +97,10 @@ def _addable(override: Any, folder: Path) -> str:
     line: str = override.input_line
     if override.is_add() or override.is_delete() or override.is_sweep_override():
         return line
-    group = folder / override.key_or_group
-    return line if line.startswith("hydra") or group.is_dir() else f"++{line}"
+    value = override.value()
+    names_files = isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value))
+    is_group = (folder / override.key_or_group).is_dir() and names_files
+    return line if line.startswith("hydra") or is_group else f"++{line}"
 
 
 def parse_recipe(raw: dict[str, Any]) -> Recipe:

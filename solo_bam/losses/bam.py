@@ -35,7 +35,8 @@ from solo_bam import distributed
 from solo_bam.losses.sinkhorn import column_potential
 
 # Entries of one tile: about the size of a CPU's cache, and enough work for a GPU kernel.
-_TILE_ENTRIES = {"cpu": 2**19, "cuda": 2**25}
+_CPU_TILE_ENTRIES = 2**19
+_GPU_TILE_ENTRIES = 2**25
 # A similarity matrix of at most this many entries is kept between passes (64 MiB in float32).
 _KEPT_ENTRIES = 2**24
 
@@ -64,7 +65,7 @@ class _Problem:
 
     def tiles(self, device: torch.device) -> Iterator[slice]:
         """Slices of images whose rows of all crops fill one tile."""
-        entries = _TILE_ENTRIES.get(device.type, _TILE_ENTRIES["cuda"])
+        entries = _CPU_TILE_ENTRIES if device.type == "cpu" else _GPU_TILE_ENTRIES
         step = max(1, entries // (self.V * self.C))
         for start in range(0, self.B, step):
             yield slice(start, min(start + step, self.B))

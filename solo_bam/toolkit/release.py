@@ -60,6 +60,7 @@ def mend() -> None:
     _mend_simclr()
     _mend_dino()
     _mend_wmse()
+    _name_backbones()
 
 
 class WeightedKNNClassifier(Metric):
@@ -347,6 +348,12 @@ def _mend_wmse() -> None:
     solo.utils.whitening.torch = TorchOfItsDay()
 
 
+def _name_backbones() -> None:
+    """The head edition's names for what the release edition calls ``encoder`` and ``momentum_encoder``."""
+    SoloMethod.backbone = property(lambda self: self.encoder)
+    SoloMomentumMethod.momentum_backbone = property(lambda self: self.momentum_encoder)
+
+
 # ------------------------------------------------------------------------------------------- contract
 
 
@@ -368,11 +375,6 @@ class BaseMethod(SoloMethod):  # type: ignore[misc, valid-type]
     def add_and_assert_specific_cfg(cfg: DictConfig) -> DictConfig:
         """Hook for a method's own defaults and checks; ``cfg`` is changed in place and returned."""
         return cfg
-
-    @property
-    def backbone(self) -> torch.nn.Module:
-        """The backbone; the release edition calls it ``encoder``."""
-        return self.encoder
 
     def forward(self, X: Tensor) -> dict[str, Any]:
         """Features of the backbone and logits of the online classifier: ``{"feats", "logits"}``."""
@@ -433,11 +435,6 @@ class BaseMethod(SoloMethod):  # type: ignore[misc, valid-type]
 
 class BaseMomentumMethod(BaseMethod, SoloMomentumMethod):  # type: ignore[misc, valid-type]
     """solo-learn's ``BaseMomentumMethod`` with the head edition's contract."""
-
-    @property
-    def momentum_backbone(self) -> torch.nn.Module:
-        """The teacher's backbone; the release edition calls it ``momentum_encoder``."""
-        return self.momentum_encoder
 
     @torch.no_grad()
     def momentum_forward(self, X: Tensor) -> dict[str, Any]:

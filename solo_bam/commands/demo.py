@@ -1,0 +1,92 @@
+"""``solo-bam demo``: pretrain BAM on handwritten digits and show what it learned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from lightning.pytorch import seed_everything
+from torch import nn
+
+from solo_bam import toolkit
+from solo_bam.commands.options import Parser, parse
+from solo_bam.commands.pretrain import pretrain
+from solo_bam.config import Recipe, load_recipe
+from solo_bam.config.resolve import resolve
+from solo_bam.data import Source, find_source
+from solo_bam.data.augmentations import plain_view
+from solo_bam.evaluation import Features, extract_features, few_shot_knn, knn, linear, pixel_features
+
+_PER_CLASS = 10
+_COLUMNS = (f"k-NN, {_PER_CLASS} labels per class", "k-NN, all labels", "linear, all labels")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train, evaluate, print a table and write ``demo.json``, ``demo.png`` and the run under ``demo/``."""
+    parser = Parser(
+        prog="solo-bam demo", description="Pretrain on handwritten digits for a few minutes and show what was learned."
+    )
+    parser.add_argument("--config-name", default="digits/bam", metavar="NAME", help="a recipe on the digits")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe, e.g. seed=1")
+    options = parse(parser, arguments)
+    recipe = load_recipe(options.config_name, ["checkpoint.dir=demo", *options.overrides])
+    source = find_source(recipe)
+
+    table = {"pixels": _pixels(recipe, source), "untrained network": _accuracies(_untrained(recipe, source), recipe, source)}
+    trained = pretrain(recipe)
+    table[f"{recipe.method}, {recipe.max_epochs} epochs"] = _accuracies(trained.model.backbone, recipe, source)
+
+    print(format_table(table, len(_open(source.val, recipe))))
+    folder = trained.folder.path
+    (folder / "demo.json").write_text(json.dumps({"seed": recipe.seed, "accuracy": table}, indent=2) + "\n")
+    _draw(table, folder)
+    print(f"Run: {folder}")
+    return 0
+
+
+def _untrained(recipe: Recipe, source: Source) -> nn.Module:
+    """The backbone exactly as the run will start it: same seed, same initial weights."""
+    seed_everything(recipe.seed, workers=True)
+    method = toolkit.build_method(resolve(recipe, source.num_classes, source.val is not None, world_size=1))
+    backbone: nn.Module = method.backbone
+    return backbone
+
+
+def _accuracies(backbone: nn.Module, recipe: Recipe, source: Source) -> dict[str, float]:
+    train, val = (extract_features(backbone, _open(split, recipe)) for split in (source.train, source.val))
+    return _evaluate(train, val)
+
+
+def _pixels(recipe: Recipe, source: Source) -> dict[str, float]:
+    train, val = (pixel_features(_open(split, recipe)) for split in (source.train, source.val))
+    return _evaluate(train, val)
+
+
+def _open(split: object, recipe: Recipe) -> torch.utils.data.Dataset:  # type: ignore[type-arg]
+    return split(plain_view(recipe.data.dataset, recipe.augmentations[0]))  # type: ignore[operator]
+
+
+def _evaluate(train: Features, val: Features) -> dict[str, float]:
+    values = (few_shot_knn(train, val, _PER_CLASS), knn(train, val), linear(train, val))
+    return dict(zip(_COLUMNS, values))
+
+
+def format_table(table: dict[str, dict[str, float]], images: int) -> str:
+    """Accuracies as plain text, a row per feature."""
+    width = max(map(len, table))
+    lines = ["", f"Accuracy (%) on {images} validation images, features frozen:", ""]
+    lines.append(" " * width + "".join(f"  {name:>26}" for name in _COLUMNS))
+    for name, row in table.items():
+        lines.append(f"{name:<{width}}" + "".join(f"  {row[column]:>26.1f}" for column in _COLUMNS))
+    return "\n".join([*lines, ""])
+
+
+def _draw(table: dict[str, dict[str, float]], folder: Path) -> None:
+    try:
+        from solo_bam.plots.bars import draw_bars
+    except ImportError:
+        return  # pretraining has said what to install
+    draw_bars(table, folder / "demo.png", title="What the features know about handwritten digits", unit="accuracy (%)")
+    print(f"Pictures: {folder / 'curves.png'}, {folder / 'demo.png'}")

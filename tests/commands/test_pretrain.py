@@ -1,0 +1,186 @@
+"""``solo-bam pretrain`` as a user runs it: logs, checkpoints, resuming, several processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tests.recipes import tiny, tiny_overrides
+
+from solo_bam import toolkit
+from solo_bam.commands.pretrain import pretrain
+from solo_bam.runs import RunFolder
+
+METHODS = sorted(set(toolkit.METHODS) - {"base", "linear", "bam", "bam_momentum"})
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    return state
+
+
+def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
+    folder = pretrain(tiny(tmp_path)).folder.path
+    assert folder.parent == tmp_path / "bam"
+    assert folder.name.startswith("bam-digits-")
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    assert recipe["method_kwargs"]["reg"] == 0.05
+    about = json.loads((folder / "run.json").read_text())
+    assert about["status"] == "finished"
+    assert about["seed"] == recipe["seed"] == 5
+    assert about["versions"]["torch"] == torch.__version__
+    assert about["versions"]["solo-learn"] == "1.0.2"
+    assert about["git"] is None or len(about["git"]["commit"]) == 40
+    assert about["hardware"]["cores"] == os.cpu_count()
+    assert about["results"]["val_knn_acc1"] > 0
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    assert [row["step"] for row in rows if row["bam_loss_step"]] == ["0.0", "1.0", "2.0", "3.0"]
+    assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
+    assert (folder / "checkpoints" / "last.ckpt").resolve().name == "epoch=0.ckpt"
+    assert not list(folder.rglob("*wandb*"))
+
+
+def test_the_curves_are_drawn_where_matplotlib_is(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from PIL import Image
+
+    picture = Image.open(pretrain(tiny(tmp_path)).folder.path / "curves.png")
+    assert picture.width > 800
+
+
+@pytest.mark.parametrize("frequency", [2, 5])
+def test_the_last_epoch_is_always_kept(frequency: int, tmp_path: Path) -> None:
+    folder = pretrain(tiny(tmp_path, "digits/bam", "max_epochs=3", f"checkpoint.frequency={frequency}")).folder
+    assert torch.load(folder.last_checkpoint, weights_only=True)["epoch"] == 2
+
+
+def test_a_second_run_does_not_touch_the_first(tmp_path: Path) -> None:
+    first, second = pretrain(tiny(tmp_path)).folder.path, pretrain(tiny(tmp_path)).folder.path
+    assert second.name == f"{first.name}-2"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_of_solo_learn_trains(name: str, tmp_path: Path) -> None:
+    needs = {
+        "dino": ["method_kwargs.warmup_teacher_temperature_epochs=1"],
+        "swav": ["method_kwargs.queue_size=0"],
+        "deepclusterv2": ["method_kwargs.num_prototypes=[4,4]"],
+    }
+    own = {"proj_hidden_dim": 32, "proj_output_dim": 16, "pred_hidden_dim": 32, "queue_size": 64, "num_prototypes": 16}
+    kwargs = [f"method_kwargs.{key}={value}" for key, value in own.items() if key in toolkit.method_options(name)]
+    overrides = [f"method={name}", "~method_kwargs", *kwargs, *needs.get(name, [])]
+    metrics = pretrain(tiny(tmp_path, "digits/byol", *overrides)).metrics
+    assert {"train_class_loss_epoch", "val_acc1", "val_knn_acc1"} <= set(metrics)
+
+
+def stop_after(recipe: Any, epochs: int, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """Run until some epoch's end, as if killed there."""
+    import lightning.pytorch as pl
+
+    from solo_bam.callbacks import EpochSeed
+
+    class Killed(Exception):
+        pass
+
+    ordinary = EpochSeed.on_train_epoch_start
+
+    def kill(self: Any, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == epochs:
+            raise Killed
+        ordinary(self, trainer, pl_module)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpochSeed, "on_train_epoch_start", kill)
+        with pytest.raises(Killed):
+            pretrain(recipe)
+    found = RunFolder.unfinished(recipe)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("name", ["bam", "bam_momentum", "byol", "dino"])
+def test_resuming_changes_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights, rates, tau, reg and data order after a stop and ``--resume`` are those of an unbroken run."""
+    overrides = ["max_epochs=3", "scheduler.warmup_epochs=1", "data.fraction=0.03"]
+    if "bam" in name:
+        overrides += ["method_kwargs.reg_final=0.1", "method_kwargs.reg_warmup_epochs=3"]
+    whole = pretrain(tiny(tmp_path / "whole", f"digits/{name}", *overrides))
+    recipe = tiny(tmp_path / "parts", f"digits/{name}", *overrides)
+    stopped = stop_after(recipe, 2, monkeypatch)
+    resumed = pretrain(recipe, resume=True)
+    assert resumed.folder.path == stopped.path
+    a, b = weights(whole.folder.last_checkpoint), weights(resumed.folder.last_checkpoint)
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+    assert resumed.folder.metrics() == whole.folder.metrics()
+    assert RunFolder.unfinished(recipe) is None
+
+
+def test_resume_from_checkpoint_starts_a_run_of_its_own(tmp_path: Path) -> None:
+    first = pretrain(tiny(tmp_path))
+    checkpoint = first.folder.last_checkpoint.resolve()
+    recipe = tiny(tmp_path, "digits/bam", "max_epochs=2", f"resume_from_checkpoint='{checkpoint}'")
+    second = pretrain(recipe)
+    assert second.folder.path != first.folder.path
+    assert {row["epoch"] for row in second.folder.metrics() if "bam_loss_step" in row} == {1.0}
+
+
+def test_another_recipe_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_after(tiny(tmp_path, "digits/bam", "max_epochs=2"), 1, monkeypatch)
+    assert RunFolder.unfinished(tiny(tmp_path, "digits/bam", "max_epochs=2")) is not None
+    assert RunFolder.unfinished(tiny(tmp_path, "digits/bam", "max_epochs=2", "seed=6")) is None
+    assert RunFolder.unfinished(tiny(tmp_path, "digits/bam", "max_epochs=3")) is None
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(tmp_path: Path) -> None:
+    runs = [pretrain(tiny(tmp_path, "digits/bam", f"seed={seed}")) for seed in (1, 1, 2)]
+    assert runs[0].folder.metrics() == runs[1].folder.metrics()
+    assert runs[0].metrics["bam_loss_epoch"] != runs[2].metrics["bam_loss_epoch"]
+
+
+def test_without_validation_set_and_labels(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    from solo_bam.data.digits import digits_folder
+
+    for path in list((digits_folder() / "val").rglob("*.png"))[:40]:
+        shutil.copy(path, images)
+    overrides = ["data.dataset=custom", f"data.train_path={images}", "data.no_labels=True", "data.fraction=-1"]
+    metrics = pretrain(tiny(tmp_path / "runs", "digits/bam", *overrides)).metrics
+    assert "bam_loss_epoch" in metrics
+    assert not [key for key in metrics if key.startswith("val_")]
+
+
+def _command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "solo_bam", *arguments], cwd=cwd, capture_output=True, text=True, timeout=240
+    )
+
+
+def test_from_the_command_line_on_two_processes(tmp_path: Path) -> None:
+    """Both processes share one folder, and the images."""
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("needs two cores")
+    arguments = [*tiny_overrides(Path("runs")), "devices=2", "optimizer.batch_size=8", "strategy=ddp", "sync_batchnorm=True"]
+    done = _command("pretrain", "--config-name", "digits/bam_momentum", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    runs = list((tmp_path / "runs" / "bam_momentum").iterdir())
+    assert len(runs) == 1
+    about = RunFolder(runs[0]).record()
+    assert about["status"] == "finished"
+    assert about["results"]["val_knn_acc1"] > 0
+    assert f"Run: {runs[0]}" in done.stdout
+
+
+def test_half_precision(tmp_path: Path) -> None:
+    assert "bam_loss_epoch" in pretrain(tiny(tmp_path, "digits/bam", "precision=bf16-mixed", "data.fraction=0.02")).metrics

@@ -1,0 +1,182 @@
+"""Recipes: found, composed, filled in, resolved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from solo_bam import toolkit
+from solo_bam.config import load_recipe, recipe_folders
+from solo_bam.config.resolve import resolve, uses_cifar_stem
+
+SHIPPED = sorted(
+    str(path.relative_to(recipe_folders("pretrain")).with_suffix(""))
+    for path in recipe_folders("pretrain").glob("*/*.yaml")
+    if path.stem != "base"
+)
+
+
+def test_recipes_are_shipped() -> None:
+    assert {"digits/bam", "digits/bam_momentum", "digits/byol", "digits/simclr", "digits/dino"} <= set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_recipe_is_valid(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.method in toolkit.METHODS
+    resolve(recipe, num_classes=10, has_val=True, world_size=1)
+
+
+def test_digits_recipes_differ_in_the_method_alone() -> None:
+    shared = [
+        load_recipe(f"digits/{name}").model_dump(exclude={"name", "method", "method_kwargs", "momentum"})
+        for name in ("bam", "bam_momentum", "byol", "simclr", "dino")
+    ]
+    assert all(part == shared[0] for part in shared)
+
+
+def test_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("digits/bam").method == "bam"
+    assert load_recipe("digits/bam.yaml").method == "bam"
+
+
+def test_a_relative_path_is_relative_to_where_the_user_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "mine" / "recipes"
+    folder.mkdir(parents=True)
+    raw = load_recipe("digits/bam").model_dump(mode="json") | {"name": "mine"}
+    (folder / "own.yaml").write_text(yaml.safe_dump(raw))
+    monkeypatch.chdir(tmp_path / "mine")
+    assert load_recipe("own", config_path="recipes").name == "mine"
+    monkeypatch.chdir(folder)
+    assert load_recipe("own.yaml", config_path=".").name == "mine"
+
+
+def test_a_saved_recipe_is_a_recipe_again() -> None:
+    recipe = load_recipe("digits/bam", ["optimizer.kwargs.betas=[0.9,0.95]", "gradient_clip_val=0.3"])
+    from solo_bam.config.recipe import parse_recipe
+
+    assert parse_recipe(recipe.model_dump(mode="json")) == recipe
+
+
+def test_overrides_reach_keys_that_the_recipe_leaves_out() -> None:
+    recipe = load_recipe("digits/bam", ["momentum.base_tau=0.5", "gradient_clip_val=0.3", "+seed=7", "method_kwargs.reg=0.1"])
+    assert recipe.momentum.base_tau == 0.5
+    assert recipe.trainer_arguments == {"gradient_clip_val": 0.3}
+    assert recipe.seed == 7
+    assert recipe.method_kwargs["reg"] == 0.1
+
+
+SOLO_STYLE = """
+defaults:
+  - _self_
+  - augmentations: mine.yaml
+  - wandb: private.yaml
+  - override hydra/hydra_logging: disabled
+  - override hydra/job_logging: disabled
+hydra:
+  output_subdir: null
+  run:
+    dir: .
+name: "byol-cifar10"
+method: "byol"
+backbone:
+  name: "resnet18"
+method_kwargs:
+  proj_hidden_dim: 4096
+  proj_output_dim: 256
+  pred_hidden_dim: 4096
+momentum:
+  base_tau: 0.99
+  final_tau: 1.0
+data:
+  dataset: cifar10
+  train_path: "./datasets"
+  val_path: "./datasets"
+  format: "image_folder"
+  num_workers: 4
+optimizer:
+  name: "lars"
+  batch_size: 256
+  lr: 1.0
+  classifier_lr: 0.1
+  weight_decay: 1e-5
+  kwargs:
+    clip_lr: True
+    eta: 0.02
+    exclude_bias_n_norm: True
+scheduler:
+  name: "warmup_cosine"
+checkpoint:
+  enabled: True
+  dir: "trained_models"
+  frequency: 1
+auto_resume:
+  enabled: True
+max_epochs: 1000
+devices: [0]
+sync_batchnorm: True
+accelerator: "gpu"
+strategy: "ddp"
+precision: 16-mixed
+"""
+AUGMENTATION = {"crop_size": 32, "num_crops": 1, "rrc": {"enabled": True, "crop_min_scale": 0.08, "crop_max_scale": 1.0}}
+
+
+def _solo_style(folder: Path) -> None:
+    (folder / "augmentations").mkdir()
+    (folder / "wandb").mkdir()
+    (folder / "byol.yaml").write_text(SOLO_STYLE)
+    (folder / "augmentations" / "mine.yaml").write_text(yaml.safe_dump([AUGMENTATION, AUGMENTATION]))
+    (folder / "augmentations" / "other.yaml").write_text(yaml.safe_dump([{**AUGMENTATION, "num_crops": 2}]))
+    (folder / "wandb" / "private.yaml").write_text("enabled: True\nentity: None\nproject: solo-learn\n")
+
+
+def test_a_recipe_in_solo_learns_layout(tmp_path: Path) -> None:
+    _solo_style(tmp_path)
+    recipe = load_recipe("byol.yaml", ["augmentations=other", "wandb.enabled=False", "devices=1"], str(tmp_path))
+    assert recipe.optimizer.weight_decay == 1e-5
+    assert len(recipe.augmentations) == 1
+    assert recipe.num_large_crops == 2
+    cfg = resolve(recipe, num_classes=10, has_val=True, world_size=4)
+    assert cfg.optimizer.lr == pytest.approx(4.0)
+    assert cfg.optimizer.classifier_lr == pytest.approx(0.4)
+    assert cfg.backbone.cifar_stem
+    assert cfg.data.num_classes == 10
+    assert cfg.scheduler.warmup_start_lr == 3e-5
+
+
+def test_the_classifier_rate_is_scaled_only_with_a_validation_set() -> None:
+    recipe = load_recipe("digits/bam", ["optimizer.batch_size=512"])
+    assert resolve(recipe, 10, False, 1).optimizer.classifier_lr == recipe.optimizer.classifier_lr
+    assert not resolve(recipe, 10, False, 1).knn_eval.enabled
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["augmentations.0.crop_size=64"], True),
+        (["augmentations.0.crop_size=65"], False),
+        (["augmentations.0.crop_size=32", "backbone.cifar_stem=False"], False),
+        (["augmentations.0.crop_size=224", "backbone.cifar_stem=True"], True),
+        (["augmentations.0.crop_size=32", "backbone.name=vit_tiny"], False),
+    ],
+)
+def test_cifar_stem(overrides: list[str], expected: bool) -> None:
+    recipe = load_recipe("digits/bam", ["backbone.cifar_stem=null", *overrides])
+    assert uses_cifar_stem(recipe) is expected
+
+
+def test_bam_defaults_are_the_published_ones() -> None:
+    raw: dict[str, Any] = load_recipe("digits/bam").model_dump(mode="json")
+    from solo_bam.config.recipe import parse_recipe
+
+    options = parse_recipe({**raw, "method_kwargs": {}}).method_kwargs
+    assert options == {
+        "proj_hidden_dim": 4096, "proj_output_dim": 4096, "proj_num_layers": 3, "proj_use_bn": True,
+        "proj_last_bn": True, "proj_act": "gelu", "reg": 0.05, "reg_final": None, "reg_warmup_epochs": 30,
+        "temperature": 0.1, "num_sink_iter": 3, "top_k_sink": 0, "positive_masking": True, "target_crops_number": None,
+    }  # fmt: skip

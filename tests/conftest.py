@@ -1,0 +1,19 @@
+"""What the tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Two cores serve several test processes; more threads would only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The digits are written into a folder of the tests' own."""
+    os.environ["SOLO_BAM_CACHE"] = str(tmp_path_factory.getbasetemp().parent / "solo-bam-cache")

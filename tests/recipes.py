@@ -1,0 +1,41 @@
+"""Small recipes for tests: real digits, a network that trains in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from solo_bam.config import Recipe, load_recipe
+
+TINY = [
+    "data.fraction=0.05",
+    "optimizer.batch_size=16",
+    "augmentations.0.crop_size=16",
+    "backbone.cifar_stem=False",
+    "scheduler.warmup_epochs=0",
+    "max_epochs=1",
+    "enable_progress_bar=False",
+    "enable_model_summary=False",
+    "log_every_n_steps=1",
+    "accelerator=cpu",
+]
+
+
+def tiny_overrides(folder: Path, *overrides: str) -> list[str]:
+    """71 training images, 4 steps an epoch."""
+    return [*TINY, f"checkpoint.dir={folder}", *overrides]
+
+
+def tiny(folder: Path, name: str = "digits/bam", *overrides: str) -> Recipe:
+    """A checked recipe of :func:`tiny_overrides`."""
+    return load_recipe(name, tiny_overrides(folder, *overrides))
+
+
+def batch(labels: Any, crops: int = 2, size: int = 16) -> list[Any]:
+    """One batch as solo-learn's methods want it, of random images."""
+    import torch
+
+    labels = torch.as_tensor(labels)
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randn(len(labels), 3, size, size, generator=generator) for _ in range(crops)]
+    return [torch.arange(len(labels)), images, labels]
