@@ -68,7 +68,10 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     trainer = _trainer(recipe, devices, folder, steps_per_epoch)
 
     pl.seed_everything(recipe.seed, workers=True, **_quietly(pl.seed_everything))
-    model = toolkit.build_method(cfg)
+    try:
+        model = toolkit.build_method(cfg)
+    except AssertionError as error:  # solo-learn's way of refusing a method's own settings
+        raise UserError("method_kwargs", f"{recipe.method} refuses them ({error or 'no reason given'})", "correct them") from None
     if not recipe.performance.disable_channel_last:
         model = model.to(memory_format=torch.channels_last)
     _announce(recipe, source.val is not None)

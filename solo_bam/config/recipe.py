@@ -53,12 +53,17 @@ def compose_recipe(
 ) -> dict[str, Any]:
     """The recipe as Hydra composes it, unchecked."""
     path = _find(config_name, config_path, kind)
-    folder = path.parent
     GlobalHydra.instance().clear()
     try:
-        changes = [_addable(change, folder) for change in OverridesParser.create().parse_overrides(list(overrides))]
-        with initialize_config_dir(config_dir=str(folder), version_base="1.2"):
-            cfg = compose(config_name=path.stem, overrides=changes)
+        changes = OverridesParser.create().parse_overrides(list(overrides))
+        # Hydra chooses files of a group by name only; a group's content given in place is set afterwards.
+        direct = {c.key_or_group: c.value() for c in changes if _is_group(c, path.parent) and not _names_files(c)}
+        lines = [_addable(c, path.parent) for c in changes if c.key_or_group not in direct]
+        with initialize_config_dir(config_dir=str(path.parent), version_base="1.2"):
+            cfg = compose(config_name=path.stem, overrides=lines)
+        OmegaConf.set_struct(cfg, False)
+        for key, value in direct.items():
+            OmegaConf.update(cfg, key, value, merge=False)
         raw = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OverrideParseException as error:
         raise UserError(error.override, "is not of the form key=value", "correct it") from None
@@ -92,15 +97,20 @@ def _find(config_name: str, config_path: str | None, kind: str) -> Path:
     )
 
 
+def _is_group(override: Any, folder: Path) -> bool:
+    return (folder / override.key_or_group).is_dir()
+
+
+def _names_files(override: Any) -> bool:
+    value = override.value()
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value))
+
+
 def _addable(override: Any, folder: Path) -> str:
     """An override in Hydra's words; plain ``key=value`` also adds keys that the recipe leaves to the defaults."""
     line: str = override.input_line
-    if override.is_add() or override.is_delete() or override.is_sweep_override():
-        return line
-    value = override.value()
-    names_files = isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value))
-    is_group = (folder / override.key_or_group).is_dir() and names_files
-    return line if line.startswith("hydra") or is_group else f"++{line}"
+    special = override.is_add() or override.is_delete() or override.is_sweep_override()
+    return line if special or line.startswith("hydra") or _is_group(override, folder) else f"++{line}"
 
 
 def parse_recipe(raw: dict[str, Any]) -> Recipe:

@@ -14,10 +14,12 @@ from typing import Any
 import lightning.pytorch as pl
 import solo.losses.simclr
 import solo.methods.base
+import solo.methods.deepclusterv2
 import solo.methods.dino
 import solo.methods.simclr
 import solo.utils.knn
 import solo.utils.misc
+import solo.utils.momentum
 import solo.utils.whitening
 import torch
 import torch.nn.functional as F
@@ -60,6 +62,7 @@ def mend() -> None:
     _mend_simclr()
     _mend_dino()
     _mend_wmse()
+    _mend_deepcluster()
     _name_backbones()
 
 
@@ -210,7 +213,17 @@ def _mend_validation() -> None:
 
 
 def _mend_momentum() -> None:
-    """``on_train_batch_end`` wants a fourth argument; tau restarts at its base value after a resume."""
+    """``on_train_batch_end`` wants a fourth argument; tau restarts at its base value after a resume.
+
+    The update also replaced the teacher's tensors, whose memory layout then differed from that of a
+    resumed run, and with it the last bits of the results; it works in place now.
+    """
+
+    @torch.no_grad()
+    def update(self: Any, online_net: torch.nn.Module, momentum_net: torch.nn.Module) -> None:
+        online, momentum = list(online_net.parameters()), list(momentum_net.parameters())
+        torch._foreach_mul_(momentum, self.cur_tau)
+        torch._foreach_add_(momentum, online, alpha=1 - self.cur_tau)
 
     def update_tau(self: Any) -> None:
         self.momentum_updater.update_tau(
@@ -229,6 +242,7 @@ def _mend_momentum() -> None:
             update_tau(self)
         self.last_step = self.trainer.global_step
 
+    solo.utils.momentum.MomentumUpdater.update = update
     SoloMomentumMethod.on_train_start = on_train_start
     SoloMomentumMethod.on_train_batch_end = on_train_batch_end
 
@@ -346,6 +360,19 @@ def _mend_wmse() -> None:
             return getattr(torch, name)
 
     solo.utils.whitening.torch = TorchOfItsDay()
+
+
+def _mend_deepcluster() -> None:
+    """DeepClusterV2 has no assignments in its first epoch; its loss is then NaN, with a gradient of zero."""
+    ordinary = solo.methods.deepclusterv2.deepclusterv2_loss_func
+
+    def deepclusterv2_loss_func(outputs: Tensor, assignments: Tensor, temperature: float = 0.1) -> Tensor:
+        if (assignments == -1).all():
+            return outputs.sum() * 0.0
+        loss: Tensor = ordinary(outputs, assignments, temperature)
+        return loss
+
+    solo.methods.deepclusterv2.deepclusterv2_loss_func = deepclusterv2_loss_func
 
 
 def _name_backbones() -> None:

@@ -37,7 +37,7 @@ def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
     about = json.loads((folder / "run.json").read_text())
     assert about["status"] == "finished"
     assert about["seed"] == recipe["seed"] == 5
-    assert about["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(about["versions"]["torch"])
     assert about["versions"]["solo-learn"] == "1.0.2"
     assert about["git"] is None or len(about["git"]["commit"]) == 40
     assert about["hardware"]["cores"] == os.cpu_count()
@@ -60,7 +60,7 @@ def test_the_curves_are_drawn_where_matplotlib_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("frequency", [2, 5])
 def test_the_last_epoch_is_always_kept(frequency: int, tmp_path: Path) -> None:
     folder = pretrain(tiny(tmp_path, "digits/bam", "max_epochs=3", f"checkpoint.frequency={frequency}")).folder
-    assert torch.load(folder.last_checkpoint, weights_only=True)["epoch"] == 2
+    assert torch.load(folder.last_checkpoint, weights_only=True)["global_step"] == 12
 
 
 def test_a_second_run_does_not_touch_the_first(tmp_path: Path) -> None:
@@ -74,12 +74,14 @@ def test_every_method_of_solo_learn_trains(name: str, tmp_path: Path) -> None:
         "dino": ["method_kwargs.warmup_teacher_temperature_epochs=1"],
         "swav": ["method_kwargs.queue_size=0"],
         "deepclusterv2": ["method_kwargs.num_prototypes=[4,4]"],
+        "wmse": ["method_kwargs.whitening_size=8", "method_kwargs.proj_output_dim=4"],
     }
     own = {"proj_hidden_dim": 32, "proj_output_dim": 16, "pred_hidden_dim": 32, "queue_size": 64, "num_prototypes": 16}
     kwargs = [f"method_kwargs.{key}={value}" for key, value in own.items() if key in toolkit.method_options(name)]
     overrides = [f"method={name}", "~method_kwargs", *kwargs, *needs.get(name, [])]
     metrics = pretrain(tiny(tmp_path, "digits/byol", *overrides)).metrics
     assert {"train_class_loss_epoch", "val_acc1", "val_knn_acc1"} <= set(metrics)
+    assert all(value == value for value in metrics.values())  # no NaN
 
 
 def stop_after(recipe: Any, epochs: int, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
@@ -169,7 +171,7 @@ def _command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_from_the_command_line_on_two_processes(tmp_path: Path) -> None:
     """Both processes share one folder, and the images."""
-    if (os.cpu_count() or 1) < 2:
+    if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two cores")
     arguments = [*tiny_overrides(Path("runs")), "devices=2", "optimizer.batch_size=8", "strategy=ddp", "sync_batchnorm=True"]
     done = _command("pretrain", "--config-name", "digits/bam_momentum", *arguments, cwd=tmp_path)

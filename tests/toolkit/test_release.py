@@ -368,3 +368,14 @@ def test_wmse_whitens(tmp_path: Path) -> None:
     x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0)) @ torch.diag(torch.tensor([1.0, 5.0, 0.2, 2.0]))
     white = Whitening2d(4, eps=0)(x)
     torch.testing.assert_close(white.T @ white / 63, torch.eye(4), atol=1e-4, rtol=0)
+
+
+@pytest.mark.deepcluster
+def test_deepcluster_has_a_loss_before_it_has_clusters() -> None:
+    import solo.methods.deepclusterv2 as module
+
+    outputs = torch.randn(2, 2, 4, 3, requires_grad=True)
+    assert module.deepclusterv2_loss_func(outputs, -torch.ones(2, 4).long()).item() == 0
+    assigned = module.deepclusterv2_loss_func(outputs, torch.zeros(2, 4).long(), 0.5)
+    expected = torch.nn.functional.cross_entropy(outputs.reshape(-1, 3) / 0.5, torch.zeros(16).long())
+    torch.testing.assert_close(assigned, expected)
