@@ -14,14 +14,18 @@ COMMANDS = {
     "demo": "pretrain BAM on handwritten digits for a few minutes and show what it learned",
 }
 
-HELP = f"""solo-bam {__version__}: BAM for solo-learn, and fair comparisons
+HELP = (
+    f"""solo-bam {__version__}: BAM for solo-learn, and fair comparisons
 
 usage: solo-bam COMMAND [options] [key=value ...]
 
 commands:
-""" + "".join(f"  {name:<12}{text}\n" for name, text in COMMANDS.items()) + """
+"""
+    + "".join(f"  {name:<12}{text}\n" for name, text in COMMANDS.items())
+    + """
 solo-bam COMMAND --help tells more.
 """
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

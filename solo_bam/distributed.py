@@ -26,13 +26,13 @@ class _Gather(torch.autograd.Function):
     """All-gather whose backward adds up every process's gradient of this process's rows."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[override,no-untyped-def]
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         gathered = [torch.empty_like(x) for _ in range(dist.get_world_size())]
         dist.all_gather(gathered, x)
         return torch.stack(gathered)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[override,no-untyped-def]
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         grad = grad.contiguous()
         dist.all_reduce(grad)
         return grad[dist.get_rank()]

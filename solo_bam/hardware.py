@@ -75,7 +75,9 @@ def _parse(devices: int | str | list[int], auto: int, all_of_them: int) -> int |
 
 def describe() -> dict[str, object]:
     """Processor, cores, GPUs and operating system, for the record of a run."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     return {"platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count(), "gpus": gpus}
 
 

@@ -45,8 +45,7 @@ def knn_scores(
         raise ValueError(f"distance must be cosine or euclidean, got {distance!r}")
     if bank_labels.min() < 0 or bank_labels.max() >= num_classes:
         raise ValueError(
-            f"bank labels must be 0 to {num_classes - 1}, "
-            f"got {int(bank_labels.min())} to {int(bank_labels.max())}"
+            f"bank labels must be 0 to {num_classes - 1}, got {int(bank_labels.min())} to {int(bank_labels.max())}"
         )
     bank, queries = bank.float(), queries.float()
     if distance == "cosine":

@@ -1,11 +1,11 @@
 """A run's folder: what was asked for, on what, and what came out.
 
-    recipe.yaml          the resolved recipe
-    run.json             versions, seed, git state, hardware, command, status
-    checkpoints/         epoch=….ckpt, and last.ckpt, a link to the newest
-    logs/, tensorboard/  every metric, per start of the run
-    metrics.csv          the logs of all starts in one table, written at the end
-    curves.png           where matplotlib is installed
+recipe.yaml          the resolved recipe
+run.json             versions, seed, git state, hardware, command, status
+checkpoints/         epoch=….ckpt, and last.ckpt, a link to the newest
+logs/, tensorboard/  every metric, per start of the run
+metrics.csv          the logs of all starts in one table, written at the end
+curves.png           where matplotlib is installed
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
 
 from solo_bam.config.schema import Recipe
 
@@ -99,8 +99,7 @@ class RunFolder:
     def start(self, recipe: Recipe, hardware: Mapping[str, object]) -> None:
         """Create the folder and write down what is about to run."""
         self.path.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-        (self.path / "recipe.yaml").write_text(text)
+        OmegaConf.save(OmegaConf.create(recipe.model_dump(mode="json")), self.path / "recipe.yaml")
         about = {
             "method": recipe.method,
             "recipe_hash": recipe_hash(recipe),

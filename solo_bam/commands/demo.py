@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
 from lightning.pytorch import seed_everything
 from torch import nn
+from torch.utils.data import Dataset
 
 from solo_bam import toolkit
 from solo_bam.commands.options import Parser, parse
 from solo_bam.commands.pretrain import pretrain
 from solo_bam.config import Recipe, load_recipe
 from solo_bam.config.resolve import resolve
-from solo_bam.data import Source, find_source
+from solo_bam.data import find_source
 from solo_bam.data.augmentations import plain_view
+from solo_bam.errors import UserError
 from solo_bam.evaluation import Features, extract_features, few_shot_knn, knn, linear, pixel_features
 
 _PER_CLASS = 10
@@ -33,12 +35,18 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(parser, arguments)
     recipe = load_recipe(options.config_name, ["checkpoint.dir=demo", *options.overrides])
     source = find_source(recipe)
+    if source.val is None:
+        raise UserError("data.val_path", "is missing, the demo needs labelled validation images", "use the digits")
+    view = plain_view(recipe.data.dataset, recipe.augmentations[0])
+    train, val = source.train(view), source.val(view)
 
-    table = {"pixels": _pixels(recipe, source), "untrained network": _accuracies(_untrained(recipe, source), recipe, source)}
+    pixels = (pixel_features(train), pixel_features(val))
+    table = {"pixels": _accuracies(*pixels), "untrained network": _of_backbone(_untrained(recipe), train, val)}
     trained = pretrain(recipe)
-    table[f"{recipe.method}, {recipe.max_epochs} epochs"] = _accuracies(trained.model.backbone, recipe, source)
+    backbone: nn.Module = trained.model.backbone  # type: ignore[assignment]
+    table[f"{recipe.method}, {recipe.max_epochs} epochs"] = _of_backbone(backbone, train, val)
 
-    print(format_table(table, len(_open(source.val, recipe))))
+    print(format_table(table, images=len(pixels[1].labels)))
     folder = trained.folder.path
     (folder / "demo.json").write_text(json.dumps({"seed": recipe.seed, "accuracy": table}, indent=2) + "\n")
     _draw(table, folder)
@@ -46,29 +54,19 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _untrained(recipe: Recipe, source: Source) -> nn.Module:
+def _untrained(recipe: Recipe) -> nn.Module:
     """The backbone exactly as the run will start it: same seed, same initial weights."""
     seed_everything(recipe.seed, workers=True)
-    method = toolkit.build_method(resolve(recipe, source.num_classes, source.val is not None, world_size=1))
+    method = toolkit.build_method(resolve(recipe, num_classes=10, has_val=True, world_size=1))
     backbone: nn.Module = method.backbone
     return backbone
 
 
-def _accuracies(backbone: nn.Module, recipe: Recipe, source: Source) -> dict[str, float]:
-    train, val = (extract_features(backbone, _open(split, recipe)) for split in (source.train, source.val))
-    return _evaluate(train, val)
+def _of_backbone(backbone: nn.Module, train: Dataset[Any], val: Dataset[Any]) -> dict[str, float]:
+    return _accuracies(extract_features(backbone, train), extract_features(backbone, val))
 
 
-def _pixels(recipe: Recipe, source: Source) -> dict[str, float]:
-    train, val = (pixel_features(_open(split, recipe)) for split in (source.train, source.val))
-    return _evaluate(train, val)
-
-
-def _open(split: object, recipe: Recipe) -> torch.utils.data.Dataset:  # type: ignore[type-arg]
-    return split(plain_view(recipe.data.dataset, recipe.augmentations[0]))  # type: ignore[operator]
-
-
-def _evaluate(train: Features, val: Features) -> dict[str, float]:
+def _accuracies(train: Features, val: Features) -> dict[str, float]:
     values = (few_shot_knn(train, val, _PER_CLASS), knn(train, val), linear(train, val))
     return dict(zip(_COLUMNS, values))
 

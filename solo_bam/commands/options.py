@@ -23,7 +23,9 @@ def recipe_parser(command: str, description: str) -> Parser:
     parser.add_argument(
         "--config-path", metavar="FOLDER", help="folder of your own recipes, relative to where you stand"
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe, e.g. optimizer.lr=0.1")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="changes to the recipe, e.g. optimizer.lr=0.1"
+    )
     return parser
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from solo_bam import hardware, toolkit
 from solo_bam.callbacks import EpochSeed, NonFiniteLoss
@@ -71,7 +71,9 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     try:
         model = toolkit.build_method(cfg)
     except AssertionError as error:  # solo-learn's way of refusing a method's own settings
-        raise UserError("method_kwargs", f"{recipe.method} refuses them ({error or 'no reason given'})", "correct them") from None
+        raise UserError(
+            "method_kwargs", f"{recipe.method} refuses them ({error or 'no reason given'})", "correct them"
+        ) from None
     if not recipe.performance.disable_channel_last:
         model = model.to(memory_format=torch.channels_last)
     _announce(recipe, source.val is not None)
@@ -200,7 +202,9 @@ def check_checkpoint(path: Path, method: str) -> dict[str, Any]:
     if not about:
         raise UserError(key, f"{path} was not saved by solo-bam", "give a checkpoint of solo-bam")
     if about["method"] != method:
-        raise UserError(key, f"{path} is of method {about['method']}, the recipe's is {method}", f"set method={about['method']}")
+        raise UserError(
+            key, f"{path} is of method {about['method']}, the recipe's is {method}", f"set method={about['method']}"
+        )
     return content
 
 
@@ -239,12 +243,17 @@ def _callbacks(recipe: Recipe, folder: RunFolder) -> list[pl.Callback]:
 
 
 def _loggers(recipe: Recipe, folder: RunFolder) -> list[Any]:
-    loggers: list[Any] = [CSVLogger(folder.path, name="logs"), TensorBoardLogger(folder.path, name="", version="tensorboard")]
+    loggers: list[Any] = [
+        CSVLogger(folder.path, name="logs"),
+        TensorBoardLogger(folder.path, name="", version="tensorboard"),
+    ]
     if recipe.wandb.enabled:
         try:
             import wandb  # noqa: F401
         except ImportError:
-            raise UserError("wandb.enabled", "got True, wandb is not installed", "pip install 'solo-bam[wandb]'") from None
+            raise UserError(
+                "wandb.enabled", "got True, wandb is not installed", "pip install 'solo-bam[wandb]'"
+            ) from None
         from lightning.pytorch.loggers import WandbLogger
 
         loggers.append(
@@ -285,9 +294,8 @@ def _draw(folder: RunFolder) -> None:
     draw_curves(folder.metrics(), folder.path / "curves.png", title=folder.path.name)
 
 
+@rank_zero_only
 def _report(trained: Trained) -> None:
-    if rank_zero_only.rank != 0:
-        return
     names = ("bam_loss_epoch", "val_knn_acc1", "val_acc1")
     shown = [f"{name.removesuffix('_epoch')} {trained.metrics[name]:.2f}" for name in names if name in trained.metrics]
     print(f"Finished: {', '.join(shown)}" if shown else "Finished.")

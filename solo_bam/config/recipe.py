@@ -48,9 +48,7 @@ def load_recipe(
     return parse_recipe(raw)
 
 
-def compose_recipe(
-    config_name: str, overrides: Sequence[str], config_path: str | None, kind: str
-) -> dict[str, Any]:
+def compose_recipe(config_name: str, overrides: Sequence[str], config_path: str | None, kind: str) -> dict[str, Any]:
     """The recipe as Hydra composes it, unchecked."""
     path = _find(config_name, config_path, kind)
     GlobalHydra.instance().clear()
@@ -134,7 +132,9 @@ def _check_top_level(recipe: Recipe) -> None:
     allowed = [*Recipe.model_fields, *list(inspect.signature(Trainer.__init__).parameters)[1:]]
     for key, value in recipe.trainer_arguments.items():
         if key not in allowed:
-            raise UserError(key, f"unknown key (value {value!r}){nearest(key, allowed)}", "remove it or correct its name")
+            raise UserError(
+                key, f"unknown key (value {value!r}){nearest(key, allowed)}", "remove it or correct its name"
+            )
 
 
 def _check_method(recipe: Recipe) -> None:

@@ -93,7 +93,9 @@ def _check_crops(recipe: Recipe) -> None:
             raise UserError("augmentations", "got 1 crop, BAM matches at least 2", "raise num_crops")
     elif recipe.method != "wmse" and large != 2:
         raise UserError(
-            "augmentations", f"got {large} large crops, {recipe.method} takes 2", "set num_crops so that they add up to 2"
+            "augmentations",
+            f"got {large} large crops, {recipe.method} takes 2",
+            "set num_crops so that they add up to 2",
         )
 
 

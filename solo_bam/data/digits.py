@@ -46,9 +46,7 @@ def _write(folder: Path) -> None:
 
     digits = load_digits()
     pixels = (digits.images * 255 / 16).round().astype("uint8")
-    train, val = train_test_split(
-        range(len(pixels)), test_size=VAL_IMAGES, random_state=0, stratify=digits.target
-    )
+    train, val = train_test_split(range(len(pixels)), test_size=VAL_IMAGES, random_state=0, stratify=digits.target)
     for split, members in (("train", train), ("val", val)):
         for i in members:
             target = folder / split / str(digits.target[i])

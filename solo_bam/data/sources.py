@@ -53,7 +53,9 @@ def find_source(recipe: Recipe) -> Source:
         folder = digits_folder()
         train_path, val_path = train_path or folder / "train", val_path or folder / "val"
     if train_path is None:
-        raise UserError("data.train_path", f"is missing, {data.dataset} needs it", "give the folder of the training images")
+        raise UserError(
+            "data.train_path", f"is missing, {data.dataset} needs it", "give the folder of the training images"
+        )
     if data.no_labels:
         files = _files(train_path, "data.train_path")
         return Source(lambda transform: _Unlabelled(files, transform), None, 1)
@@ -83,11 +85,15 @@ def _classes(folder: Path, key: str) -> list[str]:
         raise UserError(key, f"there is no folder {folder}", "give a folder of class folders of images")
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     if not classes:
-        raise UserError(key, f"{folder} has no class folders", "give a folder of class folders, or set data.no_labels=True")
+        raise UserError(
+            key, f"{folder} has no class folders", "give a folder of class folders, or set data.no_labels=True"
+        )
     for name in classes:
         if not any(_is_image(path) for path in (folder / name).rglob("*")):
             raise UserError(
-                key, f"the class folder {folder / name} holds no image ({', '.join(IMG_EXTENSIONS)})", "remove or fill it"
+                key,
+                f"the class folder {folder / name} holds no image ({', '.join(IMG_EXTENSIONS)})",
+                "remove or fill it",
             )
     return classes
 

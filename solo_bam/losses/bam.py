@@ -127,9 +127,7 @@ class _AttentionMatching(torch.autograd.Function):
     """Loss and statistics of normalised rows; the gradients are computed in the forward."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, z: Tensor, columns: Tensor, target_rows: Tensor | None, p: _Problem
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, z: Tensor, columns: Tensor, target_rows: Tensor | None, p: _Problem) -> tuple[Tensor, ...]:
         source = _Similarities(z, columns, p.V)
         target = source if target_rows is None else _Similarities(target_rows, columns, p.V)
         g = _potential(p, target)
@@ -179,7 +177,7 @@ class _AttentionMatching(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         dz, dt = ctx.gradients
         return None if dz is None else (grad * dz).flatten(0, 1), None if dt is None else grad * dt, None, None
 
@@ -282,9 +280,7 @@ def _gather_columns(rows: Tensor, p: _Problem) -> Tensor:
 
 def _check_shapes(z: Tensor, z_teacher: Tensor | None, num_crops: int) -> None:
     if z.ndim != 2 or z.shape[0] == 0 or z.shape[0] % num_crops:
-        raise ValueError(
-            f"z must be (num_crops * batch, dim) with num_crops {num_crops}, got shape {tuple(z.shape)}"
-        )
+        raise ValueError(f"z must be (num_crops * batch, dim) with num_crops {num_crops}, got shape {tuple(z.shape)}")
     if not z.is_floating_point():
         raise ValueError(f"z must be floating point, got {z.dtype}")
     if z_teacher is not None and z_teacher.shape != z.shape:

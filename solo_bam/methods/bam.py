@@ -11,6 +11,7 @@ One training step:
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from solo_bam.losses import BAMLoss
 from solo_bam.toolkit import BaseMethod, BaseMomentumMethod
 
 
-class BAM(BaseMethod):  # type: ignore[misc, valid-type]
+class BAM(BaseMethod):
     """Balanced attention matching between the views of an image, without a teacher.
 
     Args:
@@ -84,7 +85,7 @@ class BAM(BaseMethod):  # type: ignore[misc, valid-type]
         return None, 0.0
 
 
-class BAMMomentum(BAM, BaseMomentumMethod):  # type: ignore[misc, valid-type]
+class BAMMomentum(BAM, BaseMomentumMethod):
     """BAM whose columns and targets come from an exponential moving average of the network.
 
     Args:
@@ -135,7 +136,7 @@ def build_projector(features_dim: int, options: BAMOptions) -> nn.Sequential:
     hidden = [options.proj_hidden_dim] * (options.proj_num_layers - 1)
     widths = [features_dim, *hidden, options.proj_output_dim]
     layers: list[nn.Module] = []
-    for i, (wide_in, wide_out) in enumerate(zip(widths, widths[1:])):
+    for i, (wide_in, wide_out) in enumerate(pairwise(widths)):
         last = i == len(widths) - 2
         linear = nn.Linear(wide_in, wide_out)
         nn.init.trunc_normal_(linear.weight, std=0.02)

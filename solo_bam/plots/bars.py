@@ -22,7 +22,7 @@ def draw_bars(table: Mapping[str, Mapping[str, float]], path: Path, title: str, 
     """
     measures = list(next(iter(table.values())))
     width = 0.8 / len(table)
-    with context(STYLE):  # type: ignore[arg-type]
+    with context(STYLE):
         figure = Figure(figsize=(2.6 * len(measures) + 1, 3.6), layout="constrained")
         axis = figure.add_subplot()
         for i, (row, values) in enumerate(table.items()):

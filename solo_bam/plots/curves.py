@@ -19,7 +19,12 @@ _PANELS: tuple[tuple[str, str, dict[str, str]], ...] = (
     (
         "Loss",
         "loss (nats)",
-        {"bam_loss_step": "BAM", "train_neg_cos_sim_step": "BYOL", "train_nce_loss_step": "SimCLR", "dino_loss_step": "DINO"},
+        {
+            "bam_loss_step": "BAM",
+            "train_neg_cos_sim_step": "BYOL",
+            "train_nce_loss_step": "SimCLR",
+            "dino_loss_step": "DINO",
+        },
     ),
     ("Attention entropy", "entropy (nats)", {"source_entropy_step": "source", "target_entropy_step": "target"}),
     (
@@ -51,7 +56,7 @@ def draw_curves(rows: Rows, path: Path, title: str) -> None:
     panels = [(name, label, keys) for name, label, keys in _PANELS if any(_series(rows, key)[0] for key in keys)]
     if not panels:
         return
-    with context(STYLE):  # type: ignore[arg-type]
+    with context(STYLE):
         columns = min(2, len(panels))
         lines = -(-len(panels) // columns)
         figure = Figure(figsize=(5.0 * columns, 3.2 * lines), layout="constrained")

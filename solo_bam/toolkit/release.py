@@ -133,7 +133,7 @@ def _mend_knn() -> None:
     solo.utils.knn.WeightedKNNClassifier = WeightedKNNClassifier
     solo.methods.base.WeightedKNNClassifier = WeightedKNNClassifier
 
-    def on_train_epoch_start(self: pl.LightningModule) -> None:
+    def on_train_epoch_start(self: Any) -> None:
         # Epochs without a validation must not pile up features.
         if getattr(self, "knn_eval", False):
             self.knn.reset()
@@ -221,7 +221,8 @@ def _mend_momentum() -> None:
 
     @torch.no_grad()
     def update(self: Any, online_net: torch.nn.Module, momentum_net: torch.nn.Module) -> None:
-        online, momentum = list(online_net.parameters()), list(momentum_net.parameters())
+        online: list[Tensor] = list(online_net.parameters())
+        momentum: list[Tensor] = list(momentum_net.parameters())
         torch._foreach_mul_(momentum, self.cur_tau)
         torch._foreach_add_(momentum, online, alpha=1 - self.cur_tau)
 
@@ -298,7 +299,7 @@ def _mend_gather() -> None:
     solo.utils.misc.gather = gather
     for module in vars(methods).values():
         if inspect.ismodule(module) and hasattr(module, "gather"):
-            module.gather = gather
+            setattr(module, "gather", gather)  # noqa: B010  mypy knows no such attribute
 
 
 def _mend_simclr() -> None:
@@ -318,7 +319,7 @@ def _mend_simclr() -> None:
     def manual_simclr_loss_func(z: Tensor, pos_mask: Tensor, neg_mask: Tensor, temperature: float = 0.1) -> Tensor:
         if distributed.is_distributed():
             # Positives are views of one image, which live on one process.
-            pos_mask = torch.block_diag(*distributed.gather(pos_mask.float())).bool()
+            pos_mask = torch.block_diag(*distributed.gather(pos_mask.float())).bool()  # type: ignore[no-untyped-call]
             neg_mask = (~pos_mask).fill_diagonal_(False)
         return multi_crop_loss(gather(z), pos_mask, neg_mask, temperature)
 

@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 import torch
-from timm.optim import Lars
+from timm.optim.lars import Lars
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
 
@@ -50,7 +50,7 @@ class LinearWarmupCosineAnnealingLR(LRScheduler):
     def get_lr(self) -> list[float]:  # type: ignore[override]
         """Rates of all groups at the current step."""
         return [
-            self.optimizer.defaults["lr"] if group.get("static_lr") else self._rate(base)
+            self.optimizer.defaults["lr"] if group.get("static_lr") else self._rate(float(base))
             for base, group in zip(self.base_lrs, self.optimizer.param_groups)
         ]
 

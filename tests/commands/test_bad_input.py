@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tests.recipes import tiny_overrides
 
 from solo_bam.cli import main
+from tests.recipes import tiny_overrides
 
 DIGITS = "--config-name digits/bam"
 
@@ -52,13 +52,19 @@ CASES: dict[str, tuple[str, str]] = {
         "pretrain --config-name digits/bom",
         r"--config-name: there is no recipe 'digits/bom' in .* \(did you mean digits/bam\?\); use one of: .*digits/byol",
     ),
-    "no such folder": ("pretrain --config-path nowhere --config-name bam", r"--config-path: there is no folder .*nowhere;"),
+    "no such folder": (
+        "pretrain --config-path nowhere --config-name bam",
+        r"--config-path: there is no folder .*nowhere;",
+    ),
     "broken YAML": ("pretrain --config-path recipes --config-name broken", r"broken.*; correct"),
     "recipe without its parts": ("pretrain --config-path recipes --config-name bare", r"backbone: is missing; add it"),
     "not key=value": (f"pretrain {DIGITS} optimizer.lr", r"optimizer.lr: is not of the form key=value"),
     "unknown group": (f"pretrain {DIGITS} augmentations=none", r"Could not find 'augmentations/none'.*correct it"),
     # keys
-    "unknown top-level key": (f"pretrain {DIGITS} max_epoch=3", r"max_epoch: unknown key \(value 3\) \(did you mean max_epochs\?\)"),
+    "unknown top-level key": (
+        f"pretrain {DIGITS} max_epoch=3",
+        r"max_epoch: unknown key \(value 3\) \(did you mean max_epochs\?\)",
+    ),
     "unknown nested key": (
         f"pretrain {DIGITS} optimizer.leraning_rate=0.1",
         r"optimizer.leraning_rate: unknown key \(value 0.1\), allowed: name, batch_size, lr, .*; remove it",
@@ -67,22 +73,49 @@ CASES: dict[str, tuple[str, str]] = {
         f"pretrain {DIGITS} augmentations.0.color_jiter.prob=0.1",
         r"augmentations.0.color_jiter: unknown key .* \(did you mean color_jitter\?\)",
     ),
-    "unknown BAM key": (f"pretrain {DIGITS} method_kwargs.rag=0.1", r"method_kwargs.rag: unknown key \(value 0.1\) \(did you mean reg\?\)"),
+    "unknown BAM key": (
+        f"pretrain {DIGITS} method_kwargs.rag=0.1",
+        r"method_kwargs.rag: unknown key \(value 0.1\) \(did you mean reg\?\)",
+    ),
     "another method's key": (
         "pretrain --config-name digits/byol method_kwargs.reg=0.1",
         r"method_kwargs.reg: unknown key for byol \(value 0.1\).*allowed: proj_output_dim, ",
     ),
-    "misspelt method": (f"pretrain {DIGITS} method=bamm", r"method: got 'bamm' \(did you mean bam\?\), allowed: bam, bam_momentum, "),
-    "unknown backbone": (f"pretrain {DIGITS} backbone.name=resnet81", r"backbone.name: got 'resnet81' \(did you mean resnet18\?\)"),
-    "unknown dataset": (f"pretrain {DIGITS} data.dataset=mnist", r"data.dataset: got 'mnist', must be digits, cifar10, "),
-    "unknown optimizer": (f"pretrain {DIGITS} optimizer.name=adamv", r"optimizer.name: got 'adamv', must be sgd, lars, adam or adamw"),
+    "misspelt method": (
+        f"pretrain {DIGITS} method=bamm",
+        r"method: got 'bamm' \(did you mean bam\?\), allowed: bam, bam_momentum, ",
+    ),
+    "unknown backbone": (
+        f"pretrain {DIGITS} backbone.name=resnet81",
+        r"backbone.name: got 'resnet81' \(did you mean resnet18\?\)",
+    ),
+    "unknown dataset": (
+        f"pretrain {DIGITS} data.dataset=mnist",
+        r"data.dataset: got 'mnist', must be digits, cifar10, ",
+    ),
+    "unknown optimizer": (
+        f"pretrain {DIGITS} optimizer.name=adamv",
+        r"optimizer.name: got 'adamv', must be sgd, lars, adam or adamw",
+    ),
     # values
-    "reg 0": (f"pretrain {DIGITS} method_kwargs.reg=0", r"method_kwargs.reg: got 0, must be greater than 0; correct it"),
-    "reg below 0": (f"pretrain {DIGITS} method_kwargs.reg_final=-1", r"method_kwargs.reg_final: got -1, must be greater than 0"),
-    "temperature 0": (f"pretrain {DIGITS} method_kwargs.temperature=0.0", r"method_kwargs.temperature: got 0.0, must be greater than 0"),
+    "reg 0": (
+        f"pretrain {DIGITS} method_kwargs.reg=0",
+        r"method_kwargs.reg: got 0, must be greater than 0; correct it",
+    ),
+    "reg below 0": (
+        f"pretrain {DIGITS} method_kwargs.reg_final=-1",
+        r"method_kwargs.reg_final: got -1, must be greater than 0",
+    ),
+    "temperature 0": (
+        f"pretrain {DIGITS} method_kwargs.temperature=0.0",
+        r"method_kwargs.temperature: got 0.0, must be greater than 0",
+    ),
     "lr of words": (f"pretrain {DIGITS} optimizer.lr=fast", r"optimizer.lr: got 'fast', must be a valid number"),
     "lr not finite": (f"pretrain {DIGITS} optimizer.lr=inf", r"optimizer.lr: got inf, must be a finite number"),
-    "half an image": (f"pretrain {DIGITS} optimizer.batch_size=12.5", r"optimizer.batch_size: got 12.5, must be a valid integer"),
+    "half an image": (
+        f"pretrain {DIGITS} optimizer.batch_size=12.5",
+        r"optimizer.batch_size: got 12.5, must be a valid integer",
+    ),
     "probability above 1": (
         f"pretrain {DIGITS} augmentations.0.affine.prob=1.5",
         r"augmentations.0.affine.prob: got 1.5, must be less than or equal to 1",
@@ -101,7 +134,10 @@ CASES: dict[str, tuple[str, str]] = {
         f"pretrain {DIGITS} method_kwargs.top_k_sink=31",
         r"method_kwargs.top_k_sink: got 31, must be at most the 30 columns \(2 target crops x 16 images",
     ),
-    "one crop": (f"pretrain {DIGITS} augmentations.0.num_crops=1", r"augmentations: got 1 crop, BAM matches at least 2"),
+    "one crop": (
+        f"pretrain {DIGITS} augmentations.0.num_crops=1",
+        r"augmentations: got 1 crop, BAM matches at least 2",
+    ),
     "three crops for BYOL": (
         "pretrain --config-name digits/byol augmentations.0.num_crops=3",
         r"augmentations: got 3 large crops, byol takes 2",
@@ -114,20 +150,32 @@ CASES: dict[str, tuple[str, str]] = {
         "pretrain --config-name digits/dino method_kwargs.warmup_teacher_temperature_epochs=9",
         r"method_kwargs.warmup_teacher_temperature_epochs: got 9, must be at most max_epochs \(1\)",
     ),
-    "tau falling": (f"pretrain {DIGITS} momentum.final_tau=0.5", r"momentum.base_tau: got 0.99, must be at most momentum.final_tau \(0.5\)"),
+    "tau falling": (
+        f"pretrain {DIGITS} momentum.final_tau=0.5",
+        r"momentum.base_tau: got 0.99, must be at most momentum.final_tau \(0.5\)",
+    ),
     "crop scales reversed": (
         f"pretrain {DIGITS} augmentations.0.rrc.crop_min_scale=0.9 augmentations.0.rrc.crop_max_scale=0.5",
         r"augmentations.0.rrc.crop_min_scale: got 0.9, must be at most crop_max_scale \(0.5\)",
     ),
     # data
     "no training folder": (f"pretrain {CUSTOM}", r"data.train_path: is missing, custom needs it; give the folder"),
-    "missing training folder": (f"pretrain {CUSTOM} data.train_path=gone", r"data.train_path: there is no folder gone; give a folder"),
+    "missing training folder": (
+        f"pretrain {CUSTOM} data.train_path=gone",
+        r"data.train_path: there is no folder gone; give a folder",
+    ),
     "empty class folder": (
         f"pretrain {CUSTOM} data.train_path=hollow",
         r"data.train_path: the class folder hollow/empty holds no image \(.jpg, .*\); remove or fill it",
     ),
-    "no class folders": (f"pretrain {CUSTOM} data.train_path=nothing", r"data.train_path: nothing has no class folders; .*no_labels=True"),
-    "no image": (f"pretrain {CUSTOM} data.train_path=nothing data.no_labels=True", r"data.train_path: nothing holds no image"),
+    "no class folders": (
+        f"pretrain {CUSTOM} data.train_path=nothing",
+        r"data.train_path: nothing has no class folders; .*no_labels=True",
+    ),
+    "no image": (
+        f"pretrain {CUSTOM} data.train_path=nothing data.no_labels=True",
+        r"data.train_path: nothing holds no image",
+    ),
     "other validation classes": (
         f"pretrain {CUSTOM} data.train_path=good data.val_path=other",
         r"data.val_path: other has other classes than good \(b, c\)",
@@ -141,14 +189,26 @@ CASES: dict[str, tuple[str, str]] = {
         r"optimizer.batch_size: got 16 on 1 process\(es\), the training set has only 6 images; lower it",
     ),
     # machine
-    "no GPU here": (f"pretrain {DIGITS} accelerator=gpu", r"accelerator: got 'gpu', this machine has none; use accelerator=auto or cpu"),
+    "no GPU here": (
+        f"pretrain {DIGITS} accelerator=gpu",
+        r"accelerator: got 'gpu', this machine has none; use accelerator=auto or cpu",
+    ),
     "unknown accelerator": (f"pretrain {DIGITS} accelerator=tpuu", r"accelerator: got 'tpuu', allowed: auto, cpu, gpu"),
-    "more devices than there are": (f"pretrain {DIGITS} devices=4096", r"devices: got 4096, this machine has \d+ CPU cores; use fewer"),
+    "more devices than there are": (
+        f"pretrain {DIGITS} devices=4096",
+        r"devices: got 4096, this machine has \d+ CPU cores; use fewer",
+    ),
     "devices of words": (f"pretrain {DIGITS} devices=all", r"devices: got 'all', allowed: auto, -1, a number"),
-    "unknown precision": (f"pretrain {DIGITS} precision=17", r"Trainer: Precision '?17'? is invalid.*; correct the recipe"),
+    "unknown precision": (
+        f"pretrain {DIGITS} precision=17",
+        r"Trainer: Precision '?17'? is invalid.*; correct the recipe",
+    ),
     "unknown strategy": (f"pretrain {DIGITS} strategy=dpp", r"Trainer: .*strategy='dpp'.*; correct the recipe"),
     # checkpoints
-    "missing checkpoint": (f"pretrain {DIGITS} resume_from_checkpoint=gone.ckpt", r"resume_from_checkpoint: there is no file gone.ckpt"),
+    "missing checkpoint": (
+        f"pretrain {DIGITS} resume_from_checkpoint=gone.ckpt",
+        r"resume_from_checkpoint: there is no file gone.ckpt",
+    ),
     "another method's checkpoint": (
         f"pretrain {DIGITS} resume_from_checkpoint=byol.ckpt",
         r"resume_from_checkpoint: byol.ckpt is of method byol, the recipe's is bam; set method=byol",
@@ -157,10 +217,22 @@ CASES: dict[str, tuple[str, str]] = {
         f"pretrain {DIGITS} resume_from_checkpoint=foreign.ckpt",
         r"resume_from_checkpoint: foreign.ckpt was not saved by solo-bam",
     ),
-    "no checkpoint at all": (f"pretrain {DIGITS} resume_from_checkpoint=garbage.ckpt", r"garbage.ckpt cannot be read safely"),
-    "a checkpoint with code": (f"pretrain {DIGITS} resume_from_checkpoint=code.ckpt", r"code.ckpt cannot be read safely"),
-    "nothing to resume": (f"pretrain {DIGITS} --resume", r"--resume: there is no unfinished run of exactly this recipe in .*runs/bam"),
-    "a Trainer argument that is ours": (f"pretrain {DIGITS} profiler=simple", r"profiler: is set by solo-bam itself; remove it"),
+    "no checkpoint at all": (
+        f"pretrain {DIGITS} resume_from_checkpoint=garbage.ckpt",
+        r"garbage.ckpt cannot be read safely",
+    ),
+    "a checkpoint with code": (
+        f"pretrain {DIGITS} resume_from_checkpoint=code.ckpt",
+        r"code.ckpt cannot be read safely",
+    ),
+    "nothing to resume": (
+        f"pretrain {DIGITS} --resume",
+        r"--resume: there is no unfinished run of exactly this recipe in .*runs/bam",
+    ),
+    "a Trainer argument that is ours": (
+        f"pretrain {DIGITS} profiler=simple",
+        r"profiler: is set by solo-bam itself; remove it",
+    ),
 }
 
 

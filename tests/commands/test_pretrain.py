@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tests.recipes import tiny, tiny_overrides
 
 from solo_bam import toolkit
 from solo_bam.commands.pretrain import pretrain
 from solo_bam.runs import RunFolder
+from tests.recipes import tiny, tiny_overrides
 
 METHODS = sorted(set(toolkit.METHODS) - {"base", "linear", "bam", "bam_momentum"})
 
@@ -173,7 +173,13 @@ def test_from_the_command_line_on_two_processes(tmp_path: Path) -> None:
     """Both processes share one folder, and the images."""
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two cores")
-    arguments = [*tiny_overrides(Path("runs")), "devices=2", "optimizer.batch_size=8", "strategy=ddp", "sync_batchnorm=True"]
+    arguments = [
+        *tiny_overrides(Path("runs")),
+        "devices=2",
+        "optimizer.batch_size=8",
+        "strategy=ddp",
+        "sync_batchnorm=True",
+    ]
     done = _command("pretrain", "--config-name", "digits/bam_momentum", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     runs = list((tmp_path / "runs" / "bam_momentum").iterdir())
@@ -185,4 +191,6 @@ def test_from_the_command_line_on_two_processes(tmp_path: Path) -> None:
 
 
 def test_half_precision(tmp_path: Path) -> None:
-    assert "bam_loss_epoch" in pretrain(tiny(tmp_path, "digits/bam", "precision=bf16-mixed", "data.fraction=0.02")).metrics
+    assert (
+        "bam_loss_epoch" in pretrain(tiny(tmp_path, "digits/bam", "precision=bf16-mixed", "data.fraction=0.02")).metrics
+    )

@@ -63,7 +63,9 @@ def test_a_saved_recipe_is_a_recipe_again() -> None:
 
 
 def test_overrides_reach_keys_that_the_recipe_leaves_out() -> None:
-    recipe = load_recipe("digits/bam", ["momentum.base_tau=0.5", "gradient_clip_val=0.3", "+seed=7", "method_kwargs.reg=0.1"])
+    recipe = load_recipe(
+        "digits/bam", ["momentum.base_tau=0.5", "gradient_clip_val=0.3", "+seed=7", "method_kwargs.reg=0.1"]
+    )
     assert recipe.momentum.base_tau == 0.5
     assert recipe.trainer_arguments == {"gradient_clip_val": 0.3}
     assert recipe.seed == 7
@@ -123,7 +125,11 @@ accelerator: "gpu"
 strategy: "ddp"
 precision: 16-mixed
 """
-AUGMENTATION = {"crop_size": 32, "num_crops": 1, "rrc": {"enabled": True, "crop_min_scale": 0.08, "crop_max_scale": 1.0}}
+AUGMENTATION = {
+    "crop_size": 32,
+    "num_crops": 1,
+    "rrc": {"enabled": True, "crop_min_scale": 0.08, "crop_max_scale": 1.0},
+}
 
 
 def _solo_style(folder: Path) -> None:

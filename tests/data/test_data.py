@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.recipes import tiny
 
 from solo_bam.config.schema import Augmentation
 from solo_bam.data import PretrainData, find_source
 from solo_bam.data.augmentations import MEAN_STD, build_pipeline, plain_view
 from solo_bam.data.digits import digits_folder
 from solo_bam.data.sampling import EpochSampler, seeded
+from tests.recipes import tiny
 
 
 def test_digits_are_written_once_and_whole() -> None:
@@ -54,7 +54,9 @@ def _picture(size: int = 40) -> Image.Image:
 
 
 def _only(**settings: Any) -> Augmentation:
-    return Augmentation(**{"crop_size": 40, "num_crops": 1, "rrc": {"enabled": False}, "mean": [0] * 3, "std": [1] * 3, **settings})
+    return Augmentation(
+        **{"crop_size": 40, "num_crops": 1, "rrc": {"enabled": False}, "mean": [0] * 3, "std": [1] * 3, **settings}
+    )
 
 
 IDENTITY = torch.from_numpy(np.array(_picture())).permute(2, 0, 1) / 255
@@ -85,7 +87,9 @@ def test_each_operation_happens_as_often_as_asked(operation: dict[str, Any]) -> 
 
 
 def test_crop_size_and_area() -> None:
-    pipeline = build_pipeline("custom", _only(crop_size=16, rrc={"enabled": True, "crop_min_scale": 0.2, "crop_max_scale": 0.4}))
+    pipeline = build_pipeline(
+        "custom", _only(crop_size=16, rrc={"enabled": True, "crop_min_scale": 0.2, "crop_max_scale": 0.4})
+    )
     assert pipeline(_picture()).shape == (3, 16, 16)
     assert pipeline.transforms[0].scale == (0.2, 0.4)
 
@@ -136,7 +140,9 @@ def test_persistent_workers_know_the_epoch(tmp_path: Path) -> None:
 
 
 def test_processes_share_the_images_out() -> None:
-    parts = [[i for _, i in EpochSampler(list(range(11)), 2, rank, shuffle=True, seed=1, drop_last=True)] for rank in (0, 1)]  # type: ignore[arg-type]
+    parts = [
+        [i for _, i in EpochSampler(list(range(11)), 2, rank, shuffle=True, seed=1, drop_last=True)] for rank in (0, 1)
+    ]  # type: ignore[arg-type]
     assert len(parts[0]) == len(parts[1]) == 5
     assert not set(parts[0]) & set(parts[1])
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests import processes
-from tests.conftest import GOLDEN
-from tests.losses.reference import reference_loss
 
 import solo_bam.losses.bam as bam_module
 from solo_bam.losses import BAMLoss, bam_loss
+from tests import processes
+from tests.conftest import GOLDEN
+from tests.losses.reference import reference_loss
 
 CASES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 
@@ -140,7 +140,9 @@ def test_own_views_are_masked() -> None:
     """With masking an image's attention is to the others alone: exact zeros in targets and in gradients."""
     B, V = 4, 2
     S = torch.rand(V, B, V * B, dtype=torch.float64)
-    p = bam_module._Problem(V=V, L=2, T=2, B=B, W=1, rank=0, reg=0.05, temperature=0.1, num_sink_iter=3, top_k=0, masking=True)
+    p = bam_module._Problem(
+        V=V, L=2, T=2, B=B, W=1, rank=0, reg=0.05, temperature=0.1, num_sink_iter=3, top_k=0, masking=True
+    )
     P = bam_module._target_attention(p, S, None, slice(0, B))
     own = torch.arange(V * B) % B == torch.arange(B)[:, None]
     assert (P[:, own] == 0).all()
@@ -154,7 +156,12 @@ def test_own_views_are_masked() -> None:
 @pytest.mark.parametrize("kind", ["random", "identical", "zero", "opposite"])
 def test_finite_in_float32(reg: float, temperature: float, kind: str) -> None:
     z = torch.randn(32, 8, generator=torch.Generator().manual_seed(0))
-    z = {"random": z, "identical": z[:1].expand(32, -1).clone(), "zero": 0 * z, "opposite": torch.cat([z[:16], -z[:16]])}[kind]
+    z = {
+        "random": z,
+        "identical": z[:1].expand(32, -1).clone(),
+        "zero": 0 * z,
+        "opposite": torch.cat([z[:16], -z[:16]]),
+    }[kind]
     z.requires_grad_()
     loss, statistics = bam_loss(z, num_crops=2, num_large_crops=2, reg=reg, temperature=temperature, top_k_sink=2)
     loss.backward()
@@ -251,5 +258,3 @@ def test_bad_settings(settings: dict[str, Any], message: str) -> None:
 def test_bad_inputs(z: torch.Tensor, teacher: torch.Tensor | None, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BAMLoss(2, 2, **settings)(z, teacher)
-
-

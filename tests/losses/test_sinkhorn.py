@@ -10,7 +10,9 @@ from solo_bam.losses.sinkhorn import column_potential
 
 
 def _log_kernel(reg: float = 0.1, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    z = torch.nn.functional.normalize(torch.randn(30, 6, generator=torch.Generator().manual_seed(0), dtype=dtype), dim=1)
+    z = torch.nn.functional.normalize(
+        torch.randn(30, 6, generator=torch.Generator().manual_seed(0), dtype=dtype), dim=1
+    )
     return z @ z[:20].T / reg
 
 

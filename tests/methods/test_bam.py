@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.recipes import batch, tiny
 from torch import nn
 
 from solo_bam import toolkit
@@ -15,6 +14,7 @@ from solo_bam.commands.pretrain import pretrain
 from solo_bam.config import BAMOptions
 from solo_bam.config.resolve import resolve
 from solo_bam.methods.bam import build_projector, by_size
+from tests.recipes import batch, tiny
 
 METHODS = ["bam", "bam_momentum"]
 
@@ -100,7 +100,10 @@ def test_the_teacher_gets_no_gradient_and_gives_the_targets(tmp_path: Path) -> N
     frozen = [*method.momentum_backbone.parameters(), *method.momentum_projector.parameters()]
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in frozen)
     images = torch.cat(data[1])
-    z, z_teacher = method.projector(method.backbone(images)), method.momentum_projector(method.momentum_backbone(images))
+    z, z_teacher = (
+        method.projector(method.backbone(images)),
+        method.momentum_projector(method.momentum_backbone(images)),
+    )
     head = nn.functional.cross_entropy(method.classifier(method.backbone(images)), data[2].repeat(2))
     torch.testing.assert_close(total, method.loss_fn(z, z_teacher) + head)
 
@@ -121,7 +124,11 @@ def test_every_parameter_is_trained(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_forward_gives_the_contract(name: str, tmp_path: Path) -> None:
     out = build(tmp_path, name).eval()(batch([0, 1])[1][0])
-    assert {key: tuple(value.shape) for key, value in out.items()} == {"feats": (2, 512), "logits": (2, 10), "z": (2, 256)}
+    assert {key: tuple(value.shape) for key, value in out.items()} == {
+        "feats": (2, 512),
+        "logits": (2, 10),
+        "z": (2, 256),
+    }
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -46,7 +46,9 @@ def test_solo_learn_imports_and_knows_bam_without_a_warning() -> None:
 
 
 def test_works_where_solo_learn_is_loaded_through_its_module_first() -> None:
-    done = _python("import solo_bam; import solo.methods.byol; from solo.methods import METHODS; print('bam' in METHODS)")
+    done = _python(
+        "import solo_bam; import solo.methods.byol; from solo.methods import METHODS; print('bam' in METHODS)"
+    )
     assert done.stdout.strip() == "True", done.stderr
 
 

@@ -14,12 +14,12 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from tests import processes
-from tests.recipes import batch, tiny
 
 from solo_bam import toolkit
 from solo_bam.commands.pretrain import pretrain
 from solo_bam.config.resolve import resolve
+from tests import processes
+from tests.recipes import batch, tiny
 
 if unmended := os.environ.get("SOLO_BAM_TEST_UNMENDED"):
     from tests.toolkit.unmended import leave_out
@@ -84,7 +84,9 @@ def test_what_the_project_touches_is_there(name: str, tmp_path: Path) -> None:
 
 
 def test_learning_rates_and_optimizer_reach_the_method(tmp_path: Path) -> None:
-    method = build(tmp_path, "digits/simclr", "optimizer.lr=0.5", "optimizer.classifier_lr=0.25", "accumulate_grad_batches=2")
+    method = build(
+        tmp_path, "digits/simclr", "optimizer.lr=0.5", "optimizer.classifier_lr=0.25", "accumulate_grad_batches=2"
+    )
     assert method.lr == pytest.approx(0.5 * 16 / 256 * 2)
     assert method.classifier_lr == pytest.approx(0.25 * 16 / 256 * 2)
 
