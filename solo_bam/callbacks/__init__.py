@@ -1,5 +1,6 @@
 """Lightning callbacks of a pretraining run."""
 
 from solo_bam.callbacks.guards import EpochSeed, NonFiniteLoss
+from solo_bam.callbacks.progress import ProgressBar
 
-__all__ = ["EpochSeed", "NonFiniteLoss"]
+__all__ = ["EpochSeed", "NonFiniteLoss", "ProgressBar"]

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from solo_bam import hardware, toolkit
-from solo_bam.callbacks import EpochSeed, NonFiniteLoss
+from solo_bam.callbacks import EpochSeed, NonFiniteLoss, ProgressBar
 from solo_bam.commands.options import parse, recipe_parser
 from solo_bam.config import Recipe, load_recipe
 from solo_bam.config.resolve import resolve, uses_cifar_stem
@@ -227,6 +227,8 @@ def _callbacks(recipe: Recipe, folder: RunFolder) -> list[pl.Callback]:
         LearningRateMonitor(),
         RecipeInCheckpoint(recipe),
     ]
+    if recipe.trainer_arguments.get("enable_progress_bar", True):
+        callbacks.append(ProgressBar())
     if recipe.checkpoint.enabled:
         callbacks.append(
             ModelCheckpoint(
@@ -302,4 +304,11 @@ def _report(trained: Trained) -> None:
     print(f"Run: {trained.folder.path}")
 
 
-logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
+def _hide_tips() -> None:
+    """Lightning advertises other products in the log of every run."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )
+
+
+_hide_tips()

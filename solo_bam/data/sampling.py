@@ -30,7 +30,7 @@ def seeded(*key: int) -> Iterator[None]:
     python_state, torch_state = random.getstate(), generator.get_state()
     words = np.random.SeedSequence(key).generate_state(2, np.uint64)
     random.seed(int(words[0]))
-    generator.manual_seed(int(words[1] >> 1))
+    generator.manual_seed(int(words[1]) >> 1)
     try:
         yield
     finally:
