@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import socket
+import queue
+import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -14,17 +15,14 @@ import torch.multiprocessing as mp
 
 
 def _child(
-    rank: int, world_size: int, port: int, function: Callable[..., Any], args: tuple[Any, ...], queue: Any
+    rank: int, world_size: int, store: str, function: Callable[..., Any], args: tuple[Any, ...], out: Any
 ) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     try:
-        dist.init_process_group("gloo", rank=rank, world_size=world_size)
-        queue.put((rank, function(*args), None))
-        dist.barrier()
-        dist.destroy_process_group()
-    except Exception:
-        queue.put((rank, None, traceback.format_exc()))
+        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
+        out.put((rank, function(*args), None))
+    except BaseException:
+        out.put((rank, None, traceback.format_exc()))
 
 
 def run(world_size: int, function: Callable[..., Any], *args: Any, timeout: float = 120) -> list[Any]:
@@ -33,29 +31,32 @@ def run(world_size: int, function: Callable[..., Any], *args: Any, timeout: floa
     Args:
         world_size: number of processes.
         function: at a module's top level; returns plain values or numpy arrays.
-        timeout: seconds until a silent process counts as hanging.
+        timeout: seconds until processes that have not all answered count as hanging.
     """
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
     context = mp.get_context("spawn")
-    queue = context.Queue()
-    processes = [
-        context.Process(target=_child, args=(rank, world_size, port, function, args, queue), daemon=True)
-        for rank in range(world_size)
-    ]
-    for process in processes:
-        process.start()
+    out = context.Queue()
     results: dict[int, Any] = {}
-    try:
-        for _ in range(world_size):
-            rank, result, failure = queue.get(timeout=timeout)
-            assert failure is None, f"process {rank} failed:\n{failure}"
-            results[rank] = result
+    with tempfile.TemporaryDirectory() as folder:
+        processes = [
+            context.Process(target=_child, args=(rank, world_size, f"{folder}/store", function, args, out), daemon=True)
+            for rank in range(world_size)
+        ]
         for process in processes:
-            process.join(timeout)
-            assert process.exitcode == 0, f"a process ended with {process.exitcode}"
-    finally:
-        for process in processes:
-            process.kill()
+            process.start()
+        deadline = time.monotonic() + timeout
+        try:
+            while len(results) < world_size:
+                assert time.monotonic() < deadline, f"only processes {sorted(results)} answered within {timeout} s"
+                try:
+                    rank, result, failure = out.get(timeout=1)
+                except queue.Empty:
+                    dead = [i for i, p in enumerate(processes) if p.exitcode and i not in results]
+                    assert not dead, f"processes {dead} died with {[processes[i].exitcode for i in dead]}"
+                    continue
+                assert failure is None, f"process {rank} failed:\n{failure}"
+                results[rank] = result
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
     return [results[rank] for rank in range(world_size)]

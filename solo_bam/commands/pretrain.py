@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from solo_bam import hardware, toolkit
-from solo_bam.callbacks import EpochSeed, NonFiniteLoss, ProgressBar
+from solo_bam.callbacks import CosineWeightDecay, EpochSeed, NonFiniteLoss, ProgressBar
 from solo_bam.commands.options import parse, recipe_parser
 from solo_bam.config import Recipe, load_recipe
 from solo_bam.config.resolve import resolve, uses_cifar_stem
@@ -135,6 +135,8 @@ def _fit(
         raise UserError("pretrain", "interrupted", "continue with --resume")
     frequency = getattr(trainer.checkpoint_callback, "_every_n_epochs", 1)
     if trainer.checkpoint_callback is not None and trainer.current_epoch % frequency:
+        if trainer.is_global_zero:
+            folder.last_checkpoint.unlink(missing_ok=True)  # a link would be written through
         trainer.save_checkpoint(folder.last_checkpoint)
 
 
@@ -227,6 +229,8 @@ def _callbacks(recipe: Recipe, folder: RunFolder) -> list[pl.Callback]:
         LearningRateMonitor(),
         RecipeInCheckpoint(recipe),
     ]
+    if recipe.optimizer.weight_decay_end is not None:
+        callbacks.append(CosineWeightDecay(recipe.optimizer.weight_decay, recipe.optimizer.weight_decay_end))
     if recipe.trainer_arguments.get("enable_progress_bar", True):
         callbacks.append(ProgressBar())
     if recipe.checkpoint.enabled:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -195,7 +195,7 @@ def _model_at(model: type[BaseModel], place: Sequence[str]) -> type[BaseModel]:
     for part in place:
         if part.isdigit():
             continue
-        annotation: Any = model.model_fields[part].annotation
-        arguments = getattr(annotation, "__args__", ())
-        model = next((a for a in (annotation, *arguments) if inspect.isclass(a) and issubclass(a, BaseModel)), model)
+        annotation = model.model_fields[part].annotation
+        candidates = get_args(annotation) or (annotation,)
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
     return model

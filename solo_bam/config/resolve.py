@@ -106,6 +106,10 @@ def _check_epochs(recipe: Recipe) -> None:
             f"got {recipe.scheduler.warmup_epochs:g}, must be below max_epochs ({recipe.max_epochs})",
             "lower it or train longer",
         )
+    if recipe.optimizer.weight_decay_end is not None and recipe.optimizer.weight_decay == 0:
+        raise UserError(
+            "optimizer.weight_decay", "got 0, must be above 0 with optimizer.weight_decay_end", "give where it starts"
+        )
     if recipe.scheduler.name == "step" and not recipe.scheduler.lr_decay_steps:
         raise UserError("scheduler.lr_decay_steps", "is missing, scheduler.name=step needs it", "give a list of epochs")
     if recipe.method == "dino":

@@ -142,13 +142,17 @@ class Data(Section):
 
 
 class Optimizer(Section):
-    """``lr`` and, with a validation set, ``classifier_lr`` are multiplied by the global batch size / 256."""
+    """``lr`` and, with a validation set, ``classifier_lr`` are multiplied by the global batch size / 256.
+
+    ``weight_decay`` moves to ``weight_decay_end`` on a cosine over all steps, where that is given.
+    """
 
     name: Literal["sgd", "lars", "adam", "adamw"]
     batch_size: Count
     lr: Positive
     classifier_lr: Positive = 0.1
     weight_decay: NonNegative = 0.0
+    weight_decay_end: NonNegative | None = None
     exclude_bias_n_norm_wd: bool = False
     kwargs: dict[str, Any] = {}
 

@@ -64,7 +64,6 @@ class BAM(BaseMethod):
 
     def on_train_epoch_start(self) -> None:
         """Set the epoch's ``reg``."""
-        super().on_train_epoch_start()
         self.loss_fn.reg = self.options.reg_at(self.current_epoch)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

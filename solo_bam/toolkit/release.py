@@ -15,7 +15,6 @@ import lightning.pytorch as pl
 import solo.losses.simclr
 import solo.methods.base
 import solo.methods.deepclusterv2
-import solo.methods.dino
 import solo.methods.simclr
 import solo.utils.knn
 import solo.utils.misc
@@ -27,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from solo.methods import METHODS
 from solo.utils.pretrain_dataloader import GaussianBlur
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torchmetrics.metric import Metric
 
 from solo_bam import distributed
@@ -60,7 +60,7 @@ def mend() -> None:
     _mend_optimizer()
     _mend_gather()
     _mend_simclr()
-    _mend_dino()
+    _mend_clipping()
     _mend_wmse()
     _mend_deepcluster()
     _name_backbones()
@@ -133,12 +133,12 @@ def _mend_knn() -> None:
     solo.utils.knn.WeightedKNNClassifier = WeightedKNNClassifier
     solo.methods.base.WeightedKNNClassifier = WeightedKNNClassifier
 
-    def on_train_epoch_start(self: Any) -> None:
-        # Epochs without a validation must not pile up features.
-        if getattr(self, "knn_eval", False):
+    def on_train_epoch_end(self: Any) -> None:
+        # An epoch without a validation must not leave its features to the next.
+        if self.knn_eval:
             self.knn.reset()
 
-    SoloMethod.on_train_epoch_start = on_train_epoch_start
+    SoloMethod.on_train_epoch_end = on_train_epoch_end
 
 
 def classify(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -327,22 +327,24 @@ def _mend_simclr() -> None:
     solo.methods.simclr.manual_simclr_loss_func = manual_simclr_loss_func
 
 
-def _mend_dino() -> None:
-    """DINO's ``clip_gradients(clip)`` hides Lightning's method of that name, which Lightning calls."""
-    clip_per_parameter = solo.methods.dino.DINO.__dict__["clip_gradients"]
+def _mend_clipping() -> None:
+    """The online classifier's gradient counts in the norm that all gradients are clipped by.
 
-    def clip_gradients(self: Any, *args: Any, **kwargs: Any) -> None:
-        if len(args) == 1 and isinstance(args[0], (int, float)):
-            clip_per_parameter(self, *args)
-        else:
-            pl.LightningModule.clip_gradients(self, *args, **kwargs)
+    Labels then scale the backbone's gradient. Besides, DINO's ``clip_gradients(clip)`` hides Lightning's
+    method of that name, which Lightning's own clipping calls.
+    """
 
-    def on_train_epoch_start(self: Any) -> None:
-        SoloMethod.on_train_epoch_start(self)
-        self.dino_loss_func.epoch = self.current_epoch
+    def configure_gradient_clipping(
+        self: Any, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        if not gradient_clip_val:
+            return
+        clip = clip_grad_value_ if str(gradient_clip_algorithm).endswith("value") else clip_grad_norm_
+        for of_classifier in (False, True):
+            groups = [g for g in optimizer.param_groups if ("classifier" in g.get("name", "")) is of_classifier]
+            clip([p for group in groups for p in group["params"]], gradient_clip_val)
 
-    solo.methods.dino.DINO.clip_gradients = clip_gradients
-    solo.methods.dino.DINO.on_train_epoch_start = on_train_epoch_start
+    SoloMethod.configure_gradient_clipping = configure_gradient_clipping
 
 
 def _mend_wmse() -> None:

@@ -146,6 +146,10 @@ CASES: dict[str, tuple[str, str]] = {
         f"pretrain {DIGITS} scheduler.warmup_epochs=5",
         r"scheduler.warmup_epochs: got 5, must be below max_epochs \(1\)",
     ),
+    "weight decay from nothing": (
+        f"pretrain {DIGITS} optimizer.weight_decay=0 optimizer.weight_decay_end=0.4",
+        r"optimizer.weight_decay: got 0, must be above 0 with optimizer.weight_decay_end; give where it starts",
+    ),
     "DINO's warm-up beyond the end": (
         "pretrain --config-name digits/dino method_kwargs.warmup_teacher_temperature_epochs=9",
         r"method_kwargs.warmup_teacher_temperature_epochs: got 9, must be at most max_epochs \(1\)",

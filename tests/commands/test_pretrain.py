@@ -112,7 +112,7 @@ def stop_after(recipe: Any, epochs: int, monkeypatch: pytest.MonkeyPatch) -> Run
 @pytest.mark.parametrize("name", ["bam", "bam_momentum", "byol", "dino"])
 def test_resuming_changes_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights, rates, tau, reg and data order after a stop and ``--resume`` are those of an unbroken run."""
-    overrides = ["max_epochs=3", "scheduler.warmup_epochs=1", "data.fraction=0.03"]
+    overrides = ["max_epochs=3", "scheduler.warmup_epochs=1", "data.fraction=0.03", "optimizer.weight_decay_end=0.4"]
     if "bam" in name:
         overrides += ["method_kwargs.reg_final=0.1", "method_kwargs.reg_warmup_epochs=3"]
     whole = pretrain(tiny(tmp_path / "whole", f"digits/{name}", *overrides))

@@ -357,7 +357,33 @@ def test_simclr_on_two_processes_is_simclr_on_one(multi_crop: bool) -> None:
         np.testing.assert_allclose(part_grad / 2, grad.reshape(3, 2, 4, 5)[:, rank], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.dino
+@pytest.mark.clipping
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_labels_do_not_scale_the_clipped_gradient(algorithm: str, tmp_path: Path) -> None:
+    """A step of plain SGD, clipped hard: the backbone moves alike, whatever the labels are."""
+    moved = []
+    for labels in ([0] * 16, list(np.arange(16) % 10)):
+        torch.manual_seed(0)
+        method = build(tmp_path, "digits/simclr", "optimizer.name=sgd", "scheduler.name=none", "optimizer.lr=16")
+        before = method.encoder.conv1.weight.detach().clone()
+        fit(method, tmp_path, labels=labels, gradient_clip_val=1e-2, gradient_clip_algorithm=algorithm)
+        moved.append(method.encoder.conv1.weight.detach() - before)
+    assert moved[0].abs().sum() > 0
+    torch.testing.assert_close(*moved)
+
+
+@pytest.mark.clipping
+def test_clipping_limits_the_gradients_norm(tmp_path: Path) -> None:
+    plain = ["optimizer.name=sgd", "scheduler.name=none", "optimizer.lr=16", "optimizer.weight_decay=0"]
+    method = build(tmp_path, "digits/simclr", *plain)
+    before = [p.detach().clone() for p in [*method.encoder.parameters(), *method.projector.parameters()]]
+    fit(method, tmp_path, gradient_clip_val=1e-2)
+    after = [*method.encoder.parameters(), *method.projector.parameters()]
+    moved = torch.cat([(a.detach() - b).flatten() for a, b in zip(after, before)])
+    assert moved.norm().item() == pytest.approx(1e-2, rel=1e-2)  # lr 16 x 16 / 256 = 1
+
+
+@pytest.mark.clipping
 def test_dino_clips_gradients_both_ways(tmp_path: Path) -> None:
     recipe = tiny(tmp_path, "digits/dino", "gradient_clip_val=0.5", "method_kwargs.clip_grad=0.3")
     assert "dino_loss_epoch" in pretrain(recipe).metrics
