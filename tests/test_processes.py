@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch.distributed as dist
+
 from tests import processes
 
 

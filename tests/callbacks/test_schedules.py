@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.recipes import tiny
 
 from solo_bam.commands.pretrain import pretrain
+from tests.recipes import tiny
 
 
 def test_weight_decay_follows_a_cosine_and_spares_biases_norms_and_classifier(tmp_path: Path) -> None:
