@@ -30,6 +30,13 @@ def recipe_folders(kind: str) -> Path:
     raise UserError("--config-name", "the shipped recipes are not installed", "install solo-bam again")
 
 
+def recipe_names(folder: Path) -> list[str]:
+    """Names of the recipes in a folder; the parts that they share are left out."""
+    parts = {"augmentations", "methods", "wandb"}
+    paths = [p.relative_to(folder).with_suffix("") for p in folder.glob("**/*.yaml")]
+    return sorted(str(p) for p in paths if p.name != "base" and not parts & set(p.parts[:-1]))
+
+
 def load_recipe(
     config_name: str, overrides: Sequence[str] = (), config_path: str | None = None, kind: str = "pretrain"
 ) -> Recipe:
@@ -58,7 +65,9 @@ def compose_recipe(config_name: str, overrides: Sequence[str], config_path: str 
         direct = {c.key_or_group: c.value() for c in changes if _is_group(c, path.parent) and not _names_files(c)}
         lines = [_addable(c, path.parent) for c in changes if c.key_or_group not in direct]
         with initialize_config_dir(config_dir=str(path.parent), version_base="1.2"):
-            cfg = compose(config_name=path.stem, overrides=lines)
+            # Any recipe may use the shipped parts, e.g. `methods/byol@_global_` in its defaults.
+            shared = f"hydra.searchpath=[file://{recipe_folders(kind)}]"
+            cfg = compose(config_name=path.stem, overrides=[*lines, shared])
         OmegaConf.set_struct(cfg, False)
         for key, value in direct.items():
             OmegaConf.update(cfg, key, value, merge=False)
@@ -85,8 +94,7 @@ def _find(config_name: str, config_path: str | None, kind: str) -> Path:
     path = root / f"{name}.yaml"
     if path.is_file():
         return path
-    known = sorted(str(p.relative_to(root).with_suffix("")) for p in root.glob("**/*.yaml"))
-    known = [k for k in known if "augmentations/" not in k and "wandb/" not in k and not k.endswith("base")]
+    known = recipe_names(root)
     shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
     raise UserError(
         "--config-name",

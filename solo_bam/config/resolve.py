@@ -38,6 +38,13 @@ def resolve(recipe: Recipe, num_classes: int, has_val: bool, world_size: int) ->
     }
     cfg["backbone"]["cifar_stem"] = uses_cifar_stem(recipe)
     scale = recipe.optimizer.batch_size * world_size / 256
+    if recipe.scheduler.min_lr > recipe.optimizer.lr * scale:
+        raise UserError(
+            "scheduler.min_lr",
+            f"got {recipe.scheduler.min_lr:g}, must be at most the peak rate {recipe.optimizer.lr * scale:g} "
+            f"(optimizer.lr x global batch {recipe.optimizer.batch_size * world_size} / 256)",
+            "lower it or raise the batch size",
+        )
     cfg["optimizer"]["lr"] *= scale
     if has_val:
         cfg["optimizer"]["classifier_lr"] *= scale

@@ -10,32 +10,58 @@ import yaml
 
 from solo_bam import toolkit
 from solo_bam.config import load_recipe, recipe_folders
+from solo_bam.config.recipe import recipe_names
 from solo_bam.config.resolve import resolve, uses_cifar_stem
 
-SHIPPED = sorted(
-    str(path.relative_to(recipe_folders("pretrain")).with_suffix(""))
-    for path in recipe_folders("pretrain").glob("*/*.yaml")
-    if path.stem != "base"
-)
+SHIPPED = recipe_names(recipe_folders("pretrain"))
+DIGITS = ("bam", "bam_momentum", "byol", "simclr", "dino")
+ALL = (*DIGITS, "barlow_twins", "mocov2plus", "simsiam", "swav", "vicreg")
+MULTI_CROP = ("bam", "bam_momentum", "byol", "simclr")
 
 
 def test_recipes_are_shipped() -> None:
-    assert {"digits/bam", "digits/bam_momentum", "digits/byol", "digits/simclr", "digits/dino"} <= set(SHIPPED)
+    assert {f"digits/{m}" for m in DIGITS} <= set(SHIPPED)
+    assert {f"{folder}/{m}" for folder in ("cifar", "imagenet-100") for m in ALL} <= set(SHIPPED)
+    assert {f"imagenet-100-multicrop/{m}" for m in MULTI_CROP} <= set(SHIPPED)
+    assert {"imagenet/bam_vit_small", "imagenet/bam_vit_base"} <= set(SHIPPED)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_recipe_is_valid(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.method in toolkit.METHODS
-    resolve(recipe, num_classes=10, has_val=True, world_size=1)
+    resolve(recipe, num_classes=10, has_val=True, world_size=16)
 
 
-def test_digits_recipes_differ_in_the_method_alone() -> None:
-    shared = [
-        load_recipe(f"digits/{name}").model_dump(exclude={"name", "method", "method_kwargs", "momentum"})
-        for name in ("bam", "bam_momentum", "byol", "simclr", "dino")
-    ]
+@pytest.mark.parametrize(
+    ("folder", "methods"),
+    [("digits", DIGITS), ("cifar", ALL), ("imagenet-100", ALL), ("imagenet-100-multicrop", MULTI_CROP)],
+)
+def test_recipes_of_one_folder_differ_in_the_method_alone(folder: str, methods: tuple[str, ...]) -> None:
+    """The method's own part is its settings and, but for the digits, its optimiser; the batch is shared."""
+    own = {"name", "method", "method_kwargs", "momentum"}
+    recipes = [load_recipe(f"{folder}/{name}") for name in methods]
+    for recipe in recipes:
+        assert recipe.optimizer.batch_size == recipes[0].optimizer.batch_size
+        assert recipe.optimizer.classifier_lr == recipes[0].optimizer.classifier_lr
+    if folder != "digits":
+        own |= {"optimizer"}
+    shared = [recipe.model_dump(exclude=own) for recipe in recipes]
     assert all(part == shared[0] for part in shared)
+
+
+def test_the_published_rate_floor_is_refused_where_it_is_a_ceiling() -> None:
+    """min_lr 1e-3 is below the peak at the published global batch of 4,096, and above it at 256."""
+    recipe = load_recipe("imagenet/bam_vit_base")
+    assert resolve(recipe, 1000, True, 16).optimizer.lr == pytest.approx(4.8e-3)
+    with pytest.raises(ValueError, match=r"scheduler.min_lr: got 0.001, must be at most the peak rate 0.0003"):
+        resolve(recipe, 1000, True, 1)
+
+
+def test_own_recipes_can_use_the_shipped_parts(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults:\n  - digits/base@_global_\n  - methods/byol@_global_\n  - _self_\n"
+                                        "augmentations: [{crop_size: 32, num_crops: 2}]\n")  # fmt: skip
+    assert load_recipe("mine", config_path=str(tmp_path)).method_kwargs["pred_hidden_dim"] == 4096
 
 
 def test_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
