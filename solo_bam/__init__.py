@@ -9,4 +9,11 @@ from solo_bam import toolkit
 
 __version__ = "0.1.0"
 
-toolkit.install()
+
+def _methods() -> dict[str, type]:
+    from solo_bam.methods import BAM, BAMMomentum
+
+    return {"bam": BAM, "bam_momentum": BAMMomentum}
+
+
+toolkit.install(_methods)

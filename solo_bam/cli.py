@@ -48,7 +48,7 @@ def _run(command: str, arguments: list[str]) -> int:
     if command not in COMMANDS:
         problem = f"unknown command{nearest(command, COMMANDS)}, allowed: {', '.join(COMMANDS)}"
         raise UserError(command, problem, "see solo-bam --help")
-    if toolkit.edition() is None:
+    if toolkit.problem():
         return 2  # importing solo_bam has already said what to install
     module = importlib.import_module(f"solo_bam.commands.{command}")
     code: int = module.main(arguments)

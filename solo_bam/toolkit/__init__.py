@@ -16,6 +16,7 @@ import importlib
 import importlib.util
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from solo_bam.toolkit.hook import run_after_import
 
 INSTALL = "pip install --no-deps solo-learn==1.0.2"
 MISSING = f"solo-bam needs solo-learn, which is not installed; install it with: {INSTALL}"
+HEAD = f"solo-bam does not support this solo-learn (the edition of its GitHub head) yet; install its release: {INSTALL}"
 
-_FACE = {"BaseMethod", "BaseMomentumMethod", "METHODS", "build_method", "method_options", "backbone_names"} | {
-    "GaussianBlur"
-}
+_further_methods: Callable[[], dict[str, type]] = dict
+_FACE = frozenset(
+    ["BaseMethod", "BaseMomentumMethod", "METHODS", "build_method", "method_options", "backbone_names", "GaussianBlur"]
+)
 
 
 def edition() -> str | None:
@@ -39,34 +42,38 @@ def edition() -> str | None:
     return "head" if any((folder / "data").is_dir() for folder in folders) else "release"
 
 
-def install() -> None:
-    """Arrange that solo-learn, whenever it is imported, is mended and knows BAM."""
-    found = edition()
-    if found is None:
-        logging.getLogger("solo_bam").warning(MISSING)
-    elif found == "release":
+def install(methods: Callable[[], dict[str, type]]) -> None:
+    """Arrange that solo-learn, whenever it is imported, is mended and knows further methods.
+
+    Args:
+        methods: gives them by name, once solo-learn is imported and mended.
+    """
+    global _further_methods
+    _further_methods = methods
+    if edition() == "release":
         from solo_bam.toolkit.stand_ins import stand_ins
 
         run_after_import("solo", _complete, around=stand_ins)
     else:
-        run_after_import("solo", _complete)
+        logging.getLogger("solo_bam").warning(problem())
+
+
+def problem() -> str | None:
+    """Why solo-learn cannot be used, in one line that says what to install; None where it can."""
+    return {None: MISSING, "head": HEAD, "release": None}[edition()]
 
 
 def _complete() -> None:
-    """Mend the imported solo-learn and register BAM with it."""
+    """Mend the imported solo-learn and register the further methods with it."""
     module = _module()
     module.mend()
-    methods = importlib.import_module("solo_bam.methods")
-    module.METHODS.update(bam=methods.BAM, bam_momentum=methods.BAMMomentum)
+    module.METHODS.update(_further_methods())
 
 
 def _module() -> Any:
     """The module that speaks for the installed edition."""
-    found = edition()
-    if found is None:
-        raise ImportError(MISSING)
-    if found == "head":
-        raise ImportError("solo-bam does not support solo-learn's head edition yet; " + INSTALL)
+    if found := problem():
+        raise ImportError(found)
     importlib.import_module("solo")
     return importlib.import_module("solo_bam.toolkit.release")
 
