@@ -59,6 +59,12 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     """
     devices = hardware.find_devices(recipe.accelerator, recipe.devices)
     world_size = devices.count * recipe.num_nodes
+    if recipe.sync_batchnorm and devices.accelerator == "cpu" and world_size > 1:
+        raise UserError(
+            "sync_batchnorm",
+            "got True, torch synchronises batch norm over GPUs only",
+            "set sync_batchnorm=False or devices=1",
+        )
     source = find_source(recipe)
     cfg = resolve(recipe, source.num_classes, source.val is not None, world_size)
     data = PretrainData(recipe, source)

@@ -110,10 +110,9 @@ class WeightedKNNClassifier(Metric):
 
     @torch.no_grad()
     def compute(self) -> tuple[float, float]:
-        """Accuracy @1 and @5 in percent (NaN without labelled images); empties the metric."""
+        """Accuracy @1 and @5 in percent, over all processes; NaN without labelled images."""
         bank, labels = _cat(self.train_features), _cat(self.train_targets)
         queries, targets = _cat(self.test_features), _cat(self.test_targets)
-        self.reset()
         if not len(bank) or not len(queries):
             return float("nan"), float("nan")
         classes = int(max(labels.max(), targets.max())) + 1
@@ -202,6 +201,7 @@ def _mend_validation() -> None:
             log |= {key: mean([out for _, out in pairs], key) for key in keys}
         if self.knn_eval and not self.trainer.sanity_checking:
             acc1, acc5 = self.knn.compute()
+            self.knn.reset()
             log |= {"val_knn_acc1": torch.tensor(acc1), "val_knn_acc5": torch.tensor(acc5)}
         self.log_dict(log, sync_dist=True)
         outs.clear()

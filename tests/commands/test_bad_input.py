@@ -263,6 +263,14 @@ def test_there_are_enough_cases() -> None:
     assert len(CASES) >= 20
 
 
+def test_batch_norm_over_cpu_processes(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
+    arguments = ["pretrain", "--config-name", "digits/bam", *tiny_overrides(tmp_path / "runs")]
+    assert main([*arguments, "devices=2", "sync_batchnorm=True"]) == 2
+    assert "sync_batchnorm: got True, torch synchronises batch norm over GPUs only; set" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_missing_wandb(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     arguments = ["pretrain", "--config-name", "digits/bam", *tiny_overrides(tmp_path / "runs"), "wandb.enabled=True"]

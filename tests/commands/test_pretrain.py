@@ -178,7 +178,6 @@ def test_from_the_command_line_on_two_processes(tmp_path: Path) -> None:
         "devices=2",
         "optimizer.batch_size=8",
         "strategy=ddp",
-        "sync_batchnorm=True",
     ]
     done = _command("pretrain", "--config-name", "digits/bam_momentum", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -187,6 +187,27 @@ def test_knn_leaves_unlabelled_images_out() -> None:
     assert knn.compute()[0] == 100.0
 
 
+def _knn_over_processes() -> tuple[float, float, int]:
+    import torch.distributed as dist
+
+    if unmended:
+        leave_out(unmended)
+    rank, knn = dist.get_rank(), toolkit.METHODS and _metric(k=1)
+    knn.update(
+        train_features=torch.eye(4)[2 * rank : 2 * rank + 2], train_targets=torch.tensor([2 * rank, 2 * rank + 1])
+    )
+    knn.update(test_features=torch.eye(4)[[3, rank]], test_targets=torch.tensor([3, 2]))
+    acc1, acc5 = knn.compute()
+    knn.reset()
+    return acc1, acc5, len(knn.train_features)
+
+
+@pytest.mark.knn
+def test_knn_shares_bank_and_queries_over_processes() -> None:
+    """Each process holds half of the bank: 3 is on the second; 2 is nobody's nearest."""
+    assert processes.run(2, _knn_over_processes) == [(50.0, 50.0, 0)] * 2
+
+
 def _metric(**kwargs: Any) -> Any:
     import solo.methods.base
 
