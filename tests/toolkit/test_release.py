@@ -205,7 +205,7 @@ def _knn_over_processes() -> tuple[float, float, int]:
 @pytest.mark.knn
 def test_knn_shares_bank_and_queries_over_processes() -> None:
     """Each process holds half of the bank: 3 is on the second; 2 is nobody's nearest."""
-    assert processes.run(2, _knn_over_processes) == [(50.0, 50.0, 0)] * 2
+    assert processes.run(2, _knn_over_processes) == [(50.0, 100.0, 0)] * 2
 
 
 def _metric(**kwargs: Any) -> Any:
