@@ -2,5 +2,6 @@
 
 from solo_bam.callbacks.guards import EpochSeed, NonFiniteLoss
 from solo_bam.callbacks.progress import ProgressBar
+from solo_bam.callbacks.unreadable import UnreadableImages
 
-__all__ = ["EpochSeed", "NonFiniteLoss", "ProgressBar"]
+__all__ = ["EpochSeed", "NonFiniteLoss", "ProgressBar", "UnreadableImages"]

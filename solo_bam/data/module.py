@@ -6,12 +6,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from solo_bam.config.schema import Recipe
 from solo_bam.data.augmentations import Crops, plain_view
+from solo_bam.data.images import Split
 from solo_bam.data.sampling import EpochSampler, Seeded
 from solo_bam.data.sources import Source
+from solo_bam.errors import UserError
 
 
 class PretrainData(pl.LightningDataModule):
@@ -26,9 +28,14 @@ class PretrainData(pl.LightningDataModule):
         super().__init__()
         self.recipe, self.source = recipe, source
         crops = Crops(recipe.data.dataset, recipe.augmentations)
-        self.train_set = Seeded(fraction(source.train(crops), recipe.data.fraction), recipe.seed)
+        self.train_images = fraction(source.train, recipe.data.fraction)(crops)
+        self.train_set = Seeded(self.train_images, recipe.seed)
         view = plain_view(recipe.data.dataset, recipe.augmentations[0])
         self.val_set = None if source.val is None else source.val(view)
+
+    def unreadable_names(self) -> list[str]:
+        """Images that this process and its loader processes skipped so far (``data.on_error: skip``)."""
+        return [name for images in (self.train_images, self.val_set) if images for name in images.unreadable_names()]
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled, the last incomplete batch dropped."""
@@ -61,13 +68,20 @@ class PretrainData(pl.LightningDataModule):
         )
 
 
-def fraction(dataset: Dataset[Any], share: float) -> Dataset[Any]:
-    """A stratified share of a dataset, the same for every seed; the whole of it for a share of 0 or less."""
+def fraction(split: Split, share: float) -> Split:
+    """A share of a split, stratified where it has labels, the same for every seed; all of it for 0 or less.
+
+    Raises:
+        UserError: too few images for the share to hold each class.
+    """
     if share <= 0:
-        return dataset
+        return split
     from sklearn.model_selection import train_test_split
 
-    positions = np.arange(len(dataset))  # type: ignore[arg-type]
-    labels = getattr(dataset, "targets", None)
-    kept, _ = train_test_split(positions, train_size=share, stratify=labels, random_state=42)
-    return Subset(dataset, np.sort(kept).tolist())
+    labels = split.targets if len(np.unique(split.targets)) > 1 else None
+    try:
+        kept, _ = train_test_split(np.arange(len(split)), train_size=share, stratify=labels, random_state=42)
+    except ValueError as error:  # scikit-learn says what is too few
+        problem = f"got {share}, which does not fit {len(split)} images ({str(error).rstrip('.')})"
+        raise UserError("data.fraction", problem, "raise it, or set -1 for all images") from None
+    return split.take(np.sort(kept))
