@@ -137,7 +137,7 @@ def _decode(stream: BinaryIO) -> Image.Image:
         image.load()
     except UnidentifiedImageError:
         stream.seek(0, os.SEEK_END)
-        raise OSError("it is not an image" if stream.tell() else "it is empty") from None
+        raise OSError("its format is not recognised" if stream.tell() else "it is empty") from None
     return image
 
 
