@@ -25,7 +25,7 @@ class UnreadableImages(pl.Callback):
         here = trainer.datamodule.unreadable_names()  # type: ignore[attr-defined]
         for names in distributed.gather_objects(here):
             self.names.update(names)
-        pl_module.log("unreadable_images", float(len(self.names)))
+        pl_module.log("unreadable_images", float(len(self.names)), sync_dist=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import socket
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 import torchvision.datasets
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
 from solo_bam.data import PretrainData, Source, find_source
@@ -84,6 +85,20 @@ def test_folders_are_read_like_torchvisions_image_folder(tmp_path: Path) -> None
         np.testing.assert_array_equal(ours[index][0], theirs[index][0])
 
 
+class _Openers(Dataset[Any]):
+    """The process that opened the file and the one that reads an image."""
+
+    def __init__(self, reader: Any):
+        self.reader = reader
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, position: int) -> tuple[int, int]:
+        self.reader.open(position)
+        return self.reader._process, os.getpid()
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_h5_in_loader_processes(workers: int, tmp_path: Path) -> None:
     """A file that this process has opened is opened again by each loader process."""
@@ -93,6 +108,7 @@ def test_h5_in_loader_processes(workers: int, tmp_path: Path) -> None:
     loader = DataLoader(images, batch_size=4, num_workers=workers)
     loaded = [image for batch, _ in loader for image in batch]
     assert all((a == b).all() for a, b in zip(loaded, expected, strict=True))
+    assert all(opener == reader for opener, reader in DataLoader(_Openers(images.split.reader), num_workers=workers))
     copy = pickle.loads(pickle.dumps(images.split.reader))
     assert pixels(copy.open(3)).tolist() == pixels(picture(3)).tolist()
 
