@@ -123,6 +123,11 @@ class _Selected:
     def __len__(self) -> int:
         return len(self.positions)
 
+    @property
+    def paths(self) -> list[str]:
+        paths = self.reader.paths  # type: ignore[attr-defined]
+        return [paths[position] for position in self.positions]
+
     def name(self, position: int) -> str:
         return self.reader.name(int(self.positions[position]))
 
@@ -201,6 +206,12 @@ class Images(Dataset[tuple[Any, int]]):
     def targets(self) -> np.ndarray:
         """Labels, ``(N,)``."""
         return self.split.targets
+
+    @property
+    def samples(self) -> list[tuple[str, int]]:
+        """Path and label of each image, as torchvision's; where images are not files, there is no such attribute."""
+        paths = self.split.reader.paths  # type: ignore[attr-defined]
+        return list(zip(paths, self.targets.tolist()))
 
     def __len__(self) -> int:
         return len(self.split)

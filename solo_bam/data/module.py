@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from solo_bam.config.schema import Recipe
 from solo_bam.data.augmentations import Crops, plain_view
-from solo_bam.data.images import Split
+from solo_bam.data.images import Images
 from solo_bam.data.sampling import EpochSampler, Seeded
 from solo_bam.data.sources import Source
 from solo_bam.errors import UserError
@@ -28,14 +28,9 @@ class PretrainData(pl.LightningDataModule):
         super().__init__()
         self.recipe, self.source = recipe, source
         crops = Crops(recipe.data.dataset, recipe.augmentations)
-        self.train_images = fraction(source.train, recipe.data.fraction)(crops)
-        self.train_set = Seeded(self.train_images, recipe.seed)
+        self.train_set = Seeded(fraction(source.train(crops), recipe.data.fraction), recipe.seed)
         view = plain_view(recipe.data.dataset, recipe.augmentations[0])
         self.val_set = None if source.val is None else source.val(view)
-
-    def unreadable_names(self) -> list[str]:
-        """Images that this process and its loader processes skipped so far (``data.on_error: skip``)."""
-        return [name for images in (self.train_images, self.val_set) if images for name in images.unreadable_names()]
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled, the last incomplete batch dropped."""
@@ -67,21 +62,26 @@ class PretrainData(pl.LightningDataModule):
             **kwargs,
         )
 
+    def unreadable_names(self) -> list[str]:
+        """Images that this process and its loader processes skipped so far (``data.on_error: skip``)."""
+        opened = [self.train_set.dataset, self.val_set]
+        return [name for images in opened if isinstance(images, Images) for name in images.unreadable_names()]
 
-def fraction(split: Split, share: float) -> Split:
-    """A share of a split, stratified where it has labels, the same for every seed; all of it for 0 or less.
+
+def fraction(images: Images, share: float) -> Images:
+    """A share of the images, stratified where they have labels, the same for every seed; all for 0 or less.
 
     Raises:
         UserError: too few images for the share to hold each class.
     """
     if share <= 0:
-        return split
+        return images
     from sklearn.model_selection import train_test_split
 
-    labels = split.targets if len(np.unique(split.targets)) > 1 else None
+    labels = images.targets if len(np.unique(images.targets)) > 1 else None
     try:
-        kept, _ = train_test_split(np.arange(len(split)), train_size=share, stratify=labels, random_state=42)
+        kept, _ = train_test_split(np.arange(len(images)), train_size=share, stratify=labels, random_state=42)
     except ValueError as error:  # scikit-learn says what is too few
-        problem = f"got {share}, which does not fit {len(split)} images ({str(error).rstrip('.')})"
+        problem = f"got {share}, which does not fit {len(images)} images ({str(error).rstrip('.')})"
         raise UserError("data.fraction", problem, "raise it, or set -1 for all images") from None
-    return split.take(np.sort(kept))
+    return images.split.take(np.sort(kept))(images.transform)

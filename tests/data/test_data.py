@@ -168,7 +168,7 @@ def test_fraction_is_stratified_and_fixed(tmp_path: Path) -> None:
 
 
 def _chosen(data: PretrainData) -> list[str]:
-    images = data.train_images
+    images = data.train_set.dataset
     counts = np.bincount(images.targets)
     assert counts.min() >= 14
     assert counts.max() <= 15

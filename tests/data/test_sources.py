@@ -80,6 +80,7 @@ def test_folders_are_read_like_torchvisions_image_folder(tmp_path: Path) -> None
     Image.new("L", (5, 5), 9).save(root / "b" / "grey.png")
     ours = find(tmp_path, "data.dataset=custom", f"data.train_path={root}").train(pixels)
     theirs = torchvision.datasets.ImageFolder(str(root), pixels)
+    assert ours.samples == theirs.samples
     assert ours.targets.tolist() == theirs.targets
     for index in range(len(theirs)):
         np.testing.assert_array_equal(ours[index][0], theirs[index][0])
@@ -279,7 +280,7 @@ def test_half_of_every_dataset(kind: str, tmp_path: Path, monkeypatch: Any) -> N
 
     def chosen(seed: int) -> tuple[list[str], list[int]]:
         recipe = tiny(tmp_path / "runs", "digits/bam", "data.fraction=0.5", f"seed={seed}", *where)
-        images = PretrainData(recipe, find_source(recipe)).train_images
+        images = PretrainData(recipe, find_source(recipe)).train_set.dataset
         return [images.split.reader.name(i) for i in range(len(images))], images.targets.tolist()
 
     names, targets = chosen(0)
@@ -289,3 +290,7 @@ def test_half_of_every_dataset(kind: str, tmp_path: Path, monkeypatch: Any) -> N
     whole = find(tmp_path, *where).train
     label = {whole.reader.name(i): int(t) for i, t in enumerate(whole.targets)}
     assert [label[name] for name in names] == targets
+    recipe = tiny(tmp_path / "runs", "digits/bam", "data.fraction=0.5", *where)
+    images = PretrainData(recipe, find_source(recipe)).train_set.dataset
+    assert hasattr(images, "samples") == (kind in ("folders", "unlabelled"))
+    assert not hasattr(images, "samples") or images.samples == list(zip(names, targets))

@@ -124,7 +124,7 @@ def test_without_any_readable_image(tmp_path: Path) -> None:
 def test_the_next_image_is_of_the_chosen_share(tmp_path: Path) -> None:
     source(tmp_path, bad=tuple(range(0, 20, 3)))
     recipe = _recipe(tmp_path, "data.on_error=skip", "data.fraction=0.5")
-    images = PretrainData(recipe, find_source(recipe)).train_images
+    images = PretrainData(recipe, find_source(recipe)).train_set.dataset
     chosen = {images.split.reader.name(i) for i in range(len(images))}
     images.transform = number  # type: ignore[assignment]
     values = {number(Image.open(name)) for name in chosen if int(Path(name).stem) % 3}
