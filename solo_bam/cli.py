@@ -12,6 +12,7 @@ from solo_bam.errors import UserError, nearest
 COMMANDS = {
     "pretrain": "train a method from a recipe",
     "demo": "pretrain BAM on handwritten digits for a few minutes and show what it learned",
+    "doctor": "check a recipe's data before a run spends time on them",
 }
 
 HELP = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -69,3 +71,12 @@ def all_logsumexp(x: Tensor) -> Tensor:
     shift = x.clone()
     dist.all_reduce(shift, op=dist.ReduceOp.MAX)
     return shift + all_sum((x - shift).exp()).log()
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """A small picklable value of each process, by rank."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class UserError(ValueError):
     """Something in a recipe, a file or the machine that the user can put right.
@@ -10,11 +12,24 @@ class UserError(ValueError):
         key: the dotted recipe key or the option at fault, e.g. ``optimizer.lr``.
         problem: what is wrong and what is allowed, e.g. ``got -1, allowed: above 0``.
         remedy: what to do, an imperative.
+
+    An error of a loader process is raised again by torch as ``UserError(traceback)``, and unpickled as
+    ``UserError(message)``: a single argument is taken for a text whose last line is the message.
     """
 
-    def __init__(self, key: str, problem: str, remedy: str):
+    def __init__(self, key: str, problem: str | None = None, remedy: str = ""):
+        if problem is None:
+            key, problem, remedy = _parse(key)
         self.key, self.problem, self.remedy = key, problem, remedy
         super().__init__(f"{key}: {problem}; {remedy}".replace("\n", " "))
+
+
+def _parse(text: str) -> tuple[str, str, str]:
+    """Key, problem and remedy of the message that a text ends with."""
+    message = re.sub(r"^[\w.]*UserError: ", "", text.rstrip("\n").split("\n")[-1])
+    key, _, rest = message.partition(": ")
+    problem, _, remedy = rest.rpartition("; ")
+    return key, problem, remedy
 
 
 def nearest(name: str, allowed: object) -> str:

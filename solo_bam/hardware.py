@@ -41,8 +41,7 @@ def find_devices(accelerator: str, devices: int | str | list[int]) -> Devices:
     kind = {"gpu": "cuda" if gpus or not mps else "mps"}.get(accelerator, accelerator)
     if kind == "auto":
         kind = "cuda" if gpus else "mps" if mps else "cpu"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    there = {"cuda": gpus, "mps": mps, "cpu": cores}[kind]
+    there = {"cuda": gpus, "mps": mps, "cpu": cores()}[kind]
     if not there:
         raise UserError("accelerator", f"got {accelerator!r}, this machine has none", "use accelerator=auto or cpu")
     chosen = _parse(devices, 1 if kind == "cpu" else there, there)
@@ -53,6 +52,11 @@ def find_devices(accelerator: str, devices: int | str | list[int]) -> Devices:
     if kind == "cpu":
         return Devices("cpu", len(indexes), len(indexes))
     return Devices(kind, chosen, len(indexes))
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _parse(devices: int | str | list[int], auto: int, all_of_them: int) -> int | list[int]:

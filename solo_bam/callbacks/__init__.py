@@ -3,5 +3,6 @@
 from solo_bam.callbacks.guards import EpochSeed, NonFiniteLoss
 from solo_bam.callbacks.progress import ProgressBar
 from solo_bam.callbacks.schedules import CosineWeightDecay
+from solo_bam.callbacks.unreadable import UnreadableImages
 
-__all__ = ["CosineWeightDecay", "EpochSeed", "NonFiniteLoss", "ProgressBar"]
+__all__ = ["CosineWeightDecay", "EpochSeed", "NonFiniteLoss", "ProgressBar", "UnreadableImages"]

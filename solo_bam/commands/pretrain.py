@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from solo_bam import hardware, toolkit
-from solo_bam.callbacks import CosineWeightDecay, EpochSeed, NonFiniteLoss, ProgressBar
+from solo_bam.callbacks import CosineWeightDecay, EpochSeed, NonFiniteLoss, ProgressBar, UnreadableImages
 from solo_bam.commands.options import parse, recipe_parser
 from solo_bam.config import Recipe, load_recipe
 from solo_bam.config.resolve import resolve, uses_cifar_stem
@@ -239,6 +239,8 @@ def _callbacks(recipe: Recipe, folder: RunFolder) -> list[pl.Callback]:
         callbacks.append(CosineWeightDecay(recipe.optimizer.weight_decay, recipe.optimizer.weight_decay_end))
     if recipe.trainer_arguments.get("enable_progress_bar", True):
         callbacks.append(ProgressBar())
+    if recipe.data.on_error == "skip":
+        callbacks.append(UnreadableImages())
     if recipe.checkpoint.enabled:
         callbacks.append(
             ModelCheckpoint(

@@ -6,12 +6,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from solo_bam.config.schema import Recipe
 from solo_bam.data.augmentations import Crops, plain_view
+from solo_bam.data.images import Images
 from solo_bam.data.sampling import EpochSampler, Seeded
 from solo_bam.data.sources import Source
+from solo_bam.errors import UserError
 
 
 class PretrainData(pl.LightningDataModule):
@@ -60,14 +62,26 @@ class PretrainData(pl.LightningDataModule):
             **kwargs,
         )
 
+    def unreadable_names(self) -> list[str]:
+        """Images that this process and its loader processes skipped so far (``data.on_error: skip``)."""
+        opened = [self.train_set.dataset, self.val_set]
+        return [name for images in opened if isinstance(images, Images) for name in images.unreadable_names()]
 
-def fraction(dataset: Dataset[Any], share: float) -> Dataset[Any]:
-    """A stratified share of a dataset, the same for every seed; the whole of it for a share of 0 or less."""
+
+def fraction(images: Images, share: float) -> Images:
+    """A share of the images, stratified where they have labels, the same for every seed; all for 0 or less.
+
+    Raises:
+        UserError: too few images for the share to hold each class.
+    """
     if share <= 0:
-        return dataset
+        return images
     from sklearn.model_selection import train_test_split
 
-    positions = np.arange(len(dataset))  # type: ignore[arg-type]
-    labels = getattr(dataset, "targets", None)
-    kept, _ = train_test_split(positions, train_size=share, stratify=labels, random_state=42)
-    return Subset(dataset, np.sort(kept).tolist())
+    labels = images.targets if len(np.unique(images.targets)) > 1 else None
+    try:
+        kept, _ = train_test_split(np.arange(len(images)), train_size=share, stratify=labels, random_state=42)
+    except ValueError as error:  # scikit-learn says what is too few
+        problem = f"got {share}, which does not fit {len(images)} images ({str(error).rstrip('.')})"
+        raise UserError("data.fraction", problem, "raise it, or set -1 for all images") from None
+    return images.split.take(np.sort(kept))(images.transform)

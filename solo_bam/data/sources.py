@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torchvision.datasets
-from PIL import Image
-from torch.utils.data import Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS, ImageFolder, default_loader
+from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from solo_bam.config.schema import Recipe
 from solo_bam.data.digits import digits_folder
+from solo_bam.data.downloads import provide
+from solo_bam.data.imagenet100 import IMAGENET100
+from solo_bam.data.images import ArrayImages, H5Images, ImageFiles, Split
 from solo_bam.errors import UserError
-
-ImageDataset = Dataset[tuple[Any, int]]
-Transform = Callable[[Image.Image], Any]
 
 _CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "stl10": 10, "imagenet100": 100, "imagenet": 1000}
 _TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "stl10": "STL10"}
+TRAIN, VAL = "data.train_path", "data.val_path"
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,13 @@ class Source:
     """A dataset that is there.
 
     Attributes:
-        train: opens the training images with a transform of the image.
-        val: opens the validation images likewise; None where there are none or they have no labels.
+        train: the training images; ``train(transform)`` opens them.
+        val: the validation images; None where there are none or they have no labels.
         num_classes: classes of the labels, 1 without labels.
     """
 
-    train: Callable[[Transform], ImageDataset]
-    val: Callable[[Transform], ImageDataset] | None
+    train: Split
+    val: Split | None
     num_classes: int
 
 
@@ -43,44 +45,65 @@ def find_source(recipe: Recipe) -> Source:
     """The recipe's dataset.
 
     Raises:
-        UserError: a folder is missing, empty or has an empty class, or the classes differ between the splits.
+        UserError: a folder or file is missing, empty or has an empty class, the classes differ between the
+            splits or from the dataset's, or a download failed.
     """
     data = recipe.data
-    if data.dataset in _TORCHVISION:
-        return _torchvision_source(recipe)
+    if data.dataset in _TORCHVISION or data.dataset == "digits":
+        _check_format(recipe)
+    train, val = _torchvision_splits(recipe) if data.dataset in _TORCHVISION else _own_splits(recipe)
+    train = replace(train, on_error=data.on_error)
+    if data.no_labels:
+        return Source(replace(train, targets=np.full(len(train), -1), classes=()), None, 1)
+    return Source(train, None if val is None else replace(val, on_error=data.on_error), len(train.classes))
+
+
+def _check_format(recipe: Recipe) -> None:
+    if recipe.data.format == "h5":
+        raise UserError(
+            "data.format",
+            f"got 'h5', {recipe.data.dataset} comes in files of its own",
+            "set data.format=image_folder, or data.dataset=custom for an HDF5 file",
+        )
+
+
+# --------------------------------------------------------------------------------- folders and HDF5 files
+
+
+def _own_splits(recipe: Recipe) -> tuple[Split, Split | None]:
+    """The splits that ``train_path`` and ``val_path`` name."""
+    data = recipe.data
     train_path, val_path = data.train_path, data.val_path
     if data.dataset == "digits":
         folder = digits_folder()
         train_path, val_path = train_path or folder / "train", val_path or folder / "val"
     if train_path is None:
-        raise UserError(
-            "data.train_path", f"is missing, {data.dataset} needs it", "give the folder of the training images"
-        )
+        what = "HDF5 file" if data.format == "h5" else "folder"
+        raise UserError(TRAIN, f"is missing, {data.dataset} needs it", f"give the {what} of the training images")
     if data.no_labels:
-        files = _files(train_path, "data.train_path")
-        return Source(lambda transform: _Unlabelled(files, transform), None, 1)
-    classes = _classes(train_path, "data.train_path")
-    if val_path is not None and (other := _classes(val_path, "data.val_path")) != classes:
-        differing = ", ".join(sorted(set(other) ^ set(classes))[:5])
-        raise UserError(
-            "data.val_path", f"{val_path} has other classes than {train_path} ({differing})", "give folders that match"
-        )
-    expected = _CLASSES.get(data.dataset)
-    if expected is not None and len(classes) != expected:
-        raise UserError(
-            "data.train_path",
-            f"{train_path} has {len(classes)} class folders, {data.dataset} has {expected}",
-            "give the folder of that dataset or set data.dataset=custom",
-        )
-    return Source(
-        train=lambda transform: ImageFolder(str(train_path), transform),
-        val=None if val_path is None else lambda transform: ImageFolder(str(val_path), transform),
-        num_classes=len(classes),
-    )
+        return _open(recipe, train_path, TRAIN), None
+    train = _of_the_dataset(_open(recipe, train_path, TRAIN), data.dataset)
+    if val_path is None:
+        return train, None
+    val = _of_the_dataset(_open(recipe, val_path, VAL), data.dataset)
+    if list(val.classes) != list(train.classes):
+        differing = ", ".join(sorted(set(val.classes) ^ set(train.classes))[:5])
+        problem = f"{val_path} has other classes than {train_path} ({differing})"
+        raise UserError(VAL, problem, "give folders that match")
+    return train, val
 
 
-def _classes(folder: Path, key: str) -> list[str]:
-    """Names of the class folders, each of which holds an image."""
+def _open(recipe: Recipe, path: Path, key: str) -> Split:
+    """One split, all its classes."""
+    if recipe.data.format == "h5":
+        return _h5_split(path.expanduser(), key)
+    if recipe.data.no_labels:
+        return _unlabelled_split(path.expanduser(), key)
+    return _folder_split(path.expanduser(), key)
+
+
+def _folder_split(folder: Path, key: str) -> Split:
+    """A folder of class folders; labels in the order of the classes' names."""
     if not folder.is_dir():
         raise UserError(key, f"there is no folder {folder}", "give a folder of class folders of images")
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
@@ -88,79 +111,118 @@ def _classes(folder: Path, key: str) -> list[str]:
         raise UserError(
             key, f"{folder} has no class folders", "give a folder of class folders, or set data.no_labels=True"
         )
-    for name in classes:
-        if not any(_is_image(path) for path in (folder / name).rglob("*")):
-            raise UserError(
-                key,
-                f"the class folder {folder / name} holds no image ({', '.join(IMG_EXTENSIONS)})",
-                "remove or fill it",
-            )
-    return classes
+    numbers = {name: i for i, name in enumerate(classes)}
+    samples = make_dataset(str(folder), numbers, extensions=IMG_EXTENSIONS, allow_empty=True)
+    targets = np.array([label for _, label in samples], dtype=np.int64)
+    if (empty := _first_empty(targets, classes)) is not None:
+        problem = f"the class folder {folder / empty} holds no image ({', '.join(IMG_EXTENSIONS)})"
+        raise UserError(key, problem, "remove or fill it")
+    return Split(ImageFiles([path for path, _ in samples]), targets, classes, folder, key)
 
 
-def _files(folder: Path, key: str) -> list[Path]:
+def _unlabelled_split(folder: Path, key: str) -> Split:
+    """All images in and below a folder."""
     if not folder.is_dir():
         raise UserError(key, f"there is no folder {folder}", "give a folder of images")
-    files = sorted(path for path in folder.rglob("*") if _is_image(path))
+    below = (os.path.join(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names)
+    files = sorted(path for path in below if path.lower().endswith(IMG_EXTENSIONS))
     if not files:
         raise UserError(key, f"{folder} holds no image ({', '.join(IMG_EXTENSIONS)})", "give a folder of images")
-    return files
+    return Split(ImageFiles(files), np.full(len(files), -1), (), folder, key)
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMG_EXTENSIONS
+def _h5_split(path: Path, key: str) -> Split:
+    """An HDF5 file of groups, one per class, of encoded images; labels in the order of the classes' names."""
+    if not path.is_file():
+        raise UserError(key, f"there is no file {path}", "give an HDF5 file of class groups of encoded images")
+    groups = _h5_groups(path, key)
+    classes = sorted(groups)
+    if not classes:
+        raise UserError(key, f"{path} has no groups", "give an HDF5 file of class groups of encoded images")
+    targets = np.repeat(np.arange(len(classes)), [len(groups[name]) for name in classes])
+    if (empty := _first_empty(targets, classes)) is not None:
+        raise UserError(key, f"the group {empty} of {path} holds no image", "remove or fill it")
+    keys = [f"{name}/{image}" for name in classes for image in groups[name]]
+    return Split(H5Images(path, keys), targets, classes, path, key)
 
 
-class _Unlabelled(Dataset[tuple[Any, int]]):
-    """Image files with the label -1."""
+def _h5_groups(path: Path, key: str) -> dict[str, list[str]]:
+    """Names of the images of each group."""
+    try:
+        import h5py
+    except ImportError:
+        raise UserError("data.format", "got 'h5', h5py is not installed", "pip install 'solo-bam[h5]'") from None
+    try:
+        with h5py.File(path, "r") as file:
+            return {name: sorted(group) for name, group in file.items() if isinstance(group, h5py.Group)}
+    except OSError as error:
+        problem = f"{path} cannot be opened as HDF5 ({' '.join(str(error).split())})"
+        raise UserError(key, problem, "give an HDF5 file, or set data.format") from None
 
-    def __init__(self, files: list[Path], transform: Transform):
-        self.files, self.transform = files, transform
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        return self.transform(default_loader(str(self.files[index]))), -1
+def _first_empty(targets: np.ndarray, classes: Sequence[str]) -> str | None:
+    counts = np.bincount(targets, minlength=len(classes))
+    return None if counts.all() else classes[int(counts.argmin())]
 
 
-def _torchvision_source(recipe: Recipe) -> Source:
+def _of_the_dataset(split: Split, dataset: str) -> Split:
+    """The classes that belong to the dataset: of the whole of ImageNet, ImageNet-100's; their number is checked."""
+    if dataset == "imagenet100" and len(split.classes) > 100 and set(split.classes) >= IMAGENET100:
+        split = _of_classes(split, IMAGENET100)
+    expected = _CLASSES.get(dataset)
+    if expected is not None and len(split.classes) != expected:
+        what = "groups" if split.place.is_file() else "class folders"
+        raise UserError(
+            split.key,
+            f"{split.place} has {len(split.classes)} {what}, {dataset} has {expected}",
+            "give that dataset or set data.dataset=custom",
+        )
+    return split
+
+
+def _of_classes(split: Split, names: Iterable[str]) -> Split:
+    """The images of some classes, labelled anew from 0 in the order of the names."""
+    chosen = sorted(names)
+    new_label = np.full(len(split.classes), -1)
+    new_label[[split.classes.index(name) for name in chosen]] = np.arange(len(chosen))
+    kept = split.take(np.flatnonzero(new_label[split.targets] >= 0))
+    return replace(kept, targets=new_label[kept.targets], classes=chosen)
+
+
+# ------------------------------------------------------------------------------------ CIFAR and STL-10
+
+
+def _torchvision_splits(recipe: Recipe) -> tuple[Split, Split | None]:
     """CIFAR and STL-10 from torchvision's files, downloaded where there is a network."""
     data = recipe.data
-    name = _TORCHVISION[data.dataset]
-    cls = getattr(torchvision.datasets, name)
-    train_path, val_path = data.train_path or Path("datasets"), data.val_path or data.train_path or Path("datasets")
+    cls = getattr(torchvision.datasets, _TORCHVISION[data.dataset])
     stl = data.dataset == "stl10"
-    splits: tuple[dict[str, Any], dict[str, Any]] = (
-        ({"split": "train+unlabeled"}, {"split": "test"}) if stl else ({"train": True}, {"train": False})
-    )
-    for path, split in zip((train_path, val_path), splits):
-        _provide(cls, path, split)
-
-    def opener(path: Path, split: dict[str, Any]) -> Callable[[Transform], ImageDataset]:
-        def open_with(transform: Transform) -> ImageDataset:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # numpy: torchvision's pickles name an old dtype flag
-                return cls(str(path), transform=transform, **split)
-
-        return open_with
-
-    val = None if data.no_labels else opener(val_path, splits[1])
-    return Source(opener(train_path, splits[0]), val, _CLASSES[data.dataset])
+    train_path = data.train_path or Path("datasets")
+    train = _torchvision_split(cls, train_path, TRAIN, {"split": "train+unlabeled"} if stl else {"train": True})
+    if data.no_labels:
+        return train, None
+    val = _torchvision_split(cls, data.val_path or train_path, VAL, {"split": "test"} if stl else {"train": False})
+    return train, val
 
 
-def _provide(cls: Any, path: Path, split: dict[str, Any]) -> None:
-    try:
-        cls(str(path), download=False, **split)
-        return
-    except RuntimeError:
-        pass
-    try:
-        cls(str(path), download=True, **split)
-    except (OSError, RuntimeError) as error:
-        archive = getattr(cls, "filename", "the archive")
-        raise UserError(
-            "data.train_path",
-            f"{cls.__name__} is not in {path.resolve()} and could not be downloaded ({' '.join(str(error).split())})",
-            f"put {archive} from {cls.url} into that folder",
-        ) from None
+def _torchvision_split(cls: Any, folder: Path, key: str, which: dict[str, Any]) -> Split:
+    """One split in memory; torchvision checks the files' MD5 sums whenever it opens them."""
+    folder = folder.expanduser()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy: torchvision's pickles name an old dtype flag
+        try:
+            dataset = cls(str(folder), **which)
+        except RuntimeError:  # missing or altered
+            provide(cls, folder, key)
+            dataset = cls(str(folder), **which)
+    stl = hasattr(dataset, "labels")
+    pixels = np.moveaxis(dataset.data, 1, 3) if stl else dataset.data
+    targets = np.asarray(dataset.labels if stl else dataset.targets, dtype=np.int64)
+    origin = f"{cls.__name__} {'training' if key == TRAIN else 'test'} image"
+    return Split(ArrayImages(pixels, origin), targets, dataset.classes, folder, key)
+
+
+def count_classes(split: Split) -> dict[str, int]:
+    """Images per class, in the order of the labels; images without a label do not count."""
+    counts = Counter(split.targets.tolist())
+    return {name: counts[label] for label, name in enumerate(split.classes)}

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 import torch
 from PIL import Image
@@ -36,6 +37,11 @@ def _world(folder: Path) -> None:
     recipes.mkdir()
     (recipes / "broken.yaml").write_text("method: [bam\n")
     (recipes / "bare.yaml").write_text("method: bam\n")
+    (folder / "text.h5").write_text("no HDF5")
+    with h5py.File(folder / "hollow.h5", "w") as file:
+        file.create_group("a").create_dataset("0.png", data=b"x")
+        file.create_group("b")
+    h5py.File(folder / "nothing.h5", "w").close()
     torch.save({"solo_bam": {"method": "byol"}}, folder / "byol.ckpt")
     torch.save({"state_dict": {}}, folder / "foreign.ckpt")
     (folder / "garbage.ckpt").write_bytes(b"not a checkpoint")
@@ -43,6 +49,7 @@ def _world(folder: Path) -> None:
 
 
 CUSTOM = f"{DIGITS} data.dataset=custom"
+H5 = f"{CUSTOM} data.format=h5"
 CASES: dict[str, tuple[str, str]] = {
     # command line and recipe files
     "unknown command": ("pretrian", r"pretrian: unknown command \(did you mean pretrain\?\), allowed: pretrain"),
@@ -188,6 +195,51 @@ CASES: dict[str, tuple[str, str]] = {
         f"pretrain {DIGITS} data.dataset=imagenet100 data.train_path=good",
         r"data.train_path: good has 2 class folders, imagenet100 has 100",
     ),
+    "missing validation folder": (
+        f"pretrain {CUSTOM} data.train_path=good data.val_path=gone",
+        r"data.val_path: there is no folder gone; give a folder",
+    ),
+    "no HDF5 file named": (f"pretrain {H5}", r"data.train_path: is missing, custom needs it; give the HDF5 file"),
+    "missing HDF5 file": (f"pretrain {H5} data.train_path=gone.h5", r"data.train_path: there is no file gone.h5; give"),
+    "a folder for an HDF5 file": (
+        f"pretrain {H5} data.train_path=good",
+        r"data.train_path: there is no file good; give",
+    ),
+    "another kind of file": (
+        f"pretrain {H5} data.train_path=text.h5",
+        r"data.train_path: text.h5 cannot be opened as HDF5 \(.*\); give an HDF5 file, or set data.format",
+    ),
+    "empty HDF5 file": (f"pretrain {H5} data.train_path=nothing.h5", r"data.train_path: nothing.h5 has no groups"),
+    "empty HDF5 group": (
+        f"pretrain {H5} data.train_path=hollow.h5",
+        r"data.train_path: the group b of hollow.h5 holds no image; remove or fill it",
+    ),
+    "HDF5 for CIFAR": (
+        f"pretrain {DIGITS} data.dataset=cifar10 data.format=h5",
+        r"data.format: got 'h5', cifar10 comes in files of its own; set data.format=image_folder",
+    ),
+    "unknown format": (
+        f"pretrain {DIGITS} data.format=lmdb",
+        r"data.format: got 'lmdb', must be image_folder",
+    ),
+    "unknown policy": (f"pretrain {DIGITS} data.on_error=ignore", r"data.on_error: got 'ignore', must be stop or skip"),
+    "fraction below an image per class": (
+        f"pretrain {DIGITS} data.fraction=0.001",
+        r"data.fraction: got 0.001, which does not fit 1437 images \(.* 10\); raise it, or set -1",
+    ),
+    "fraction of a tiny folder": (
+        f"pretrain {CUSTOM} data.train_path=good data.fraction=0.1",
+        r"data.fraction: got 0.1, which does not fit 6 images",
+    ),
+    "doctor without a question": (
+        "doctor",
+        r"solo-bam doctor: one of the arguments --data --loaders is required; see solo-bam doctor --help",
+    ),
+    "doctor for an unknown recipe": ("doctor --data digits/bom", r"there is no recipe 'digits/bom'"),
+    "doctor for a missing folder": (
+        "doctor --data digits/bam data.dataset=custom data.train_path=gone",
+        r"data.train_path: there is no folder gone",
+    ),
     "batch above the images": (
         f"pretrain {CUSTOM} data.train_path=good data.fraction=-1",
         r"optimizer.batch_size: got 16 on 1 process\(es\), the training set has only 6 images; lower it",
@@ -276,6 +328,15 @@ def test_missing_wandb(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     arguments = ["pretrain", "--config-name", "digits/bam", *tiny_overrides(tmp_path / "runs"), "wandb.enabled=True"]
     assert main(arguments) == 2
     assert "wandb.enabled: got True, wandb is not installed; pip install 'solo-bam[wandb]'" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_missing_h5py(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    (tmp_path / "train.h5").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    where = ["data.dataset=custom", "data.format=h5", f"data.train_path={tmp_path / 'train.h5'}"]
+    assert main(["pretrain", "--config-name", "digits/bam", *tiny_overrides(tmp_path / "runs"), *where]) == 2
+    assert "data.format: got 'h5', h5py is not installed; pip install 'solo-bam[h5]'" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

@@ -161,18 +161,18 @@ def test_seeding_leaves_the_streams_outside_alone() -> None:
 def test_fraction_is_stratified_and_fixed(tmp_path: Path) -> None:
     def labels(seed: int) -> list[int]:
         checked = tiny(tmp_path, "digits/bam", "data.fraction=0.1", f"seed={seed}")
-        return [int(Path(s[0]).stem) for s in _chosen(PretrainData(checked, find_source(checked)))]
+        return [int(Path(name).stem) for name in _chosen(PretrainData(checked, find_source(checked)))]
 
     assert labels(0) == labels(1)
     assert len(labels(0)) == 143
 
 
-def _chosen(data: PretrainData) -> list[Any]:
-    subset: Any = data.train_set.dataset
-    counts = np.bincount([subset.dataset.targets[i] for i in subset.indices])
+def _chosen(data: PretrainData) -> list[str]:
+    images = data.train_set.dataset
+    counts = np.bincount(images.targets)
     assert counts.min() >= 14
     assert counts.max() <= 15
-    return [subset.dataset.samples[i] for i in subset.indices]
+    return [images.split.reader.name(i) for i in range(len(images))]
 
 
 def test_images_without_labels(tmp_path: Path) -> None:
