@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from solo_bam import hardware, toolkit
+from solo_bam.backbones import backbone_factory, check_crop_sizes, is_resnet
 from solo_bam.callbacks import EpochSeed, NonFiniteLoss, ProgressBar
 from solo_bam.commands.options import parse, recipe_parser
 from solo_bam.config import Recipe, load_recipe
@@ -69,11 +70,12 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
 
     pl.seed_everything(recipe.seed, workers=True, **_quietly(pl.seed_everything))
     try:
-        model = toolkit.build_method(cfg)
+        model = toolkit.build_method(cfg, backbone_factory(cfg.backbone))
     except AssertionError as error:  # solo-learn's way of refusing a method's own settings
         raise UserError(
             "method_kwargs", f"{recipe.method} refuses them ({error or 'no reason given'})", "correct them"
         ) from None
+    check_crop_sizes(model.backbone, recipe.backbone.name, recipe.crop_sizes, model.features_dim)
     if not recipe.performance.disable_channel_last:
         model = model.to(memory_format=torch.channels_last)
     _announce(recipe, source.val is not None)
@@ -276,7 +278,7 @@ def _announce(recipe: Recipe, has_val: bool) -> None:
         f"{recipe.method} on {recipe.data.dataset}: {recipe.num_large_crops} large and {recipe.num_small_crops} small "
         f"crops, seed {recipe.seed}"
     )
-    if recipe.backbone.name.startswith("resnet"):
+    if is_resnet(recipe.backbone.name):
         stem = "the stem for small images (3x3, no max-pooling)" if uses_cifar_stem(recipe) else "ImageNet's stem"
         rank_zero_info(f"{recipe.backbone.name} with {stem}; backbone.cifar_stem changes it")
     if not has_val:

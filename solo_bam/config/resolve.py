@@ -36,7 +36,7 @@ def resolve(recipe: Recipe, num_classes: int, has_val: bool, world_size: int) ->
         "num_large_crops": recipe.num_large_crops,
         "num_small_crops": recipe.num_small_crops,
     }
-    cfg["backbone"]["cifar_stem"] = uses_cifar_stem(recipe)
+    cfg["backbone"] |= {"cifar_stem": uses_cifar_stem(recipe), "crop_sizes": recipe.crop_sizes}
     scale = recipe.optimizer.batch_size * world_size / 256
     cfg["optimizer"]["lr"] *= scale
     if has_val:
@@ -47,7 +47,9 @@ def resolve(recipe: Recipe, num_classes: int, has_val: bool, world_size: int) ->
 
 def uses_cifar_stem(recipe: Recipe) -> bool:
     """Whether a ResNet gets the stem for small images: as the recipe says, else where large crops are small."""
-    if not recipe.backbone.name.startswith("resnet"):
+    from solo_bam.backbones import is_resnet
+
+    if not is_resnet(recipe.backbone.name):
         return False
     if recipe.backbone.cifar_stem is not None:
         return recipe.backbone.cifar_stem
@@ -62,6 +64,7 @@ def check(recipe: Recipe, world_size: int) -> None:
     """
     _check_crops(recipe)
     _check_epochs(recipe)
+    _check_stem(recipe)
     if recipe.method.startswith("bam"):
         _check_bam(recipe, recipe.optimizer.batch_size * world_size)
     if recipe.momentum.base_tau > recipe.momentum.final_tau:
@@ -97,6 +100,13 @@ def _check_crops(recipe: Recipe) -> None:
             f"got {large} large crops, {recipe.method} takes 2",
             "set num_crops so that they add up to 2",
         )
+
+
+def _check_stem(recipe: Recipe) -> None:
+    from solo_bam.backbones import is_resnet
+
+    if recipe.backbone.cifar_stem and not is_resnet(recipe.backbone.name):
+        raise UserError("backbone.cifar_stem", f"got True, {recipe.backbone.name} is no ResNet", "remove it")
 
 
 def _check_epochs(recipe: Recipe) -> None:

@@ -111,7 +111,10 @@ class Augmentation(Section):
 
 
 class Backbone(Section):
-    """``cifar_stem``: 3x3 first convolution and no max-pooling in a ResNet; null: where crops are <= 64 px."""
+    """``kwargs`` are the network's own (``img_size``: the large crops' unless given, ``patch_size``, …).
+
+    ``cifar_stem``: 3x3 first convolution and no max-pooling in a ResNet; null: where large crops are <= 64 px.
+    """
 
     name: str
     kwargs: dict[str, Any] = {}
@@ -262,6 +265,11 @@ class Recipe(Section):
     def num_small_crops(self) -> int:
         """Crops of any other size."""
         return sum(a.num_crops for a in self.augmentations) - self.num_large_crops
+
+    @property
+    def crop_sizes(self) -> list[int]:
+        """Sides of the crops in pixels, each once, the large crops' first."""
+        return list(dict.fromkeys(a.crop_size for a in self.augmentations))
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

@@ -4,9 +4,9 @@ Everything else speaks the vocabulary of solo-learn's head edition and takes it 
 
     BaseMethod, BaseMomentumMethod   base classes with the head edition's contract
     METHODS                          solo-learn's registry, with bam and bam_momentum
-    build_method(cfg)                any registered method from a head-edition cfg
+    build_method(cfg, create)        any registered method from a head-edition cfg, with the backbones of create()
     method_options(name)             the method_kwargs of one of solo-learn's own methods and their defaults
-    backbone_names()                 the backbones that the installed edition builds
+    solo_backbones()                 what builds the backbones of the installed edition, by name
     GaussianBlur                     its augmentation for PIL images
 """
 
@@ -24,7 +24,7 @@ from solo_bam.toolkit.hook import run_after_import
 INSTALL = "pip install --no-deps solo-learn==1.0.2"
 MISSING = f"solo-bam needs solo-learn, which is not installed; install it with: {INSTALL}"
 
-_FACE = {"BaseMethod", "BaseMomentumMethod", "METHODS", "build_method", "method_options", "backbone_names"} | {
+_FACE = {"BaseMethod", "BaseMomentumMethod", "METHODS", "build_method", "method_options", "solo_backbones"} | {
     "GaussianBlur"
 }
 

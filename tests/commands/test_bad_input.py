@@ -89,6 +89,22 @@ CASES: dict[str, tuple[str, str]] = {
         f"pretrain {DIGITS} backbone.name=resnet81",
         r"backbone.name: got 'resnet81' \(did you mean resnet18\?\)",
     ),
+    "unknown key of a backbone": (
+        f"pretrain {DIGITS} backbone.kwargs.drop_path_rate=0.1",
+        r"backbone.kwargs.drop_path_rate: unknown key for resnet18 \(value 0.1\), allowed: block, ",
+    ),
+    "pretrained weights": (
+        f"pretrain {DIGITS} backbone.name=resnet34 backbone.kwargs.pretrained=True",
+        r"backbone.kwargs.pretrained: got True, backbones start from random weights and nothing is downloaded; remove it",
+    ),
+    "CIFAR's stem for a ViT": (
+        f"pretrain {DIGITS} backbone.name=vit_tiny backbone.cifar_stem=True",
+        r"backbone.cifar_stem: got True, vit_tiny is no ResNet; remove it",
+    ),
+    "crops that a backbone does not take": (
+        f"pretrain {DIGITS} backbone.name=vit_tiny backbone.kwargs.patch_size=8 augmentations=[{{crop_size:16,num_crops:2}},{{crop_size:12,num_crops:1}}]",
+        r"backbone.name: vit_tiny takes no crops of 12 px \(.*divisible by patch size.*\); change",
+    ),
     "unknown dataset": (
         f"pretrain {DIGITS} data.dataset=mnist",
         r"data.dataset: got 'mnist', must be digits, cifar10, ",
