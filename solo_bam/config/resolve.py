@@ -65,6 +65,7 @@ def check(recipe: Recipe, world_size: int) -> None:
     _check_crops(recipe)
     _check_epochs(recipe)
     _check_stem(recipe)
+    _check_contrastive_crop(recipe)
     if recipe.method.startswith("bam"):
         _check_bam(recipe, recipe.optimizer.batch_size * world_size)
     if recipe.momentum.base_tau > recipe.momentum.final_tau:
@@ -107,6 +108,16 @@ def _check_stem(recipe: Recipe) -> None:
 
     if recipe.backbone.cifar_stem and not is_resnet(recipe.backbone.name):
         raise UserError("backbone.cifar_stem", f"got True, {recipe.backbone.name} is no ResNet", "remove it")
+
+
+def _check_contrastive_crop(recipe: Recipe) -> None:
+    key = "data.contrastive_crop.enabled"
+    if not recipe.data.contrastive_crop.enabled:
+        return
+    if str(recipe.data.format) == "dali":
+        raise UserError(key, "got True, data.format=dali crops without boxes", "use data.format=image_folder")
+    if not any(a.rrc.enabled for a in recipe.augmentations):
+        raise UserError(key, "got True, no pipeline crops", "set augmentations.*.rrc.enabled=True")
 
 
 def _check_epochs(recipe: Recipe) -> None:

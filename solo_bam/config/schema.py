@@ -132,6 +132,19 @@ class Momentum(Section):
 DATASETS = ("digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet", "custom")
 
 
+class ContrastiveCropOptions(Section):
+    """Crops inside the box around the object (Peng et al., CVPR 2022); names and defaults of the published code.
+
+    ``interval``: epochs between two updates of the boxes, from the warm-up's end on. ``box_threshold``: of the
+    heat map scaled to 0 ... 1. ``alpha``: of the Beta law of the centres, 1 is uniform.
+    """
+
+    enabled: bool = False
+    alpha: Positive = 0.6
+    box_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    interval: Count = 20
+
+
 class Data(Section):
     """Where images come from; ``fraction`` of the training images, -1 for all."""
 
@@ -142,6 +155,7 @@ class Data(Section):
     num_workers: Index = 4
     no_labels: bool = False
     fraction: Annotated[float, Field(lt=1)] = -1
+    contrastive_crop: ContrastiveCropOptions = ContrastiveCropOptions()
 
 
 class Optimizer(Section):
