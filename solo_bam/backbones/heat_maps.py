@@ -115,12 +115,15 @@ def check_heat_map(backbone: nn.Module, name: str, size: int) -> None:
     Raises:
         UserError: for ``data.contrastive_crop``.
     """
+    key = "data.contrastive_crop.enabled"
     training = backbone.training
     backbone.eval()
     try:
-        heat_map(backbone, torch.zeros(1, 3, size, size))
+        shape = heat_map(backbone, torch.zeros(1, 3, size, size)).shape
     except ValueError as error:
-        key = "data.contrastive_crop.enabled"
         raise UserError(key, f"got True, {name} {error} to draw boxes from", "use another backbone") from None
     finally:
         backbone.train(training)
+    if shape[1:] == (1, 1):
+        problem = f"got True, {name}'s heat map of an image of {size} px is a single point"
+        raise UserError(key, problem, "set backbone.cifar_stem=True, smaller patches or larger crops")
