@@ -78,9 +78,14 @@ def test_swins_map_is_taken_before_its_norm() -> None:
     assert heat.flatten(1).std(1).min() > 1e-2
 
 
+def test_a_single_point_is_refused() -> None:
+    with pytest.raises(UserError, match=r"resnet18's heat map of an image of 32 px is a single point; set backbone"):
+        check_heat_map(create_backbone("resnet18"), "resnet18", 32)
+
+
 @pytest.mark.parametrize("name", ["vit_tiny", "resnet18", "caformer_s18"])
 def test_nothing_is_left_behind(name: str) -> None:
-    backbone = create_backbone(name, crop_sizes=(32,))
-    check_heat_map(backbone, name, 32)
+    backbone = create_backbone(name, crop_sizes=(64,))
+    check_heat_map(backbone, name, 64)
     assert backbone.training
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in backbone.modules())

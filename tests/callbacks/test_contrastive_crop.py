@@ -21,7 +21,7 @@ from tests.commands.test_pretrain import stop_after, weights
 from tests.data.test_contrastive_crop import ON
 from tests.recipes import tiny
 
-EPOCHS = ["max_epochs=4", "data.fraction=0.03", *ON]
+EPOCHS = ["max_epochs=4", "data.fraction=0.03", "checkpoint.frequency=3", "method_kwargs.proj_hidden_dim=32", *ON]
 
 
 class Images(torch.utils.data.Dataset[Any]):
@@ -120,13 +120,14 @@ def test_a_checkpoint_without_boxes_gets_them(epoch: int, computed: bool, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "backbone", [["backbone.name=resnet18"], ["backbone.name=vit_tiny", "backbone.kwargs.patch_size=4"]]
+    ("name", "backbone"),
+    [
+        ("bam_momentum", ["backbone.name=vit_tiny", "backbone.kwargs.patch_size=8", "backbone.cifar_stem=null"]),
+        ("byol", ["backbone.cifar_stem=True"]),
+    ],
 )
-@pytest.mark.parametrize("name", ["bam_momentum", "byol"])
 def test_resuming_changes_nothing(name: str, backbone: list[str], tmp_path: Path, monkeypatch: Any) -> None:
     """Boxes are computed after epochs 1 and 2; the run stops after 2, where crops depend on them."""
-    if (name, backbone[0]) == ("byol", "backbone.name=vit_tiny"):
-        pytest.skip("three of the four are enough")
     whole = pretrain(tiny(tmp_path / "whole", f"digits/{name}", *EPOCHS, *backbone))
     recipe = tiny(tmp_path / "parts", f"digits/{name}", *EPOCHS, *backbone)
     stop_after(recipe, 3, monkeypatch)
@@ -135,13 +136,14 @@ def test_resuming_changes_nothing(name: str, backbone: list[str], tmp_path: Path
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert resumed.folder.metrics() == whole.folder.metrics()
     states = torch.load(resumed.folder.last_checkpoint, weights_only=True)["callbacks"]
-    assert states["ContrastiveCropBoxes"]["boxes"].shape == (43, 4)
+    assert len(states["ContrastiveCropBoxes"]["boxes"].unique(dim=0)) > 5
     assert [row["epoch"] for row in whole.folder.metrics() if "box_area" in row] == [1, 2]
 
 
 def test_boxes_change_the_crops_only_once_they_are_used(tmp_path: Path) -> None:
-    boxed = pretrain(tiny(tmp_path, "digits/bam", *EPOCHS)).folder.metrics()
-    plain = pretrain(tiny(tmp_path, "digits/bam", *EPOCHS, "data.contrastive_crop.enabled=False")).folder.metrics()
+    small = [*EPOCHS, "backbone.cifar_stem=True"]
+    boxed = pretrain(tiny(tmp_path, "digits/bam", *small)).folder.metrics()
+    plain = pretrain(tiny(tmp_path, "digits/bam", *small, "data.contrastive_crop.enabled=False")).folder.metrics()
     losses = [[row["bam_loss_step"] for row in rows if "bam_loss_step" in row] for rows in (boxed, plain)]
     assert losses[0][:4] == losses[1][:4]  # epochs 0 and 1
     assert losses[0][4] != losses[1][4]
