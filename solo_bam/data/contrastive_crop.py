@@ -82,7 +82,8 @@ def boxes_from_heat(heat: Tensor, height: int, width: int, threshold: float) -> 
         threshold: of the heat scaled to 0 … 1.
 
     Returns:
-        ``(N, 4)`` shares of the image; the whole image where a map is constant.
+        ``(N, 4)`` shares of the image, from the first hot pixel's place to the last one's, as published; the
+        whole image where a map is constant.
     """
     hot = enlarge(heat, height, width) > threshold
     (top, bottom), (left, right) = _extent(hot.any(2)), _extent(hot.any(1))
