@@ -1,8 +1,16 @@
 """Lightning callbacks of a pretraining run."""
 
+from solo_bam.callbacks.contrastive_crop import ContrastiveCropBoxes
 from solo_bam.callbacks.guards import EpochSeed, NonFiniteLoss
 from solo_bam.callbacks.progress import ProgressBar
 from solo_bam.callbacks.schedules import CosineWeightDecay
 from solo_bam.callbacks.unreadable import UnreadableImages
 
-__all__ = ["CosineWeightDecay", "EpochSeed", "NonFiniteLoss", "ProgressBar", "UnreadableImages"]
+__all__ = [
+    "ContrastiveCropBoxes",
+    "CosineWeightDecay",
+    "EpochSeed",
+    "NonFiniteLoss",
+    "ProgressBar",
+    "UnreadableImages",
+]

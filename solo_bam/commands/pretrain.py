@@ -18,11 +18,20 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from solo_bam import hardware, toolkit
-from solo_bam.callbacks import CosineWeightDecay, EpochSeed, NonFiniteLoss, ProgressBar, UnreadableImages
+from solo_bam.backbones import backbone_factory, check_crop_sizes, check_heat_map, is_resnet
+from solo_bam.callbacks import (
+    ContrastiveCropBoxes,
+    CosineWeightDecay,
+    EpochSeed,
+    NonFiniteLoss,
+    ProgressBar,
+    UnreadableImages,
+)
 from solo_bam.commands.options import parse, recipe_parser
 from solo_bam.config import Recipe, load_recipe
 from solo_bam.config.resolve import resolve, uses_cifar_stem
 from solo_bam.data import PretrainData, find_source
+from solo_bam.data.contrastive_crop import BoxSchedule
 from solo_bam.errors import UserError
 from solo_bam.runs import RunFolder
 
@@ -71,15 +80,18 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     _check_size(recipe, len(data.train_set), world_size)
     folder, checkpoint = _folder_and_checkpoint(recipe, resume)
     steps_per_epoch = len(data.train_set) // (recipe.optimizer.batch_size * world_size)
-    trainer = _trainer(recipe, devices, folder, steps_per_epoch)
+    trainer = _trainer(recipe, devices, folder, data, steps_per_epoch)
 
     pl.seed_everything(recipe.seed, workers=True, **_quietly(pl.seed_everything))
     try:
-        model = toolkit.build_method(cfg)
+        model = toolkit.build_method(cfg, backbone_factory(cfg.backbone))
     except AssertionError as error:  # solo-learn's way of refusing a method's own settings
         raise UserError(
             "method_kwargs", f"{recipe.method} refuses them ({error or 'no reason given'})", "correct them"
         ) from None
+    check_crop_sizes(model.backbone, recipe.backbone.name, recipe.crop_sizes, model.features_dim)
+    if recipe.data.contrastive_crop.enabled:
+        check_heat_map(model.backbone, recipe.backbone.name, recipe.crop_sizes[0])
     if not recipe.performance.disable_channel_last:
         model = model.to(memory_format=torch.channels_last)
     _announce(recipe, source.val is not None)
@@ -95,7 +107,9 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     return Trained(folder, model, metrics)
 
 
-def _trainer(recipe: Recipe, devices: hardware.Devices, folder: RunFolder, steps_per_epoch: int) -> pl.Trainer:
+def _trainer(
+    recipe: Recipe, devices: hardware.Devices, folder: RunFolder, data: PretrainData, steps_per_epoch: int
+) -> pl.Trainer:
     """Lightning's Trainer; writes nothing yet."""
     for key in recipe.trainer_arguments:
         if key in {"callbacks", "logger", "default_root_dir", "plugins", "profiler", "use_distributed_sampler"}:
@@ -111,7 +125,7 @@ def _trainer(recipe: Recipe, devices: hardware.Devices, folder: RunFolder, steps
             sync_batchnorm=recipe.sync_batchnorm,
             accumulate_grad_batches=recipe.accumulate_grad_batches,
             logger=_loggers(recipe, folder),
-            callbacks=_callbacks(recipe, folder),
+            callbacks=_callbacks(recipe, folder, data),
             default_root_dir=folder.path,
             use_distributed_sampler=False,
             **{"log_every_n_steps": min(50, steps_per_epoch), **recipe.trainer_arguments},
@@ -228,7 +242,7 @@ class RecipeInCheckpoint(pl.Callback):
         checkpoint["solo_bam"] = self.about
 
 
-def _callbacks(recipe: Recipe, folder: RunFolder) -> list[pl.Callback]:
+def _callbacks(recipe: Recipe, folder: RunFolder, data: PretrainData) -> list[pl.Callback]:
     callbacks: list[pl.Callback] = [
         EpochSeed(recipe.seed),
         NonFiniteLoss(),
@@ -241,6 +255,8 @@ def _callbacks(recipe: Recipe, folder: RunFolder) -> list[pl.Callback]:
         callbacks.append(ProgressBar())
     if recipe.data.on_error == "skip":
         callbacks.append(UnreadableImages())
+    if recipe.data.contrastive_crop.enabled:
+        callbacks.append(ContrastiveCropBoxes.of(data))
     if recipe.checkpoint.enabled:
         callbacks.append(
             ModelCheckpoint(
@@ -288,9 +304,13 @@ def _announce(recipe: Recipe, has_val: bool) -> None:
         f"{recipe.method} on {recipe.data.dataset}: {recipe.num_large_crops} large and {recipe.num_small_crops} small "
         f"crops, seed {recipe.seed}"
     )
-    if recipe.backbone.name.startswith("resnet"):
+    if is_resnet(recipe.backbone.name):
         stem = "the stem for small images (3x3, no max-pooling)" if uses_cifar_stem(recipe) else "ImageNet's stem"
         rank_zero_info(f"{recipe.backbone.name} with {stem}; backbone.cifar_stem changes it")
+    if recipe.data.contrastive_crop.enabled:
+        first = BoxSchedule.of(recipe).first_use
+        never = "" if first < recipe.max_epochs else f", which {recipe.max_epochs} epochs never reach"
+        rank_zero_info(f"ContrastiveCrop: crops follow the boxes from epoch {first} on (counted from 0){never}")
     if not has_val:
         rank_zero_info("No labelled validation set: the online linear head and k-NN are not evaluated.")
     if recipe.debug_augmentations:

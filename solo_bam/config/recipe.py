@@ -147,11 +147,11 @@ def _check_top_level(recipe: Recipe) -> None:
 
 def _check_method(recipe: Recipe) -> None:
     """Method, its own keys and the backbone against what the installed solo-learn has."""
-    from solo_bam import toolkit
+    from solo_bam import backbones, toolkit
 
     methods = sorted(set(toolkit.METHODS) - {"base", "linear"})
     _check_choice("method", recipe.method, methods)
-    _check_choice("backbone.name", recipe.backbone.name, toolkit.backbone_names())
+    backbones.check_backbone_name(recipe.backbone.name)
     if recipe.method.startswith("bam"):
         try:
             recipe.method_kwargs = BAMOptions.model_validate(recipe.method_kwargs).model_dump()

@@ -36,7 +36,7 @@ def resolve(recipe: Recipe, num_classes: int, has_val: bool, world_size: int) ->
         "num_large_crops": recipe.num_large_crops,
         "num_small_crops": recipe.num_small_crops,
     }
-    cfg["backbone"]["cifar_stem"] = uses_cifar_stem(recipe)
+    cfg["backbone"] |= {"cifar_stem": uses_cifar_stem(recipe), "crop_sizes": recipe.crop_sizes}
     scale = recipe.optimizer.batch_size * world_size / 256
     if recipe.scheduler.min_lr > recipe.optimizer.lr * scale:
         raise UserError(
@@ -54,7 +54,9 @@ def resolve(recipe: Recipe, num_classes: int, has_val: bool, world_size: int) ->
 
 def uses_cifar_stem(recipe: Recipe) -> bool:
     """Whether a ResNet gets the stem for small images: as the recipe says, else where large crops are small."""
-    if not recipe.backbone.name.startswith("resnet"):
+    from solo_bam.backbones import is_resnet
+
+    if not is_resnet(recipe.backbone.name):
         return False
     if recipe.backbone.cifar_stem is not None:
         return recipe.backbone.cifar_stem
@@ -69,6 +71,8 @@ def check(recipe: Recipe, world_size: int) -> None:
     """
     _check_crops(recipe)
     _check_epochs(recipe)
+    _check_stem(recipe)
+    _check_contrastive_crop(recipe)
     if recipe.method.startswith("bam"):
         _check_bam(recipe, recipe.optimizer.batch_size * world_size)
     if recipe.momentum.base_tau > recipe.momentum.final_tau:
@@ -104,6 +108,23 @@ def _check_crops(recipe: Recipe) -> None:
             f"got {large} large crops, {recipe.method} takes 2",
             "set num_crops so that they add up to 2",
         )
+
+
+def _check_stem(recipe: Recipe) -> None:
+    from solo_bam.backbones import is_resnet
+
+    if recipe.backbone.cifar_stem and not is_resnet(recipe.backbone.name):
+        raise UserError("backbone.cifar_stem", f"got True, {recipe.backbone.name} is no ResNet", "remove it")
+
+
+def _check_contrastive_crop(recipe: Recipe) -> None:
+    key = "data.contrastive_crop.enabled"
+    if not recipe.data.contrastive_crop.enabled:
+        return
+    if str(recipe.data.format) == "dali":
+        raise UserError(key, "got True, data.format=dali crops without boxes", "use data.format=image_folder")
+    if not any(a.rrc.enabled for a in recipe.augmentations):
+        raise UserError(key, "got True, no pipeline crops", "set augmentations.*.rrc.enabled=True")
 
 
 def _check_epochs(recipe: Recipe) -> None:

@@ -111,7 +111,10 @@ class Augmentation(Section):
 
 
 class Backbone(Section):
-    """``cifar_stem``: 3x3 first convolution and no max-pooling in a ResNet; null: where crops are <= 64 px."""
+    """``kwargs`` are the network's own (``img_size``: the large crops' unless given, ``patch_size``, …).
+
+    ``cifar_stem``: 3x3 first convolution and no max-pooling in a ResNet; null: where large crops are <= 64 px.
+    """
 
     name: str
     kwargs: dict[str, Any] = {}
@@ -129,6 +132,19 @@ class Momentum(Section):
 DATASETS = ("digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet", "custom")
 
 
+class ContrastiveCropOptions(Section):
+    """Crops inside the box around the object (Peng et al., CVPR 2022); names and defaults of the published code.
+
+    ``interval``: epochs between two updates of the boxes, from the warm-up's end on. ``box_threshold``: of the
+    heat map scaled to 0 ... 1. ``alpha``: of the Beta law of the centres, 1 is uniform.
+    """
+
+    enabled: bool = False
+    alpha: Positive = 0.6
+    box_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    interval: Count = 20
+
+
 class Data(Section):
     """Where images come from; ``fraction`` of the training images, -1 for all.
 
@@ -144,6 +160,7 @@ class Data(Section):
     num_workers: Index = 4
     no_labels: bool = False
     fraction: Annotated[float, Field(lt=1)] = -1
+    contrastive_crop: ContrastiveCropOptions = ContrastiveCropOptions()
 
 
 class Optimizer(Section):
@@ -271,6 +288,11 @@ class Recipe(Section):
     def num_small_crops(self) -> int:
         """Crops of any other size."""
         return sum(a.num_crops for a in self.augmentations) - self.num_large_crops
+
+    @property
+    def crop_sizes(self) -> list[int]:
+        """Sides of the crops in pixels, each once, the large crops' first."""
+        return list(dict.fromkeys(a.crop_size for a in self.augmentations))
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

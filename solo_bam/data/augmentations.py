@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from PIL import Image
 from torch import Tensor
 from torchvision import transforms as T
 
 from solo_bam.config.schema import Augmentation
+from solo_bam.data.contrastive_crop import Box, ContrastiveCrop
 from solo_bam.toolkit import GaussianBlur
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -28,18 +30,20 @@ def _normalisation(dataset: str, augmentation: Augmentation) -> list[Callable[..
     return [T.ToTensor(), T.Normalize(augmentation.mean or mean, augmentation.std or std)]
 
 
-def build_pipeline(dataset: str, a: Augmentation) -> T.Compose:
+def build_pipeline(dataset: str, a: Augmentation, alpha: float | None = None) -> T.Compose:
     """One pipeline of random operations, in solo-learn's order (the affine map right after the crop).
 
     Args:
         dataset: names the normalisation, unless ``mean`` and ``std`` are given.
         a: one entry of the recipe's ``augmentations``.
+        alpha: of ContrastiveCrop's law; None: torchvision's crop.
     """
     bicubic = T.InterpolationMode.BICUBIC
     steps: list[Callable[..., object]] = []
     if a.rrc.enabled:
         scale = (a.rrc.crop_min_scale, a.rrc.crop_max_scale)
-        steps.append(T.RandomResizedCrop(a.crop_size, scale=scale, interpolation=bicubic))
+        crop = T.RandomResizedCrop if alpha is None else partial(ContrastiveCrop, alpha=alpha)
+        steps.append(crop(a.crop_size, scale=scale, interpolation=bicubic))
     else:
         steps.append(T.Resize((a.crop_size, a.crop_size), interpolation=bicubic))
     if a.affine.prob:
@@ -69,16 +73,36 @@ def build_pipeline(dataset: str, a: Augmentation) -> T.Compose:
 
 
 class Crops:
-    """All crops of one image, pipeline by pipeline: a list of ``(3, size, size)`` tensors."""
+    """All crops of one image, pipeline by pipeline: a list of ``(3, size, size)`` tensors.
 
-    def __init__(self, dataset: str, augmentations: Sequence[Augmentation]):
-        self.pipelines = [(build_pipeline(dataset, a), a.num_crops) for a in augmentations]
+    Args:
+        dataset: names the normalisation.
+        augmentations: of the recipe.
+        alpha: of ContrastiveCrop's law; None: torchvision's crops, and boxes are left alone.
+    """
 
-    def __call__(self, image: Image.Image) -> list[Tensor]:
-        return [pipeline(image) for pipeline, count in self.pipelines for _ in range(count)]
+    def __init__(self, dataset: str, augmentations: Sequence[Augmentation], alpha: float | None = None):
+        self.pipelines = [(build_pipeline(dataset, a, alpha), a.num_crops) for a in augmentations]
+
+    def __call__(self, image: Image.Image, box: Box | None = None) -> list[Tensor]:
+        return [_apply(pipeline, image, box) for pipeline, count in self.pipelines for _ in range(count)]
 
     def __repr__(self) -> str:
         return "\n".join(f"{count} x {pipeline}" for pipeline, count in self.pipelines)
+
+
+def _apply(pipeline: T.Compose, image: Image.Image, box: Box | None) -> Tensor:
+    crop, *rest = pipeline.transforms
+    view = crop(image, box) if isinstance(crop, ContrastiveCrop) else crop(image)
+    for step in rest:
+        view = step(view)
+    return view
+
+
+def resized(dataset: str, a: Augmentation) -> Transform:
+    """The whole image, resized plainly to the crops' size: what ContrastiveCrop's heat maps are made of."""
+    pipeline: Transform = T.Compose([T.Resize((a.crop_size, a.crop_size)), *_normalisation(dataset, a)])
+    return pipeline
 
 
 def plain_view(dataset: str, a: Augmentation) -> Transform:
@@ -88,7 +112,7 @@ def plain_view(dataset: str, a: Augmentation) -> Transform:
     smaller ones are used whole.
     """
     size = a.crop_size
-    resized = size if size <= 64 else round(size / 0.875)
-    steps = [T.Resize(resized, interpolation=T.InterpolationMode.BICUBIC), T.CenterCrop(size)]
+    side = size if size <= 64 else round(size / 0.875)
+    steps = [T.Resize(side, interpolation=T.InterpolationMode.BICUBIC), T.CenterCrop(size)]
     pipeline: Transform = T.Compose([*steps, *_normalisation(dataset, a)])
     return pipeline

@@ -6,10 +6,12 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from solo_bam.config.schema import Recipe
-from solo_bam.data.augmentations import Crops, plain_view
+from solo_bam.data.augmentations import Crops, plain_view, resized
+from solo_bam.data.contrastive_crop import BoxedImages, BoxSchedule, unchanged, whole_images
 from solo_bam.data.images import Images
 from solo_bam.data.sampling import EpochSampler, Seeded
 from solo_bam.data.sources import Source
@@ -27,10 +29,27 @@ class PretrainData(pl.LightningDataModule):
     def __init__(self, recipe: Recipe, source: Source):
         super().__init__()
         self.recipe, self.source = recipe, source
-        crops = Crops(recipe.data.dataset, recipe.augmentations)
-        self.train_set = Seeded(fraction(source.train(crops), recipe.data.fraction), recipe.seed)
+        self.boxes: Tensor | None = None
+        self.train_set = self._boxed_images() if recipe.data.contrastive_crop.enabled else self._images()
         view = plain_view(recipe.data.dataset, recipe.augmentations[0])
         self.val_set = None if source.val is None else source.val(view)
+
+    def _images(self) -> Seeded:
+        crops = Crops(self.recipe.data.dataset, self.recipe.augmentations)
+        return Seeded(fraction(self.source.train(crops), self.recipe.data.fraction), self.recipe.seed)
+
+    def _boxed_images(self) -> BoxedImages:
+        """Crops that follow ``self.boxes``, which :class:`ContrastiveCropBoxes` writes into."""
+        recipe = self.recipe
+        crops = Crops(recipe.data.dataset, recipe.augmentations, recipe.data.contrastive_crop.alpha)
+        images = fraction(self.source.train(unchanged), recipe.data.fraction)
+        self.boxes = whole_images(len(images))  # type: ignore[arg-type]
+        return BoxedImages(images, recipe.seed, crops, self.boxes, BoxSchedule.of(recipe).first_use)
+
+    def resized_images(self) -> Dataset[Any]:
+        """The training images in the order of their indexes, whole, resized plainly and normalised."""
+        view = resized(self.recipe.data.dataset, self.recipe.augmentations[0])
+        return fraction(self.source.train(view), self.recipe.data.fraction)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled, the last incomplete batch dropped."""

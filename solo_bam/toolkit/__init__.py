@@ -4,9 +4,9 @@ Everything else speaks the vocabulary of solo-learn's head edition and takes it 
 
     BaseMethod, BaseMomentumMethod   base classes with the head edition's contract
     METHODS                          solo-learn's registry, with bam and bam_momentum
-    build_method(cfg)                any registered method from a head-edition cfg
+    build_method(cfg, create)        any registered method from a head-edition cfg, with the backbones of create()
     method_options(name)             the method_kwargs of one of solo-learn's own methods and their defaults
-    backbone_names()                 the backbones that the installed edition builds
+    solo_backbones()                 what builds the backbones of the installed edition, by name
     GaussianBlur                     its augmentation for PIL images
 """
 
@@ -28,7 +28,7 @@ HEAD = f"solo-bam does not support this solo-learn (the edition of its GitHub he
 
 _further_methods: Callable[[], dict[str, type]] = dict
 _FACE = frozenset(
-    ["BaseMethod", "BaseMomentumMethod", "METHODS", "build_method", "method_options", "backbone_names", "GaussianBlur"]
+    ["BaseMethod", "BaseMomentumMethod", "METHODS", "build_method", "method_options", "solo_backbones", "GaussianBlur"]
 )
 
 

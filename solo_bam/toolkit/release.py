@@ -9,6 +9,8 @@ from __future__ import annotations
 import inspect
 import warnings
 from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,12 +18,14 @@ import solo.losses.simclr
 import solo.methods.base
 import solo.methods.deepclusterv2
 import solo.methods.simclr
+import solo.utils.backbones
 import solo.utils.knn
 import solo.utils.misc
 import solo.utils.momentum
 import solo.utils.whitening
 import torch
 import torch.nn.functional as F
+import torchvision.models
 from omegaconf import DictConfig, OmegaConf
 from solo.methods import METHODS
 from solo.utils.pretrain_dataloader import GaussianBlur
@@ -38,11 +42,13 @@ __all__ = [
     "BaseMethod",
     "BaseMomentumMethod",
     "GaussianBlur",
-    "backbone_names",
     "build_method",
     "mend",
     "method_options",
+    "solo_backbones",
 ]
+
+Backbones = Callable[[], torch.nn.Module]
 
 SoloMethod = solo.methods.base.BaseMethod
 SoloMomentumMethod = solo.methods.base.BaseMomentumMethod
@@ -393,11 +399,14 @@ class BaseMethod(SoloMethod):  # type: ignore[misc, valid-type]
     Args:
         cfg: a recipe in the head edition's schema, complete but for ``method_kwargs``, learning rates
             already scaled by the batch size.
+        create_backbone: builds the network, with ``num_features``; None: solo-learn's own of that name.
     """
 
-    def __init__(self, cfg: DictConfig):
+    def __init__(self, cfg: DictConfig, create_backbone: Backbones | None = None):
         cfg = self.add_and_assert_specific_cfg(cfg)
-        super().__init__(**_constructor_arguments(cfg))
+        with _built_by(create_backbone):
+            super().__init__(**_constructor_arguments(cfg, create_backbone))
+        self.encoder_name = cfg.backbone.name
         self.cfg = cfg
         self.no_channel_last = cfg.performance.disable_channel_last
 
@@ -502,9 +511,31 @@ class BaseMomentumMethod(BaseMethod, SoloMomentumMethod):  # type: ignore[misc, 
 # ------------------------------------------------------------------------------------ building methods
 
 
-def backbone_names() -> list[str]:
-    """Names that ``backbone.name`` may take."""
-    return list(SoloMethod._SUPPORTED_ENCODERS)
+_SOLO_BACKBONES: dict[str, Callable[..., torch.nn.Module]] = {
+    name: getattr(torchvision.models if name.startswith("resnet") else solo.utils.backbones, name)
+    for name in SoloMethod._SUPPORTED_ENCODERS
+}
+_REPLACED = "vit_tiny"
+
+
+def solo_backbones() -> dict[str, Callable[..., torch.nn.Module]]:
+    """What builds each of solo-learn's own backbones, by name."""
+    return dict(_SOLO_BACKBONES)
+
+
+@contextmanager
+def _built_by(create: Backbones | None) -> Iterator[None]:
+    """Methods that are constructed meanwhile get their backbones, the teacher's too, from ``create``.
+
+    solo-learn's constructor knows ten names and looks up what builds them in ``solo.utils.backbones``. It
+    asks a network that is no ResNet for ``num_features`` alone, so any may stand under one of those names.
+    """
+    if create is not None:
+        setattr(solo.utils.backbones, _REPLACED, create)
+    try:
+        yield
+    finally:
+        setattr(solo.utils.backbones, _REPLACED, _SOLO_BACKBONES[_REPLACED])
 
 
 def method_options(name: str) -> dict[str, Any]:
@@ -528,30 +559,35 @@ def method_options(name: str) -> dict[str, Any]:
     return {p.name: defaults.get(p.name, p.default) for p in own if p.name != "self"}
 
 
-def build_method(cfg: DictConfig) -> pl.LightningModule:
+def build_method(cfg: DictConfig, create_backbone: Backbones | None = None) -> pl.LightningModule:
     """Any registered method from a recipe in the head edition's schema.
 
     Args:
         cfg: complete but for ``method_kwargs``, learning rates already scaled by the batch size.
+        create_backbone: builds the network, with ``num_features``, for the student and again for a teacher;
+            None: solo-learn's own of that name.
     """
     cls = METHODS[cfg.method]
     if issubclass(cls, BaseMethod):
-        method = cls(cfg)
+        method = cls(cfg, create_backbone)
     else:
         options = method_options(cfg.method) | _plain(cfg.method_kwargs)
-        method = cls(**_constructor_arguments(cfg), **options)
+        with _built_by(create_backbone):
+            method = cls(**_constructor_arguments(cfg, create_backbone), **options)
+        method.encoder_name = cfg.backbone.name
     if cfg.knn_eval.enabled:
         method.knn.distance_fx, method.knn.T = cfg.knn_eval.distance_func, cfg.knn_eval.temperature
     return method
 
 
-def _constructor_arguments(cfg: DictConfig) -> dict[str, Any]:
+def _constructor_arguments(cfg: DictConfig, create_backbone: Backbones | None) -> dict[str, Any]:
     """The head edition's cfg as the release edition's keyword arguments."""
     optimizer = _plain(cfg.optimizer.kwargs)
     lars = cfg.optimizer.name == "lars"
+    own = {**_plain(cfg.backbone.kwargs), "cifar": bool(cfg.backbone.cifar_stem)}
     arguments = {
-        "encoder": cfg.backbone.name,
-        "backbone_args": {**_plain(cfg.backbone.kwargs), "cifar": bool(cfg.backbone.cifar_stem)},
+        "encoder": cfg.backbone.name if create_backbone is None else _REPLACED,
+        "backbone_args": own if create_backbone is None else {},
         "num_classes": cfg.data.num_classes,
         "max_epochs": cfg.max_epochs,
         "batch_size": cfg.optimizer.batch_size,

@@ -96,6 +96,30 @@ CASES: dict[str, tuple[str, str]] = {
         f"pretrain {DIGITS} backbone.name=resnet81",
         r"backbone.name: got 'resnet81' \(did you mean resnet18\?\)",
     ),
+    "unknown key of a backbone": (
+        f"pretrain {DIGITS} backbone.kwargs.drop_path_rate=0.1",
+        r"backbone.kwargs.drop_path_rate: unknown key for resnet18 \(value 0.1\), allowed: block, ",
+    ),
+    "pretrained weights": (
+        f"pretrain {DIGITS} backbone.name=resnet34 backbone.kwargs.pretrained=True",
+        r"backbone.kwargs.pretrained: got True, backbones start from random weights and nothing is downloaded; remove it",
+    ),
+    "CIFAR's stem for a ViT": (
+        f"pretrain {DIGITS} backbone.name=vit_tiny backbone.cifar_stem=True",
+        r"backbone.cifar_stem: got True, vit_tiny is no ResNet; remove it",
+    ),
+    "crops that a backbone does not take": (
+        f"pretrain {DIGITS} backbone.name=vit_tiny backbone.kwargs.patch_size=8 augmentations=[{{crop_size:16,num_crops:2}},{{crop_size:12,num_crops:1}}]",
+        r"backbone.name: vit_tiny takes no crops of 12 px \(.*divisible by patch size.*\); change",
+    ),
+    "boxes from a single point": (
+        f"pretrain {DIGITS} data.contrastive_crop.enabled=True augmentations.0.rrc.enabled=True",
+        r"data.contrastive_crop.enabled: got True, resnet18's heat map of an image of 16 px is a single point; set",
+    ),
+    "boxes without crops": (
+        f"pretrain {DIGITS} data.contrastive_crop.enabled=True augmentations.0.rrc.enabled=False",
+        r"data.contrastive_crop.enabled: got True, no pipeline crops; set augmentations",
+    ),
     "unknown dataset": (
         f"pretrain {DIGITS} data.dataset=mnist",
         r"data.dataset: got 'mnist', must be digits, cifar10, ",

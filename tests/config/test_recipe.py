@@ -195,6 +195,8 @@ def test_the_classifier_rate_is_scaled_only_with_a_validation_set() -> None:
         (["augmentations.0.crop_size=32", "backbone.cifar_stem=False"], False),
         (["augmentations.0.crop_size=224", "backbone.cifar_stem=True"], True),
         (["augmentations.0.crop_size=32", "backbone.name=vit_tiny"], False),
+        (["augmentations.0.crop_size=32", "backbone.name=wide_resnet50_2"], True),
+        (["augmentations.0.crop_size=32", "backbone.name=resnetv2_50"], False),
     ],
 )
 def test_cifar_stem(overrides: list[str], expected: bool) -> None:
