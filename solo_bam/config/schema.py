@@ -135,7 +135,7 @@ class Data(Section):
     dataset: Literal["digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet", "custom"]
     train_path: Path | None = None
     val_path: Path | None = None
-    format: Literal["image_folder"] = "image_folder"
+    format: Literal["image_folder", "dali"] = "image_folder"
     num_workers: Index = 4
     no_labels: bool = False
     fraction: Annotated[float, Field(lt=1)] = -1
@@ -213,7 +213,10 @@ class AutoUMAP(Section):
 
 
 class Dali(Section):
-    """Read only with ``data.format: dali``."""
+    """Read only with ``data.format: dali``: where to decode and augment.
+
+    ``encode_indexes_into_labels`` is solo-learn's; here every batch has indexes and labels anyway.
+    """
 
     device: Literal["gpu", "cpu"] = "gpu"
     encode_indexes_into_labels: bool = False

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from solo_bam.config.schema import Recipe
 from solo_bam.data.augmentations import Crops, plain_view
+from solo_bam.data.dali import DaliLoader, check_dali, files_of
 from solo_bam.data.sampling import EpochSampler, Seeded
 from solo_bam.data.sources import Source
 
@@ -25,13 +26,16 @@ class PretrainData(pl.LightningDataModule):
     def __init__(self, recipe: Recipe, source: Source):
         super().__init__()
         self.recipe, self.source = recipe, source
-        crops = Crops(recipe.data.dataset, recipe.augmentations)
-        self.train_set = Seeded(fraction(source.train(crops), recipe.data.fraction), recipe.seed)
+        self.crops = Crops(recipe.data.dataset, recipe.augmentations)
+        self.train_set = Seeded(fraction(source.train(self.crops), recipe.data.fraction), recipe.seed)
+        if recipe.data.format == "dali":
+            check_dali(recipe, self.crops.pipelines)
+            files_of(self.train_set.dataset)
         view = plain_view(recipe.data.dataset, recipe.augmentations[0])
         self.val_set = None if source.val is None else source.val(view)
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled, the last incomplete batch dropped."""
+    def train_dataloader(self) -> DataLoader[Any] | DaliLoader:
+        """Shuffled, the last incomplete batch dropped; with ``data.format: dali`` the same batches, made by DALI."""
         trainer = self.trainer
         sampler = EpochSampler(
             self.train_set,
@@ -41,6 +45,16 @@ class PretrainData(pl.LightningDataModule):
             seed=self.recipe.seed,
             drop_last=True,
         )
+        if self.recipe.data.format == "dali":
+            return DaliLoader(
+                files_of(self.train_set.dataset),
+                self.crops.pipelines,
+                sampler,
+                seed=self.recipe.seed,
+                batch_size=self.recipe.optimizer.batch_size,
+                workers=self.recipe.data.num_workers,
+                device=self.recipe.dali.device,
+            )
         return self._loader(self.train_set, sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
