@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms as T
 
 from solo_bam.config.schema import Recipe
@@ -115,7 +115,7 @@ class DaliLoader:
         self,
         files: tuple[list[str], list[int]],
         pipelines: Pipelines,
-        sampler: Sampler[Any],
+        sampler: Any,
         seed: int,
         batch_size: int,
         workers: int,
