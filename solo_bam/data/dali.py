@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -78,7 +79,7 @@ class Encoded(Dataset[tuple[int, int, np.ndarray, np.ndarray]]):
         epoch, index = key
         content = np.fromfile(self.paths[index], dtype=np.uint8)
         # Opening reads the header only. The stream is seeded as for the torchvision loader.
-        with Image.open(self.paths[index]) as image, seeded(self.seed, epoch, index):
+        with Image.open(io.BytesIO(content)) as image, seeded(self.seed, epoch, index):  # type: ignore[arg-type]
             draws = draw_all(self.pipelines, image)
         return index, self.labels[index], content, draws
 

@@ -12,7 +12,7 @@ from solo_bam.data.draws import BRIGHTNESS, CONTRAST, HUE, SATURATION, crop_size
 from solo_bam.toolkit import GaussianBlur
 
 FILES = "files"
-equalize = getattr(fn, "equalize", None) or fn.experimental.equalize  # its place before DALI 2
+_equalize = getattr(fn, "equalize", None) or fn.experimental.equalize  # its place before DALI 2
 _INVERTED = [value if value < 128 else 255 - value for value in range(256)]
 
 
@@ -86,8 +86,7 @@ def apply(transform: Any, x: Any, d: Any, size: int) -> Any:
             x = fn.lookup_table(x, keys=list(range(256)), values=_INVERTED, dtype=types.UINT8)
     elif found is T.RandomEqualize:
         if d[0] > 0:
-            # DALI counts a level's own pixels, PIL those below it: the same on the negative.
-            x = negative(equalize(negative(x)))
+            x = equalise(x, size)
     elif found is T.RandomHorizontalFlip:
         if d[0] > 0:
             x = fn.flip(x)
@@ -102,6 +101,20 @@ def warp(x: Any, matrix: Any) -> Any:
     inside = fn.cast(x[:, :, 0:1] >= 0, dtype=types.UINT8)
     inside = fn.warp_affine(inside, matrix=matrix, fill_value=0, interp_type=types.INTERP_NN)
     return to_bytes(fn.warp_affine(x, matrix=matrix, dtype=types.FLOAT)) * inside
+
+
+def equalise(x: Any, size: int) -> Any:
+    """PIL's equalisation, channel by channel.
+
+    For a level's new value PIL counts the pixels below it, DALI those up to it: the same thing on the negative. And
+    PIL's pixels per level are a whole number, which matters in small crops; with less than one nothing is done.
+    """
+    brightest = fn.cast(x == fn.reductions.max(x, axes=(0, 1), keep_dims=True), dtype=types.FLOAT)
+    per_level = (size * size - fn.reductions.sum(brightest, axes=(0, 1), keep_dims=True)) / 255
+    whole = math.floor(per_level)
+    flat = fn.cast(whole < 1, dtype=types.FLOAT)
+    y = negative(_equalize(negative(x))) * (per_level / math.max(whole, 1))
+    return to_bytes(flat * x + (1 - flat) * (y + 0.5))
 
 
 def negative(x: Any) -> Any:

@@ -205,7 +205,7 @@ def _operations(loaders: tuple[Loader, Loader], a: Augmentation, folder: Path, c
             untouched = loader([path] * BATCH, _plain(a))[:1]
             changes.append(255 * (loader([path] * count, _plain(a, **{name: operation})) - untouched).abs())
         x, y = changes
-        yield _row(f"{name}: probability", _changed(x), _changed(y), 0.0)
+        yield _row(f"{name}: probability", _changed(x), _changed(y), 0.01)
         yield _row(f"{name}: mean change, of 255", x.mean((1, 2, 3)), y.mean((1, 2, 3)), 1.0)
 
 
