@@ -31,12 +31,12 @@ def check_dali(recipe: Recipe, pipelines: Pipelines) -> None:
     for pipeline, _ in pipelines:
         for transform in pipeline.transforms:
             kind(transform)
+    if recipe.dali.device == "gpu" and not torch.cuda.is_available():
+        raise UserError("dali.device", "got 'gpu', this machine has none that CUDA can use", "set dali.device=cpu")
     try:
         import nvidia.dali  # noqa: F401
     except ImportError:
         raise UserError("data.format", "got 'dali', DALI is not installed", "pip install 'solo-bam[dali]'") from None
-    if recipe.dali.device == "gpu" and not torch.cuda.is_available():
-        raise UserError("dali.device", "got 'gpu', this machine has none that CUDA can use", "set dali.device=cpu")
 
 
 def files_of(dataset: Dataset[Any]) -> tuple[list[str], list[int]]:

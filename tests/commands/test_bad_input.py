@@ -188,6 +188,24 @@ CASES: dict[str, tuple[str, str]] = {
         f"pretrain {CUSTOM} data.train_path=good data.fraction=-1",
         r"optimizer.batch_size: got 16 on 1 process\(es\), the training set has only 6 images; lower it",
     ),
+    "unknown format": (
+        f"pretrain {DIGITS} data.format=webdataset",
+        r"data.format: got 'webdataset', must be image_folder.* or dali",
+    ),
+    # DALI
+    "DALI on a device of words": (
+        f"pretrain {DIGITS} data.format=dali dali.device=cuda",
+        r"dali.device: got 'cuda', must be gpu or cpu",
+    ),
+    "DALI on a GPU that is not there": (
+        f"pretrain {DIGITS} data.format=dali",
+        r"dali.device: got 'gpu', this machine has none that CUDA can use; set dali.device=cpu",
+    ),
+    "loaders compared on a GPU that is not there": (
+        "doctor --loaders digits/bam",
+        r"dali.device: got 'gpu', this machine has none that CUDA can use; set dali.device=cpu",
+    ),
+    "nothing to check": ("doctor", r"one of the arguments --data --loaders is required; see solo-bam doctor --help"),
     # machine
     "no GPU here": (
         f"pretrain {DIGITS} accelerator=gpu",
@@ -264,6 +282,16 @@ def test_missing_wandb(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     arguments = ["pretrain", "--config-name", "digits/bam", *tiny_overrides(tmp_path / "runs"), "wandb.enabled=True"]
     assert main(arguments) == 2
     assert "wandb.enabled: got True, wandb is not installed; pip install 'solo-bam[wandb]'" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_missing_dali(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    dali = ["data.format=dali", "dali.device=cpu"]
+    arguments = ["pretrain", "--config-name", "digits/bam", *tiny_overrides(tmp_path / "runs"), *dali]
+    assert main(arguments) == 2
+    message = "data.format: got 'dali', DALI is not installed; pip install 'solo-bam[dali]'"
+    assert capsys.readouterr().err == f"solo-bam: error: {message}\n"
     assert not (tmp_path / "runs").exists()
 
 
