@@ -11,8 +11,8 @@ from solo_bam.errors import UserError, nearest
 
 COMMANDS = {
     "pretrain": "train a method from a recipe",
+    "doctor": "check data and loaders before a run spends time on them",
     "demo": "pretrain BAM on handwritten digits for a few minutes and show what it learned",
-    "doctor": "check a recipe's data before a run spends time on them",
 }
 
 HELP = (

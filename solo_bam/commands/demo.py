@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from solo_bam import toolkit
+from solo_bam.backbones import backbone_factory
 from solo_bam.commands.options import Parser, parse
 from solo_bam.commands.pretrain import pretrain
 from solo_bam.config import Recipe, load_recipe
@@ -57,7 +58,8 @@ def main(arguments: Sequence[str]) -> int:
 def _untrained(recipe: Recipe) -> nn.Module:
     """The backbone exactly as the run will start it: same seed, same initial weights."""
     seed_everything(recipe.seed, workers=True)
-    method = toolkit.build_method(resolve(recipe, num_classes=10, has_val=True, world_size=1))
+    cfg = resolve(recipe, num_classes=10, has_val=True, world_size=1)
+    method = toolkit.build_method(cfg, backbone_factory(cfg.backbone))
     backbone: nn.Module = method.backbone
     return backbone
 

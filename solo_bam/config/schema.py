@@ -155,7 +155,7 @@ class Data(Section):
     dataset: Literal["digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet", "custom"]
     train_path: Path | None = None
     val_path: Path | None = None
-    format: Literal["image_folder", "h5"] = "image_folder"
+    format: Literal["image_folder", "h5", "dali"] = "image_folder"
     on_error: Literal["stop", "skip"] = "stop"
     num_workers: Index = 4
     no_labels: bool = False
@@ -239,7 +239,10 @@ class AutoUMAP(Section):
 
 
 class Dali(Section):
-    """Read only with ``data.format: dali``."""
+    """Read only with ``data.format: dali``: where to decode and augment.
+
+    ``encode_indexes_into_labels`` is solo-learn's; here every batch has indexes and labels anyway.
+    """
 
     device: Literal["gpu", "cpu"] = "gpu"
     encode_indexes_into_labels: bool = False

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from solo_bam.config.schema import Recipe
 from solo_bam.data.augmentations import Crops, plain_view, resized
 from solo_bam.data.contrastive_crop import BoxedImages, BoxSchedule, unchanged, whole_images
+from solo_bam.data.dali import DaliLoader, check_dali, files_of
 from solo_bam.data.images import Images
 from solo_bam.data.sampling import EpochSampler, Seeded
 from solo_bam.data.sources import Source
@@ -30,29 +31,31 @@ class PretrainData(pl.LightningDataModule):
         super().__init__()
         self.recipe, self.source = recipe, source
         self.boxes: Tensor | None = None
-        self.train_set = self._boxed_images() if recipe.data.contrastive_crop.enabled else self._images()
+        boxed = recipe.data.contrastive_crop
+        self.crops = Crops(recipe.data.dataset, recipe.augmentations, boxed.alpha if boxed.enabled else None)
+        self.train_set = self._boxed_images() if boxed.enabled else Seeded(self._images(self.crops), recipe.seed)
+        if recipe.data.format == "dali":
+            check_dali(recipe, self.crops.pipelines)
+            files_of(self._images(self.crops))
         view = plain_view(recipe.data.dataset, recipe.augmentations[0])
         self.val_set = None if source.val is None else source.val(view)
 
-    def _images(self) -> Seeded:
-        crops = Crops(self.recipe.data.dataset, self.recipe.augmentations)
-        return Seeded(fraction(self.source.train(crops), self.recipe.data.fraction), self.recipe.seed)
+    def _images(self, transform: Any) -> Images:
+        """The training images that the recipe uses."""
+        return fraction(self.source.train(transform), self.recipe.data.fraction)
 
     def _boxed_images(self) -> BoxedImages:
         """Crops that follow ``self.boxes``, which :class:`ContrastiveCropBoxes` writes into."""
-        recipe = self.recipe
-        crops = Crops(recipe.data.dataset, recipe.augmentations, recipe.data.contrastive_crop.alpha)
-        images = fraction(self.source.train(unchanged), recipe.data.fraction)
-        self.boxes = whole_images(len(images))  # type: ignore[arg-type]
-        return BoxedImages(images, recipe.seed, crops, self.boxes, BoxSchedule.of(recipe).first_use)
+        images = self._images(unchanged)
+        self.boxes = whole_images(len(images))
+        return BoxedImages(images, self.recipe.seed, self.crops, self.boxes, BoxSchedule.of(self.recipe).first_use)
 
     def resized_images(self) -> Dataset[Any]:
         """The training images in the order of their indexes, whole, resized plainly and normalised."""
-        view = resized(self.recipe.data.dataset, self.recipe.augmentations[0])
-        return fraction(self.source.train(view), self.recipe.data.fraction)
+        return self._images(resized(self.recipe.data.dataset, self.recipe.augmentations[0]))
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled, the last incomplete batch dropped."""
+    def train_dataloader(self) -> DataLoader[Any] | DaliLoader:
+        """Shuffled, the last incomplete batch dropped; with ``data.format: dali`` the same batches, made by DALI."""
         trainer = self.trainer
         sampler = EpochSampler(
             self.train_set,
@@ -62,6 +65,16 @@ class PretrainData(pl.LightningDataModule):
             seed=self.recipe.seed,
             drop_last=True,
         )
+        if self.recipe.data.format == "dali":
+            return DaliLoader(
+                files_of(self._images(self.crops)),
+                self.crops.pipelines,
+                sampler,
+                seed=self.recipe.seed,
+                batch_size=self.recipe.optimizer.batch_size,
+                workers=self.recipe.data.num_workers,
+                device=self.recipe.dali.device,
+            )
         return self._loader(self.train_set, sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:

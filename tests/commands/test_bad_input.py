@@ -244,7 +244,7 @@ CASES: dict[str, tuple[str, str]] = {
     ),
     "unknown format": (
         f"pretrain {DIGITS} data.format=lmdb",
-        r"data.format: got 'lmdb', must be image_folder",
+        r"data.format: got 'lmdb', must be image_folder, h5 or dali",
     ),
     "unknown policy": (f"pretrain {DIGITS} data.on_error=ignore", r"data.on_error: got 'ignore', must be stop or skip"),
     "fraction below an image per class": (
@@ -268,6 +268,24 @@ CASES: dict[str, tuple[str, str]] = {
         f"pretrain {CUSTOM} data.train_path=good data.fraction=-1",
         r"optimizer.batch_size: got 16 on 1 process\(es\), the training set has only 6 images; lower it",
     ),
+    "skipping with DALI": (
+        f"pretrain {DIGITS} data.format=dali dali.device=cpu data.on_error=skip",
+        r"data.on_error: got 'skip', DALI skips nothing; set data.on_error=stop",
+    ),
+    # DALI
+    "DALI on a device of words": (
+        f"pretrain {DIGITS} data.format=dali dali.device=cuda",
+        r"dali.device: got 'cuda', must be gpu or cpu",
+    ),
+    "DALI on a GPU that is not there": (
+        f"pretrain {DIGITS} data.format=dali",
+        r"dali.device: got 'gpu', this machine has none that CUDA can use; set dali.device=cpu",
+    ),
+    "loaders compared on a GPU that is not there": (
+        "doctor --loaders digits/bam",
+        r"dali.device: got 'gpu', this machine has none that CUDA can use; set dali.device=cpu",
+    ),
+    "nothing to check": ("doctor", r"one of the arguments --data --loaders is required; see solo-bam doctor --help"),
     # machine
     "no GPU here": (
         f"pretrain {DIGITS} accelerator=gpu",
@@ -361,6 +379,16 @@ def test_missing_h5py(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     where = ["data.dataset=custom", "data.format=h5", f"data.train_path={tmp_path / 'train.h5'}"]
     assert main(["pretrain", "--config-name", "digits/bam", *tiny_overrides(tmp_path / "runs"), *where]) == 2
     assert "data.format: got 'h5', h5py is not installed; pip install 'solo-bam[h5]'" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_missing_dali(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    dali = ["data.format=dali", "dali.device=cpu"]
+    arguments = ["pretrain", "--config-name", "digits/bam", *tiny_overrides(tmp_path / "runs"), *dali]
+    assert main(arguments) == 2
+    message = "data.format: got 'dali', DALI is not installed; pip install 'solo-bam[dali]'"
+    assert capsys.readouterr().err == f"solo-bam: error: {message}\n"
     assert not (tmp_path / "runs").exists()
 
 

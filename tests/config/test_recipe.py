@@ -23,7 +23,7 @@ def test_recipes_are_shipped() -> None:
     assert {f"digits/{m}" for m in DIGITS} <= set(SHIPPED)
     assert {f"{folder}/{m}" for folder in ("cifar", "imagenet-100") for m in ALL} <= set(SHIPPED)
     assert {f"imagenet-100-multicrop/{m}" for m in MULTI_CROP} <= set(SHIPPED)
-    assert {"imagenet/bam_vit_small", "imagenet/bam_vit_base"} <= set(SHIPPED)
+    assert {"imagenet/bam_vit_small", "imagenet/bam_vit_base", "imagenet/bam_caformer_m36"} <= set(SHIPPED)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
