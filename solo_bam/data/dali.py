@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms as T
@@ -78,8 +78,12 @@ class Encoded(Dataset[tuple[int, int, np.ndarray, np.ndarray]]):
     def __getitem__(self, key: tuple[int, int]) -> tuple[int, int, np.ndarray, np.ndarray]:
         epoch, index = key
         content = np.fromfile(self.paths[index], dtype=np.uint8)
-        # Opening reads the header only. The stream is seeded as for the torchvision loader.
-        with Image.open(io.BytesIO(content)) as image, seeded(self.seed, epoch, index):  # type: ignore[arg-type]
+        try:
+            image = Image.open(io.BytesIO(content))  # type: ignore[arg-type]  # reads the header only
+        except UnidentifiedImageError:
+            remedy = "replace it (solo-bam doctor --data RECIPE lists all such images)"
+            raise UserError("data.train_path", f"{self.paths[index]} is no image", remedy) from None
+        with seeded(self.seed, epoch, index):  # as for the torchvision loader
             draws = draw_all(self.pipelines, image)
         return index, self.labels[index], content, draws
 
