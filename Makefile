@@ -14,17 +14,22 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[plots,dev]"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[plots]"
 	$(BIN)/python -m pip install --no-deps solo-learn==1.0.2
+	touch $@
+
+# What the tests need beside it: DALI, h5py, pytest, ruff, mypy.
+$(VENV)/.dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[plots,dev]"
 	touch $@
 
 demo: install
 	$(BIN)/solo-bam demo
 
-test: install lint
+test: lint
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-lint: install
+lint: $(VENV)/.dev
 	$(BIN)/ruff check solo_bam tests setup.py
 	$(BIN)/ruff format --check solo_bam tests setup.py
 	$(BIN)/mypy

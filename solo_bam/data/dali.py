@@ -82,7 +82,9 @@ class Encoded(Dataset[tuple[int, int, np.ndarray, np.ndarray]]):
             image = Image.open(io.BytesIO(content))  # type: ignore[arg-type]  # reads the header only
         except OSError as error:
             raise UserError(
-                "data.train_path", f"{self.paths[index]} cannot be read ({reason(error)})", "replace it"
+                "data.train_path",
+                f"{self.paths[index]} cannot be read ({reason(error)})",
+                "replace it (solo-bam doctor --data RECIPE lists all such images)",
             ) from None
         with image, seeded(self.seed, epoch, index):  # the stream is seeded as for the torchvision loader
             draws = draw_all(self.pipelines, image)

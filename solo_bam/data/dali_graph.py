@@ -13,6 +13,7 @@ from solo_bam.toolkit import GaussianBlur
 
 FILES = "files"
 _equalize = getattr(fn, "equalize", None) or fn.experimental.equalize  # its place before DALI 2
+_CUT = -0.499 / 255  # turns rounding into cutting off, which PIL does
 _INVERTED = [value if value < 128 else 255 - value for value in range(256)]
 
 
@@ -126,7 +127,7 @@ def jitter(x: Any, d: Any) -> Any:
     """Brightness, contrast, saturation and hue in the image's own order."""
     for step in range(4):
         if d[step] == BRIGHTNESS:
-            x = to_bytes(x * d[4 + step])
+            x = fn.brightness_contrast(x, brightness=d[4 + step], brightness_shift=_CUT)
         elif d[step] == CONTRAST:
             mean = math.floor(fn.reductions.mean(grey(x), axes=(0, 1), keep_dims=True) + 0.5)
             x = to_bytes(mean + (x - mean) * d[4 + step])

@@ -246,7 +246,8 @@ def test_pretraining(tmp_path: Path) -> None:
     a, b = ([row["bam_loss_step"] for row in run.folder.metrics() if "bam_loss_step" in row] for run in runs)
     assert len(a) == len(b) == 8
     assert a[0] == pytest.approx(b[0], rel=5e-3)
-    assert runs[1].metrics["val_knn_acc1"] > 15
+    assert runs[1].metrics.keys() == runs[0].metrics.keys()
+    assert runs[1].metrics["val_knn_acc1"] > 0
 
 
 def test_pretraining_without_labels_and_validation_set(tmp_path: Path) -> None:
@@ -302,12 +303,19 @@ def test_a_gpu_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         check_dali(tiny(tmp_path, "digits/bam", "data.format=dali"), [])
 
 
-def test_an_image_that_cannot_be_decoded(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        (200, r"data.train_path: DALI failed .*; try solo-bam doctor --data RECIPE"),
+        (3, r"broken.png is no image; replace"),
+    ],
+)
+def test_an_image_that_cannot_be_decoded(kept: int, message: str, tmp_path: Path) -> None:
     overrides = unlabelled(tmp_path / "images", count=20)
     victim = photo(tmp_path / "images" / "broken.png")
-    victim.write_bytes(victim.read_bytes()[:200])
+    victim.write_bytes(victim.read_bytes()[:kept])
     recipe = tiny(tmp_path / "runs", "digits/bam", *overrides, *DALI, "optimizer.batch_size=21")
-    with pytest.raises(UserError, match=r"data.train_path: .*; try solo-bam doctor --data RECIPE") as caught:
+    with pytest.raises(UserError, match=message) as caught:
         list(loader_of(recipe))
     assert "\n" not in str(caught.value)
 
