@@ -13,7 +13,7 @@ from torch import nn
 from solo_bam import toolkit
 from solo_bam.backbones import backbone_factory, check_crop_sizes, create_backbone, is_resnet
 from solo_bam.commands.pretrain import pretrain
-from solo_bam.config import load_recipe
+from solo_bam.config import BAMOptions, load_recipe
 from solo_bam.config.resolve import resolve
 from solo_bam.errors import UserError
 from tests.recipes import batch, tiny, tiny_overrides
@@ -181,6 +181,31 @@ def test_a_training_step_of_student_and_teacher(kind: str, name: str, tmp_path: 
     loss = built.training_step(batch([0, 1, 2, 3], size=32), 0)
     (loss["loss"] if isinstance(loss, dict) else loss).backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in built.encoder.parameters())
+
+
+@pytest.mark.parametrize("name", sorted(set(toolkit.METHODS) - {"base", "linear"}))
+def test_every_method_takes_any_backbone(name: str, tmp_path: Path) -> None:
+    own: dict[str, Any] = {
+        "proj_hidden_dim": 32,
+        "proj_output_dim": 16,
+        "pred_hidden_dim": 32,
+        "queue_size": 64,
+        "num_prototypes": 16,
+    }
+    own |= {"num_prototypes": "[4,4]"} if name == "deepclusterv2" else {}
+    own |= {"proj_output_dim": 4, "whitening_size": 8} if name == "wmse" else {}
+    known = BAMOptions.model_fields if name.startswith("bam") else toolkit.method_options(name)
+    kwargs = [f"method_kwargs.{key}={value}" for key, value in own.items() if key in known]
+    recipe = tiny(
+        tmp_path, "digits/byol", f"method={name}", "~method_kwargs", *kwargs, "backbone.name=regnetx_002",
+        *(["method_kwargs.warmup_teacher_temperature_epochs=1"] if name == "dino" else []),
+    )  # fmt: skip
+    cfg = resolve(recipe, num_classes=10, has_val=True, world_size=1)
+    built: Any = toolkit.build_method(cfg, backbone_factory(cfg.backbone))
+    assert type(built.encoder).__module__ == "timm.models.regnet"
+    assert type(getattr(built, "momentum_encoder", built.encoder)) is type(built.encoder)
+    assert (built.encoder_name, built.features_dim) == ("regnetx_002", 368)
+    assert built.classifier.in_features == 368
 
 
 @pytest.mark.parametrize("name", ["bam_momentum", "byol"])
