@@ -11,7 +11,6 @@ One training step:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +18,6 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from solo_bam.backbones import backbone_factory
 from solo_bam.config.schema import BAMOptions
 from solo_bam.losses import BAMLoss
 from solo_bam.toolkit import BaseMethod, BaseMomentumMethod
@@ -30,11 +28,10 @@ class BAM(BaseMethod):
 
     Args:
         cfg: recipe; ``method_kwargs`` are :class:`solo_bam.config.schema.BAMOptions`.
-        create_backbone: builds the network, with ``num_features``; None: the one of ``cfg.backbone``.
     """
 
-    def __init__(self, cfg: DictConfig, create_backbone: Callable[[], nn.Module] | None = None):
-        super().__init__(cfg, create_backbone or backbone_factory(cfg.backbone))
+    def __init__(self, cfg: DictConfig):
+        super().__init__(cfg)
         self.options = BAMOptions.model_validate(dict(self.cfg.method_kwargs))
         self.projector = build_projector(self.features_dim, self.options)
         self.loss_fn = BAMLoss(
@@ -92,11 +89,10 @@ class BAMMomentum(BAM, BaseMomentumMethod):
 
     Args:
         cfg: as for :class:`BAM`, with ``momentum.base_tau`` and ``momentum.final_tau``.
-        create_backbone: as for :class:`BAM`; called for the student and for the teacher.
     """
 
-    def __init__(self, cfg: DictConfig, create_backbone: Callable[[], nn.Module] | None = None):
-        super().__init__(cfg, create_backbone)
+    def __init__(self, cfg: DictConfig):
+        super().__init__(cfg)
         self.momentum_projector = build_projector(self.features_dim, self.options)
         self.momentum_projector.load_state_dict(self.projector.state_dict())
         self.momentum_projector.requires_grad_(False)

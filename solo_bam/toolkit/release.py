@@ -399,14 +399,11 @@ class BaseMethod(SoloMethod):  # type: ignore[misc, valid-type]
     Args:
         cfg: a recipe in the head edition's schema, complete but for ``method_kwargs``, learning rates
             already scaled by the batch size.
-        create_backbone: builds the network, with ``num_features``; None: solo-learn's own of that name.
     """
 
-    def __init__(self, cfg: DictConfig, create_backbone: Backbones | None = None):
+    def __init__(self, cfg: DictConfig):
         cfg = self.add_and_assert_specific_cfg(cfg)
-        with _built_by(create_backbone):
-            super().__init__(**_constructor_arguments(cfg, create_backbone))
-        self.encoder_name = cfg.backbone.name
+        super().__init__(**_constructor_arguments(cfg))
         self.cfg = cfg
         self.no_channel_last = cfg.performance.disable_channel_last
 
@@ -538,6 +535,10 @@ def _built_by(create: Backbones | None) -> Iterator[None]:
         setattr(solo.utils.backbones, _REPLACED, _SOLO_BACKBONES[_REPLACED])
 
 
+def _is_replaced() -> bool:
+    return getattr(solo.utils.backbones, _REPLACED) is not _SOLO_BACKBONES[_REPLACED]
+
+
 def method_options(name: str) -> dict[str, Any]:
     """The ``method_kwargs`` of one of solo-learn's own methods, with their defaults.
 
@@ -568,26 +569,26 @@ def build_method(cfg: DictConfig, create_backbone: Backbones | None = None) -> p
             None: solo-learn's own of that name.
     """
     cls = METHODS[cfg.method]
-    if issubclass(cls, BaseMethod):
-        method = cls(cfg, create_backbone)
-    else:
-        options = method_options(cfg.method) | _plain(cfg.method_kwargs)
-        with _built_by(create_backbone):
-            method = cls(**_constructor_arguments(cfg, create_backbone), **options)
-        method.encoder_name = cfg.backbone.name
+    with _built_by(create_backbone):
+        if issubclass(cls, BaseMethod):
+            method = cls(cfg)
+        else:
+            options = method_options(cfg.method) | _plain(cfg.method_kwargs)
+            method = cls(**_constructor_arguments(cfg), **options)
+    method.encoder_name = cfg.backbone.name
     if cfg.knn_eval.enabled:
         method.knn.distance_fx, method.knn.T = cfg.knn_eval.distance_func, cfg.knn_eval.temperature
     return method
 
 
-def _constructor_arguments(cfg: DictConfig, create_backbone: Backbones | None) -> dict[str, Any]:
+def _constructor_arguments(cfg: DictConfig) -> dict[str, Any]:
     """The head edition's cfg as the release edition's keyword arguments."""
     optimizer = _plain(cfg.optimizer.kwargs)
     lars = cfg.optimizer.name == "lars"
     own = {**_plain(cfg.backbone.kwargs), "cifar": bool(cfg.backbone.cifar_stem)}
     arguments = {
-        "encoder": cfg.backbone.name if create_backbone is None else _REPLACED,
-        "backbone_args": own if create_backbone is None else {},
+        "encoder": _REPLACED if _is_replaced() else cfg.backbone.name,
+        "backbone_args": {} if _is_replaced() else own,
         "num_classes": cfg.data.num_classes,
         "max_epochs": cfg.max_epochs,
         "batch_size": cfg.optimizer.batch_size,

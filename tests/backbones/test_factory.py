@@ -13,10 +13,10 @@ from torch import nn
 from solo_bam import toolkit
 from solo_bam.backbones import backbone_factory, check_crop_sizes, create_backbone, is_resnet
 from solo_bam.commands.pretrain import pretrain
-from solo_bam.config import BAMOptions, load_recipe
+from solo_bam.config import BAMOptions
 from solo_bam.config.resolve import resolve
 from solo_bam.errors import UserError
-from tests.recipes import batch, tiny, tiny_overrides
+from tests.recipes import batch, tiny
 
 # name, its kwargs, width of its features
 KINDS: dict[str, tuple[str, dict[str, Any], int]] = {
@@ -230,13 +230,6 @@ def test_solo_learn_is_left_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="refuses"):
         method(tmp_path, "byol", "solo's ViT", "backbone.kwargs.patch_size=0")
     assert solo.utils.backbones.vit_tiny is toolkit.solo_backbones()["vit_tiny"]
-
-
-def test_bam_alone_builds_any_backbone(tmp_path: Path) -> None:
-    """``METHODS["bam"](cfg)``, as solo-learn's own scripts call it."""
-    overrides = tiny_overrides(tmp_path, "backbone.name=convnext_atto")
-    cfg = resolve(load_recipe("digits/bam", overrides), num_classes=10, has_val=True, world_size=1)
-    assert toolkit.METHODS["bam"](cfg).features_dim == 320
 
 
 def test_a_section_with_a_name_alone_is_enough() -> None:

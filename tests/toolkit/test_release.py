@@ -6,7 +6,6 @@ solo-learn as it is; ``test_mends_are_needed.py`` does that for every mend.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,6 @@ from solo_bam.commands.pretrain import pretrain
 from solo_bam.config.resolve import resolve
 from tests import processes
 from tests.recipes import batch, tiny
-
-if unmended := os.environ.get("SOLO_BAM_TEST_UNMENDED"):
-    from tests.toolkit.unmended import leave_out
-
-    leave_out(unmended)
 
 
 def build(tmp_path: Path, name: str = "digits/simclr", *overrides: str) -> Any:
@@ -190,8 +184,6 @@ def test_knn_leaves_unlabelled_images_out() -> None:
 def _knn_over_processes() -> tuple[float, float, int]:
     import torch.distributed as dist
 
-    if unmended:
-        leave_out(unmended)
     rank, knn = dist.get_rank(), toolkit.METHODS and _metric(k=1)
     knn.update(
         train_features=torch.eye(4)[2 * rank : 2 * rank + 2], train_targets=torch.tensor([2 * rank, 2 * rank + 1])
@@ -326,8 +318,6 @@ def _gathered_gradient() -> np.ndarray:
     import solo.utils.misc
     import torch.distributed as dist
 
-    if unmended:
-        leave_out(unmended)
     toolkit.METHODS  # noqa: B018  imports and mends solo-learn
     x = torch.full((2, 1), float(dist.get_rank() + 1), requires_grad=True)
     weight = torch.arange(4.0).view(4, 1) * (dist.get_rank() + 1)
@@ -347,8 +337,6 @@ def _simclr_gradient(multi_crop: bool) -> tuple[float, np.ndarray]:
     import solo.methods.simclr
     import torch.distributed as dist
 
-    if unmended:
-        leave_out(unmended)
     toolkit.METHODS  # noqa: B018
     z = torch.randn(3, 8, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     if dist.is_initialized():

@@ -7,8 +7,7 @@ def leave_out(name: str) -> None:
     """Import solo-learn with all mends of ``toolkit/release.py`` but ``_mend_<name>``."""
     import sys
 
-    if "solo" in sys.modules:
-        return
+    assert "solo" not in sys.modules, "solo-learn is already mended"
     from solo_bam.toolkit.stand_ins import stand_ins
 
     with stand_ins():
