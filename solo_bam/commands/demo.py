@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--config-name", default="digits/bam", metavar="NAME", help="a recipe on the digits")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe, e.g. seed=1")
     options = parse(parser, arguments)
-    recipe = load_recipe(options.config_name, ["checkpoint.dir=demo", *options.overrides])
+    recipe = load_recipe(options.config_name, ["checkpoint.dir=demo", "seed=0", *options.overrides])
     source = find_source(recipe)
     if source.val is None:
         raise UserError("data.val_path", "is missing, the demo needs labelled validation images", "use the digits")
