@@ -32,7 +32,6 @@ def draw_bars(table: Mapping[str, Mapping[str, float]], path: Path, title: str, 
         axis.set(title=title, ylabel=unit)
         axis.set_xticks(range(len(measures)), measures)
         axis.grid(axis="x", visible=False)
-        lowest = min(min(values.values()) for values in table.values())
-        axis.set_ylim(max(0.0, lowest - 10), 102)
+        axis.set_ylim(0, 1.1 * max(max(values.values()) for values in table.values()))
         figure.legend(loc="outside lower center", ncols=len(table))
         figure.savefig(path)
