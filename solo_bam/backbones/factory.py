@@ -96,7 +96,7 @@ def check_backbone_name(name: str) -> None:
 
 def is_resnet(name: str) -> bool:
     """Whether a known name is a ResNet's with the usual stem (torchvision's or of timm's module ``resnet``)."""
-    return name in ("resnet18", "resnet50") or timm.models.is_model_in_modules(name, "resnet")
+    return name in ("resnet18", "resnet50") or timm.models.is_model_in_modules(name, ["resnet"])
 
 
 def _check_keys(name: str, asked: Mapping[str, Any]) -> None:
