@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
@@ -81,9 +81,10 @@ class Encoded(Dataset[tuple[int, int, np.ndarray, np.ndarray]]):
             content = np.fromfile(self.paths[index], dtype=np.uint8)
             image = Image.open(io.BytesIO(content))  # type: ignore[arg-type]  # reads the header only
         except OSError as error:
+            why = "its format is not recognised" if isinstance(error, UnidentifiedImageError) else reason(error)
             raise UserError(
                 "data.train_path",
-                f"{self.paths[index]} cannot be read ({reason(error)})",
+                f"{self.paths[index]} cannot be read ({why})",
                 "replace it (solo-bam doctor --data RECIPE lists all such images)",
             ) from None
         with image, seeded(self.seed, epoch, index):  # the stream is seeded as for the torchvision loader

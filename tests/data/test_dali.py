@@ -307,7 +307,7 @@ def test_a_gpu_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ("kept", "message"),
     [
         (200, r"data.train_path: DALI failed .*; try solo-bam doctor --data RECIPE"),
-        (3, r"broken.png is no image; replace"),
+        (3, r"broken.png cannot be read \(its format is not recognised\); replace"),
     ],
 )
 def test_an_image_that_cannot_be_decoded(kept: int, message: str, tmp_path: Path) -> None:
