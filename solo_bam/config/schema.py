@@ -129,9 +129,6 @@ class Momentum(Section):
     classifier: bool = False
 
 
-DATASETS = ("digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet", "custom")
-
-
 class ContrastiveCropOptions(Section):
     """Crops inside the box around the object (Peng et al., CVPR 2022); names and defaults of the published code.
 

@@ -182,8 +182,6 @@ def _mend_labels() -> None:
 
 def _mend_validation() -> None:
     """Lightning 2 has no ``validation_epoch_end`` and refuses the class while it defines one."""
-    base_end = SoloMethod.__dict__["validation_epoch_end"]
-    momentum_end = SoloMomentumMethod.__dict__["validation_epoch_end"]
     for cls in (SoloMethod, SoloMomentumMethod):
         del cls.validation_epoch_end
 
@@ -212,7 +210,6 @@ def _mend_validation() -> None:
         self.log_dict(log, sync_dist=True)
         outs.clear()
 
-    assert base_end is not momentum_end
     SoloMethod.on_validation_epoch_start = on_validation_epoch_start
     SoloMethod.on_validation_batch_end = on_validation_batch_end
     SoloMethod.on_validation_epoch_end = on_validation_epoch_end
