@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe, e.g. seed=1")
     options = parse(parser, arguments)
     recipe = load_recipe(options.config_name, ["checkpoint.dir=demo", "seed=0", *options.overrides])
-    source = find_source(recipe)
+    source = find_source(recipe.data)
     if source.val is None:
         raise UserError("data.val_path", "is missing, the demo needs labelled validation images", "use the digits")
     view = plain_view(recipe.data.dataset, recipe.augmentations[0])

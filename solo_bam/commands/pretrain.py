@@ -27,6 +27,7 @@ from solo_bam.callbacks import (
     ProgressBar,
     UnreadableImages,
 )
+from solo_bam.checkpoints import read_checkpoint
 from solo_bam.commands.options import parse, recipe_parser
 from solo_bam.config import Recipe, load_recipe
 from solo_bam.config.resolve import resolve, uses_cifar_stem
@@ -74,7 +75,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
             "got True, torch synchronises batch norm over GPUs only",
             "set sync_batchnorm=False or devices=1",
         )
-    source = find_source(recipe)
+    source = find_source(recipe.data)
     cfg = resolve(recipe, source.num_classes, source.val is not None, world_size)
     data = PretrainData(recipe, source)
     _check_size(recipe, len(data.train_set), world_size)
@@ -213,14 +214,8 @@ def check_checkpoint(path: Path, method: str) -> dict[str, Any]:
         UserError: missing, unreadable, holding code, or of another method.
     """
     key = "resume_from_checkpoint"
-    if not path.is_file():
-        raise UserError(key, f"there is no file {path}", "give a checkpoint that a run has saved")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(key, f"{path} cannot be read safely ({reason})", "give a checkpoint of solo-bam") from None
-    about = content.get("solo_bam") if isinstance(content, dict) else None
+    content = read_checkpoint(path, key)
+    about = content.get("solo_bam")
     if not about:
         raise UserError(key, f"{path} was not saved by solo-bam", "give a checkpoint of solo-bam")
     if about["method"] != method:

@@ -51,7 +51,7 @@ def scan(recipe: Recipe) -> int:
     Raises:
         UserError: the dataset is not there.
     """
-    source = find_source(recipe)
+    source = find_source(recipe.data)
     found = [inspect_split(split) for split in (source.train, source.val) if split is not None]
     for inspection in found:
         print(describe(inspection))

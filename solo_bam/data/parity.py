@@ -135,7 +135,7 @@ def _count(images: int) -> int:
 
 def _sample(recipe: Recipe, count: int) -> list[Path]:
     """Training images, evenly spread; a small dataset's more than once."""
-    paths, _ = files_of(find_source(recipe).train(lambda image: image))
+    paths, _ = files_of(find_source(recipe.data).train(lambda image: image))
     return [Path(paths[i]) for i in np.linspace(0, len(paths) - 1, count).round().astype(int)]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torchvision.datasets
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-from solo_bam.config.schema import Recipe
+from solo_bam.config.schema import Data
 from solo_bam.data.digits import digits_folder
 from solo_bam.data.downloads import provide
 from solo_bam.data.imagenet100 import IMAGENET100
@@ -41,28 +41,27 @@ class Source:
     num_classes: int
 
 
-def find_source(recipe: Recipe) -> Source:
-    """The recipe's dataset.
+def find_source(data: Data) -> Source:
+    """The dataset of a recipe's section ``data``.
 
     Raises:
         UserError: a folder or file is missing, empty or has an empty class, the classes differ between the
             splits or from the dataset's, or a download failed.
     """
-    data = recipe.data
     if data.dataset in _TORCHVISION or data.dataset == "digits":
-        _check_format(recipe)
-    train, val = _torchvision_splits(recipe) if data.dataset in _TORCHVISION else _own_splits(recipe)
+        _check_format(data)
+    train, val = _torchvision_splits(data) if data.dataset in _TORCHVISION else _own_splits(data)
     train = replace(train, on_error=data.on_error)
     if data.no_labels:
         return Source(replace(train, targets=np.full(len(train), -1), classes=()), None, 1)
     return Source(train, None if val is None else replace(val, on_error=data.on_error), len(train.classes))
 
 
-def _check_format(recipe: Recipe) -> None:
-    if recipe.data.format == "h5":
+def _check_format(data: Data) -> None:
+    if data.format == "h5":
         raise UserError(
             "data.format",
-            f"got 'h5', {recipe.data.dataset} comes in files of its own",
+            f"got 'h5', {data.dataset} comes in files of its own",
             "set data.format=image_folder, or data.dataset=custom for an HDF5 file",
         )
 
@@ -70,9 +69,8 @@ def _check_format(recipe: Recipe) -> None:
 # --------------------------------------------------------------------------------- folders and HDF5 files
 
 
-def _own_splits(recipe: Recipe) -> tuple[Split, Split | None]:
+def _own_splits(data: Data) -> tuple[Split, Split | None]:
     """The splits that ``train_path`` and ``val_path`` name."""
-    data = recipe.data
     train_path, val_path = data.train_path, data.val_path
     if data.dataset == "digits":
         folder = digits_folder()
@@ -81,11 +79,11 @@ def _own_splits(recipe: Recipe) -> tuple[Split, Split | None]:
         what = "HDF5 file" if data.format == "h5" else "folder"
         raise UserError(TRAIN, f"is missing, {data.dataset} needs it", f"give the {what} of the training images")
     if data.no_labels:
-        return _open(recipe, train_path, TRAIN), None
-    train = _of_the_dataset(_open(recipe, train_path, TRAIN), data.dataset)
+        return _open(data, train_path, TRAIN), None
+    train = _of_the_dataset(_open(data, train_path, TRAIN), data.dataset)
     if val_path is None:
         return train, None
-    val = _of_the_dataset(_open(recipe, val_path, VAL), data.dataset)
+    val = _of_the_dataset(_open(data, val_path, VAL), data.dataset)
     if list(val.classes) != list(train.classes):
         differing = ", ".join(sorted(set(val.classes) ^ set(train.classes))[:5])
         problem = f"{val_path} has other classes than {train_path} ({differing})"
@@ -93,11 +91,11 @@ def _own_splits(recipe: Recipe) -> tuple[Split, Split | None]:
     return train, val
 
 
-def _open(recipe: Recipe, path: Path, key: str) -> Split:
+def _open(data: Data, path: Path, key: str) -> Split:
     """One split, all its classes."""
-    if recipe.data.format == "h5":
+    if data.format == "h5":
         return _h5_split(path.expanduser(), key)
-    if recipe.data.no_labels:
+    if data.no_labels:
         return _unlabelled_split(path.expanduser(), key)
     return _folder_split(path.expanduser(), key)
 
@@ -192,9 +190,8 @@ def _of_classes(split: Split, names: Iterable[str]) -> Split:
 # ------------------------------------------------------------------------------------ CIFAR and STL-10
 
 
-def _torchvision_splits(recipe: Recipe) -> tuple[Split, Split | None]:
+def _torchvision_splits(data: Data) -> tuple[Split, Split | None]:
     """CIFAR and STL-10 from torchvision's files, downloaded where there is a network."""
-    data = recipe.data
     cls = getattr(torchvision.datasets, _TORCHVISION[data.dataset])
     stl = data.dataset == "stl10"
     train_path = data.train_path or Path("datasets")

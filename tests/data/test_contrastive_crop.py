@@ -141,7 +141,7 @@ def _same(a: list[Any], b: list[Any]) -> bool:
 
 def _data(tmp_path: Path, *overrides: str) -> PretrainData:
     recipe = tiny(tmp_path, "digits/bam", *ON, *overrides)
-    return PretrainData(recipe, find_source(recipe))
+    return PretrainData(recipe, find_source(recipe.data))
 
 
 def test_boxes_are_used_from_their_epoch_on(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_heat_maps_are_of_the_same_images(tmp_path: Path) -> None:
     """The n-th resized image is the one whose crops have index n, also with a fraction of the images."""
     whole = "augmentations=[{crop_size: 16, num_crops: 2, rrc: {enabled: False}, mean: [0, 0, 0], std: [1, 1, 1]}]"
     recipe = tiny(tmp_path, "digits/bam", whole)
-    data = PretrainData(recipe, find_source(recipe))
+    data = PretrainData(recipe, find_source(recipe.data))
     images: Any = data.resized_images()
     assert len(images) == len(data.train_set)
     for index in (0, 30, 70):

@@ -47,7 +47,7 @@ def photo(path: Path, size: tuple[int, int] = (120, 90), **saving: Any) -> Path:
 
 
 def data_of(recipe: Recipe, rank: int = 0, processes: int = 1) -> PretrainData:
-    data = PretrainData(recipe, find_source(recipe))
+    data = PretrainData(recipe, find_source(recipe.data))
     data.trainer = SimpleNamespace(world_size=processes, global_rank=rank)  # type: ignore[assignment]
     return data
 

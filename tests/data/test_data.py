@@ -105,7 +105,7 @@ def test_plain_view(crop: int, resized: int) -> None:
 def _batches(tmp_path: Path, workers: int = 0, epoch: int = 0, **recipe: Any) -> list[Any]:
     overrides = [f"{key}={value}" for key, value in recipe.items()]
     checked = tiny(tmp_path, "digits/bam", f"data.num_workers={workers}", *overrides)
-    loader = PretrainData(checked, find_source(checked)).train_dataloader()
+    loader = PretrainData(checked, find_source(checked.data)).train_dataloader()
     loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
     return list(loader)
 
@@ -133,7 +133,7 @@ def test_data_depend_on_seed_and_epoch_alone(tmp_path: Path) -> None:
 
 def test_persistent_workers_know_the_epoch(tmp_path: Path) -> None:
     checked = tiny(tmp_path, "digits/bam", "data.num_workers=1")
-    loader = PretrainData(checked, find_source(checked)).train_dataloader()
+    loader = PretrainData(checked, find_source(checked.data)).train_dataloader()
     for epoch in range(2):
         loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         assert _same(list(loader), _batches(tmp_path, epoch=epoch))
@@ -161,7 +161,7 @@ def test_seeding_leaves_the_streams_outside_alone() -> None:
 def test_fraction_is_stratified_and_fixed(tmp_path: Path) -> None:
     def labels(seed: int) -> list[int]:
         checked = tiny(tmp_path, "digits/bam", "data.fraction=0.1", f"seed={seed}")
-        return [int(Path(name).stem) for name in _chosen(PretrainData(checked, find_source(checked)))]
+        return [int(Path(name).stem) for name in _chosen(PretrainData(checked, find_source(checked.data)))]
 
     assert labels(0) == labels(1)
     assert len(labels(0)) == 143
@@ -180,7 +180,7 @@ def test_images_without_labels(tmp_path: Path) -> None:
         _picture(8).save(tmp_path / f"{i:02d}.png")
     overrides = ["data.dataset=custom", f"data.train_path={tmp_path}", "data.no_labels=True", "data.fraction=-1"]
     checked = tiny(tmp_path / "runs", "digits/bam", *overrides)
-    source = find_source(checked)
+    source = find_source(checked.data)
     assert source.val is None
     _, _, labels = next(iter(PretrainData(checked, source).train_dataloader()))
     assert (labels == -1).all()

@@ -93,13 +93,13 @@ def test_findings_are_in_the_datasets_order(tmp_path: Path) -> None:
     """From several processes too."""
     path = h5_file(tmp_path / "train.h5", count=100)
     recipe = tiny(tmp_path, "digits/bam", "data.dataset=custom", "data.format=h5", f"data.train_path={path}")
-    found = inspect_split(find_source(recipe).train)
+    found = inspect_split(find_source(recipe.data).train)
     assert list(found.findings) == [Finding(12, 12, "RGB")] * 200
     folder = folders(tmp_path / "train", ("a",), 200)
     for i in range(200):
         Image.new("L", (i + 1, 1)).save(folder / "a" / f"{i:03d}.png")
     recipe = tiny(tmp_path, "digits/bam", "data.dataset=custom", f"data.train_path={folder}")
-    found = inspect_split(find_source(recipe).train)
+    found = inspect_split(find_source(recipe.data).train)
     assert [finding.width for finding in found.findings] == list(range(1, 201))
 
 

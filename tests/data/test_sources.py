@@ -46,7 +46,7 @@ def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
 
 def find(tmp_path: Path, *overrides: str) -> Source:
-    return find_source(tiny(tmp_path / "runs", "digits/bam", "data.fraction=-1", *overrides))
+    return find_source(tiny(tmp_path / "runs", "digits/bam", "data.fraction=-1", *overrides).data)
 
 
 def pixels(image: Image.Image) -> np.ndarray:
@@ -280,7 +280,7 @@ def test_half_of_every_dataset(kind: str, tmp_path: Path, monkeypatch: Any) -> N
 
     def chosen(seed: int) -> tuple[list[str], list[int]]:
         recipe = tiny(tmp_path / "runs", "digits/bam", "data.fraction=0.5", f"seed={seed}", *where)
-        images = PretrainData(recipe, find_source(recipe)).train_set.dataset
+        images = PretrainData(recipe, find_source(recipe.data)).train_set.dataset
         return [images.split.reader.name(i) for i in range(len(images))], images.targets.tolist()
 
     names, targets = chosen(0)
@@ -291,6 +291,6 @@ def test_half_of_every_dataset(kind: str, tmp_path: Path, monkeypatch: Any) -> N
     label = {whole.reader.name(i): int(t) for i, t in enumerate(whole.targets)}
     assert [label[name] for name in names] == targets
     recipe = tiny(tmp_path / "runs", "digits/bam", "data.fraction=0.5", *where)
-    images = PretrainData(recipe, find_source(recipe)).train_set.dataset
+    images = PretrainData(recipe, find_source(recipe.data)).train_set.dataset
     assert hasattr(images, "samples") == (kind in ("folders", "unlabelled"))
     assert not hasattr(images, "samples") or images.samples == list(zip(names, targets))

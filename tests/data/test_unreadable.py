@@ -34,7 +34,7 @@ def source(tmp_path: Path, *overrides: str, bad: tuple[int, ...] = (), content: 
     root = folders(tmp_path / "train")
     for number in bad:
         next(root.rglob(f"{number:03d}.png")).write_bytes(content)
-    return find_source(_recipe(tmp_path, *overrides))
+    return find_source(_recipe(tmp_path, *overrides).data)
 
 
 def _recipe(tmp_path: Path, *overrides: str) -> Any:
@@ -124,7 +124,7 @@ def test_without_any_readable_image(tmp_path: Path) -> None:
 def test_the_next_image_is_of_the_chosen_share(tmp_path: Path) -> None:
     source(tmp_path, bad=tuple(range(0, 20, 3)))
     recipe = _recipe(tmp_path, "data.on_error=skip", "data.fraction=0.5")
-    images = PretrainData(recipe, find_source(recipe)).train_set.dataset
+    images = PretrainData(recipe, find_source(recipe.data)).train_set.dataset
     chosen = {images.split.reader.name(i) for i in range(len(images))}
     images.transform = number  # type: ignore[assignment]
     values = {number(Image.open(name)) for name in chosen if int(Path(name).stem) % 3}
@@ -139,7 +139,7 @@ def test_skipping_does_not_depend_on_the_loader_processes(tmp_path: Path) -> Non
 
     def epoch(workers: int) -> tuple[list[Any], list[str]]:
         recipe = _recipe(tmp_path, "data.on_error=skip", "optimizer.batch_size=5", f"data.num_workers={workers}")
-        data = PretrainData(recipe, find_source(recipe))
+        data = PretrainData(recipe, find_source(recipe.data))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             batches = list(data.train_dataloader())

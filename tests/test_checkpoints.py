@@ -1,0 +1,93 @@
+"""Backbones out of checkpoints: exactly, or not at all."""
+
+import pickle
+
+import pytest
+import torch
+
+from solo_bam.checkpoints import backbone_of, backbone_state, hash_weights, load_pretrained, load_weights
+from solo_bam.errors import UserError
+from tests.recipes import tiny
+
+
+def _saved(folder, recipe, prefix="backbone."):
+    backbone = backbone_of(recipe)
+    state = {prefix + name: value for name, value in backbone.state_dict().items()}
+    content = {"state_dict": {**state, "classifier.weight": torch.zeros(1)}, "epoch": 3}
+    content["solo_bam"] = {"method": recipe.method, "recipe": recipe.model_dump(mode="json")}
+    torch.save(content, folder / "last.ckpt")
+    return backbone, folder / "last.ckpt"
+
+
+def test_a_backbone_comes_back_exactly(tmp_path):
+    recipe = tiny(tmp_path)
+    backbone, path = _saved(tmp_path, recipe)
+    loaded = load_pretrained(path)
+    images = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(loaded.backbone(images), backbone(images), rtol=0, atol=0)
+    assert (loaded.recipe, loaded.epoch, loaded.weights) == (recipe, 4, hash_weights(backbone))
+
+
+@pytest.mark.parametrize(
+    ("name", "branch"),
+    [
+        ("backbone", "student"),
+        ("encoder", "student"),
+        ("momentum_backbone", "teacher"),
+        ("momentum_encoder", "teacher"),
+    ],
+)
+def test_both_editions_names_and_branches(name, branch):
+    wanted = {f"{name}.layer.weight": torch.ones(1), "projector.weight": torch.zeros(1)}
+    assert backbone_state(wanted, branch, "checkpoint") == {"layer.weight": torch.ones(1)}
+
+
+def test_a_method_without_teacher_says_so(tmp_path):
+    _, path = _saved(tmp_path, tiny(tmp_path))
+    with pytest.raises(UserError, match="^branch: got 'teacher'"):
+        load_pretrained(path, "teacher")
+
+
+def test_keys_at_fault_are_listed(tmp_path):
+    backbone = backbone_of(tiny(tmp_path))
+    state = dict(backbone.state_dict())
+    state["stray.bias"] = state.pop("bn1.bias")
+    state["bn1.weight"] = torch.zeros(3)
+    before = hash_weights(backbone)
+    with pytest.raises(
+        UserError, match=r"missing: bn1.bias; unexpected: stray.bias; of another shape: bn1.weight \(3,"
+    ):
+        load_weights(backbone, state, "checkpoint")
+    assert hash_weights(backbone) == before
+
+
+def test_the_hash_knows_every_value(tmp_path):
+    backbone = backbone_of(tiny(tmp_path))
+    before = hash_weights(backbone)
+    backbone.bn1.running_mean[0] += 1e-7
+    assert hash_weights(backbone) != before
+
+
+class _Payload:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+def test_code_is_refused(tmp_path, capsys):
+    path = tmp_path / "bad.ckpt"
+    with path.open("wb") as out:
+        pickle.dump({"state_dict": _Payload()}, out)
+    with pytest.raises(UserError, match="cannot be read safely"):
+        load_pretrained(path)
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_what_is_no_checkpoint(tmp_path):
+    torch.save(torch.zeros(3), tmp_path / "tensor.ckpt")
+    for path, problem in [
+        (tmp_path / "none.ckpt", "there is no file"),
+        (tmp_path, "there is no checkpoint in"),
+        (tmp_path / "tensor.ckpt", "holds no checkpoint"),
+    ]:
+        with pytest.raises(UserError, match=problem):
+            load_pretrained(path)
