@@ -100,7 +100,14 @@ def load_pretrained(path: Path, branch: Branch = "student", key: str = "checkpoi
 def backbone_of(recipe: Recipe) -> nn.Module:
     """A recipe's backbone with random weights, in evaluation mode."""
     section = recipe.backbone
-    return create_backbone(section.name, section.kwargs, uses_cifar_stem(recipe), recipe.crop_sizes).eval()
+    return create_backbone(
+        section.name,
+        section.kwargs,
+        uses_cifar_stem(recipe),
+        recipe.crop_sizes,
+        section.fixed_positions,
+        section.frozen_patches,
+    ).eval()
 
 
 def backbone_state(state: Mapping[str, Tensor], branch: Branch, key: str) -> dict[str, Tensor]:

@@ -15,6 +15,8 @@ from typing import Any
 import timm
 import torch
 from omegaconf import DictConfig, OmegaConf
+from timm.layers import build_sincos2d_pos_embed  # type: ignore[attr-defined]
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from solo_bam import toolkit
@@ -39,6 +41,8 @@ def backbone_factory(backbone: DictConfig) -> Callable[[], nn.Module]:
         _plain(backbone.get("kwargs")),
         cifar_stem=bool(backbone.get("cifar_stem")),
         crop_sizes=tuple(backbone.get("crop_sizes") or ()),
+        fixed_positions=bool(backbone.get("fixed_positions")),
+        frozen_patches=bool(backbone.get("frozen_patches")),
     )
 
 
@@ -48,7 +52,12 @@ def _plain(kwargs: Any) -> dict[str, Any]:
 
 
 def create_backbone(
-    name: str, kwargs: Mapping[str, Any] | None = None, cifar_stem: bool = False, crop_sizes: Sequence[int] = ()
+    name: str,
+    kwargs: Mapping[str, Any] | None = None,
+    cifar_stem: bool = False,
+    crop_sizes: Sequence[int] = (),
+    fixed_positions: bool = False,
+    frozen_patches: bool = False,
 ) -> nn.Module:
     """A network with random weights and ``num_features``, the width of what it gives.
 
@@ -58,6 +67,8 @@ def create_backbone(
         cifar_stem: a ResNet's first convolution is 3x3 and nothing is max-pooled.
         crop_sizes: sides of the crops that it will see, the large ones first. A ViT's or Swin's ``img_size``
             is the first, and its position embedding is interpolated where there are others.
+        fixed_positions: a ViT's positions are sines and cosines, and are not trained.
+        frozen_patches: a ViT's patch projection keeps its initial weights.
 
     Raises:
         UserError: an unknown name, or keys or values that the network does not take.
@@ -73,6 +84,10 @@ def create_backbone(
         raise _refusal(name, asked, error) from None
     if cifar_stem:
         _put_cifar_stem(name, network)
+    if fixed_positions:
+        _fix_positions(_as_vit(network, name, "fixed_positions"))
+    if frozen_patches:
+        _as_vit(network, name, "frozen_patches").patch_embed.requires_grad_(False)
     return network
 
 
@@ -168,6 +183,20 @@ def _put_cifar_stem(name: str, network: nn.Module) -> None:
     width = network.bn1.num_features  # type: ignore[union-attr]
     network.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=1, padding=2, bias=False)  # type: ignore[arg-type]
     network.maxpool = nn.Identity()
+
+
+def _as_vit(network: nn.Module, name: str, key: str) -> Any:
+    if not isinstance(network, VisionTransformer) or network.pos_embed is None:
+        raise UserError(f"backbone.{key}", f"got True, {name} is no ViT with positions", "remove it")
+    return network
+
+
+def _fix_positions(vit: Any) -> None:
+    """Sines and cosines of the patches' places (Chen et al., MoCo v3, ICCV 2021); zero for the [CLS] token."""
+    positions = build_sincos2d_pos_embed(list(vit.patch_embed.grid_size), dim=vit.embed_dim)
+    vit.pos_embed.requires_grad_(False)
+    vit.pos_embed.zero_()
+    vit.pos_embed[0, -len(positions) :] = positions
 
 
 @torch.no_grad()

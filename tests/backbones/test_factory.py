@@ -242,3 +242,23 @@ def test_trains_with_small_crops(name: str, tmp_path: Path) -> None:
     overrides = [crops, "backbone.name=vit_tiny", "backbone.kwargs.patch_size=8", "data.fraction=0.02"]
     metrics = pretrain(tiny(tmp_path, f"digits/{name}", *overrides)).metrics
     assert metrics["train_class_loss_epoch"] > 0
+
+
+@pytest.mark.parametrize("name", ["vit_tiny", "vit_tiny_patch16_224"])
+def test_fixed_positions_and_frozen_patches(name: str) -> None:
+    vit: Any = create_backbone(name, {"patch_size": 8}, crop_sizes=(32,), fixed_positions=True, frozen_patches=True)
+    untrained = {key for key, parameter in vit.named_parameters() if not parameter.requires_grad}
+    assert untrained == {"pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"}
+    positions = vit.pos_embed[0]
+    assert (positions[0] == 0).all()  # [CLS]
+    # By hand: 192 / 4 frequencies, 10000^(-k / 48); of patch (row 2, column 3) of 4 x 4.
+    frequencies = 10_000 ** (-torch.arange(48) / 48)
+    angles = (2 * frequencies, 3 * frequencies)
+    expected = torch.cat([f(a) for f in (torch.sin, torch.cos) for a in angles])
+    torch.testing.assert_close(positions[1 + 2 * 4 + 3].sort().values, expected.sort().values)
+
+
+@pytest.mark.parametrize("key", ["fixed_positions", "frozen_patches"])
+def test_only_vits_have_positions(key: str) -> None:
+    with pytest.raises(UserError, match=f"backbone.{key}: got True, resnet18 is no ViT with positions; remove it"):
+        create_backbone("resnet18", **{key: True})

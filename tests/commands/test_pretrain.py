@@ -170,7 +170,7 @@ def _command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_from_the_command_line_on_two_processes(tmp_path: Path) -> None:
-    """Both processes share one folder, and the images."""
+    """Both processes share one folder, the images, and ContrastiveCrop's boxes."""
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two cores")
     arguments = [
@@ -178,6 +178,11 @@ def test_from_the_command_line_on_two_processes(tmp_path: Path) -> None:
         "devices=2",
         "optimizer.batch_size=8",
         "strategy=ddp",
+        "max_epochs=3",
+        "data.contrastive_crop.enabled=True",
+        "data.contrastive_crop.interval=1",
+        "augmentations.0.rrc.enabled=True",
+        "backbone.cifar_stem=True",
     ]
     done = _command("pretrain", "--config-name", "digits/bam_momentum", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -187,6 +192,12 @@ def test_from_the_command_line_on_two_processes(tmp_path: Path) -> None:
     assert about["status"] == "finished"
     assert about["results"]["val_knn_acc1"] > 0
     assert f"Run: {runs[0]}" in done.stdout
+    checkpoint = torch.load(RunFolder(runs[0]).last_checkpoint, weights_only=True)
+    boxes = checkpoint["callbacks"]["ContrastiveCropBoxes"]["boxes"]
+    assert len(boxes) == 71
+    assert (boxes[:, 2:] > boxes[:, :2]).all()
+    whole = (boxes == torch.tensor([0.0, 0.0, 1.0, 1.0])).all(1)
+    assert whole.float().mean() < 0.5  # every process's images have got theirs
 
 
 def test_half_precision(tmp_path: Path) -> None:
