@@ -70,7 +70,7 @@ class ContrastiveCropBoxes(pl.Callback):
         if self.schedule.due(trainer.current_epoch, trainer.max_epochs or 0):
             self.update(trainer, pl_module)
             area = (self.boxes[:, 2:] - self.boxes[:, :2]).prod(1).mean()
-            pl_module.log("box_area", area, rank_zero_only=True)
+            pl_module.log("box_area", area, sync_dist=True)  # the same on every process
 
     def update(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compute all boxes, in evaluation mode, and draw some."""

@@ -182,7 +182,9 @@ def test_from_the_command_line_on_two_processes(tmp_path: Path) -> None:
         "data.contrastive_crop.enabled=True",
         "data.contrastive_crop.interval=1",
         "augmentations.0.rrc.enabled=True",
-        "backbone.cifar_stem=True",
+        "backbone.name=vit_tiny",
+        "backbone.kwargs.patch_size=4",
+        "backbone.cifar_stem=null",
     ]
     done = _command("pretrain", "--config-name", "digits/bam_momentum", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
