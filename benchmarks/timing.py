@@ -27,11 +27,11 @@ def side_by_side(
     for round_number in range(repeats + 1):
         for name, function in functions.items():
             _synchronise(device)
-            start = time.process_time()
+            start = time.perf_counter()
             function()
             _synchronise(device)
             if round_number:
-                seconds[name].append(time.process_time() - start)
+                seconds[name].append(time.perf_counter() - start)
     return seconds
 
 

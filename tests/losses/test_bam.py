@@ -22,7 +22,7 @@ def test_golden_cases_are_there() -> None:
     assert len(CASES) == 11
 
 
-def _golden(name: str) -> tuple[Any, dict[str, Any]]:
+def golden(name: str) -> tuple[Any, dict[str, Any]]:
     data = np.load(GOLDEN / f"{name}.npz")
     return data, json.loads(str(data["cfg"]))
 
@@ -36,7 +36,7 @@ def _loss(cfg: dict[str, Any]) -> BAMLoss:
 
 def _golden_in_this_process(name: str) -> tuple[float, np.ndarray]:
     """Loss and gradient of this process's part of a golden case."""
-    data, cfg = _golden(name)
+    data, cfg = golden(name)
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     z = torch.from_numpy(data["z"][rank]).requires_grad_()
     teacher = torch.from_numpy(data["z_teacher"][rank]) if cfg["teacher"] else None
@@ -48,7 +48,7 @@ def _golden_in_this_process(name: str) -> tuple[float, np.ndarray]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_agrees_with_the_published_code(name: str) -> None:
-    data, cfg = _golden(name)
+    data, cfg = golden(name)
     tolerance = 1e-9 if cfg["dtype"] == "float64" else 2e-5
     if cfg["world_size"] == 1:
         results = [_golden_in_this_process(name)]
