@@ -30,8 +30,8 @@ test: lint
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check solo_bam tests setup.py
-	$(BIN)/ruff format --check solo_bam tests setup.py
+	$(BIN)/ruff check solo_bam tests benchmarks setup.py
+	$(BIN)/ruff format --check solo_bam tests benchmarks setup.py
 	$(BIN)/mypy
 
 clean:

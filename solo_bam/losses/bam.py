@@ -17,8 +17,10 @@ How it is computed. With G_v = n_v A_v - sum_{l != v} P_l, where n_v counts the 
     d loss / d z = 1 / (L (V-1) B temperature) * G t
     d loss / d t = 1 / (L (V-1) B temperature) * G^T z
 
-so one pass over tiles of images gives the value and both gradients, and no rows x columns matrix outlives
-its tile. Small similarity matrices are kept between the Sinkhorn passes, large ones are computed again.
+so one pass over the images gives the value and both gradients. Similarities are computed in blocks of at most
+64 MiB, by one matrix product each; all elementwise work goes over tiles of a block that stay in the cache; G takes
+the place of S, for the products of the gradients. Where one block holds everything it is kept between the Sinkhorn
+passes, else blocks are computed again.
 """
 
 from __future__ import annotations
@@ -28,17 +30,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from solo_bam import distributed
-from solo_bam.losses.sinkhorn import column_potential
+from solo_bam.losses.sinkhorn import column_potential, softmax_
 
-# Entries of one tile: about the size of a CPU's cache, and enough work for a GPU kernel.
-_CPU_TILE_ENTRIES = 2**19
-_GPU_TILE_ENTRIES = 2**25
-# A similarity matrix of at most this many entries is kept between passes (64 MiB in float32).
-_KEPT_ENTRIES = 2**24
+# Entries of one tile of the elementwise work: a few of them fit into a CPU core's cache.
+_CPU_TILE_ENTRIES = 2**17
+_GPU_TILE_ENTRIES = 2**24
+# Entries of one block of similarities, the unit of the matrix products (64 MiB in float32).
+_BLOCK_ENTRIES = 2**24
 
 Statistics = dict[str, Tensor]
 
@@ -63,145 +64,223 @@ class _Problem:
     def C(self) -> int:
         return self.T * self.W * self.B
 
-    def tiles(self, device: torch.device) -> Iterator[slice]:
-        """Slices of images whose rows of all crops fill one tile."""
-        entries = _CPU_TILE_ENTRIES if device.type == "cpu" else _GPU_TILE_ENTRIES
+    @property
+    def scale(self) -> float:
+        """Of the loss: one over target views, source views and images."""
+        return 1.0 / (self.L * max(self.V - 1, 1) * self.B)
+
+    def blocks(self) -> Iterator[slice]:
+        """Slices of all images whose rows of all crops make one block."""
+        return self._slices(self.B, _BLOCK_ENTRIES)
+
+    def tiles(self, S: Tensor) -> Iterator[slice]:
+        """Slices of the images of ``S`` (crops, images, C) whose rows of all crops make one tile."""
+        return self._slices(S.shape[1], self.tile_entries(S))
+
+    @staticmethod
+    def tile_entries(like: Tensor) -> int:
+        return _CPU_TILE_ENTRIES if like.device.type == "cpu" else _GPU_TILE_ENTRIES
+
+    def _slices(self, images: int, entries: int) -> Iterator[slice]:
         step = max(1, entries // (self.V * self.C))
-        for start in range(0, self.B, step):
-            yield slice(start, min(start + step, self.B))
+        for start in range(0, images, step):
+            yield slice(start, min(start + step, images))
 
-    def positives(self, x: Tensor, images: slice) -> Tensor:
-        """View of the entries of ``x`` (crops, images, C) that pair an image with itself: (crops, T, images)."""
-        blocks = x.view(x.shape[0], x.shape[1], self.T, self.W * self.B)
-        return blocks.diagonal(self.rank * self.B + images.start, dim1=1, dim2=3)
+    def positives(self, S: Tensor, first: int) -> Tensor:
+        """View of the entries of ``S`` that pair an image (from image ``first`` on) with itself: (crops, T, images)."""
+        return S.view(*S.shape[:2], self.T, -1).diagonal(self.rank * self.B + first, dim1=1, dim2=3)
 
-    def mask(self, x: Tensor, images: slice) -> Tensor:
-        """Set the positives of ``x`` to -inf, in place, where positive masking is on."""
-        if self.masking:
-            self.positives(x, images).fill_(-torch.inf)
-        return x
+    def masked_value(self, dtype: torch.dtype) -> float:
+        """A similarity whose exponential is 0, and which stays finite divided by ``reg`` or ``temperature``."""
+        return torch.finfo(dtype).min / 4 * min(1.0, self.reg, self.temperature)
 
 
 class _Similarities:
-    """``rows @ columns.T`` by tiles of images; kept whole where it is small."""
+    """``rows @ columns.T`` in blocks of images, positives masked; a block of all images is kept between passes."""
 
-    def __init__(self, rows: Tensor, columns: Tensor, V: int):
-        self.rows = rows.view(V, -1, rows.shape[-1])
-        self.columns = columns
-        kept = rows.shape[0] * columns.shape[0] <= _KEPT_ENTRIES
-        self.dense = (rows @ columns.T).view(V, -1, columns.shape[0]) if kept else None
+    def __init__(self, p: _Problem, rows: Tensor, columns: Tensor):
+        self.p, self.rows, self.columns = p, rows.view(p.V, p.B, -1), columns
+        self.kept: Tensor | None = None
+        self.positive = rows.new_zeros(())  # cosine of different views of an image, summed over the images
 
-    def __call__(self, images: slice, crops: int | None = None) -> Tensor:
-        """``(crops, images, C)`` of the first ``crops`` crops (default: all); not to be written to."""
-        if self.dense is not None:
-            return self.dense[:crops, images]
-        return self.rows[:crops, images] @ self.columns.T
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Images and their similarities, (V, images, C)."""
+        if self.kept is not None:
+            yield slice(0, self.p.B), self.kept
+            return
+        self.positive = torch.zeros_like(self.positive)
+        for images in self.p.blocks():
+            S = self._block(images)
+            if S.shape[1] == self.p.B:
+                self.kept = S
+            yield images, S
+
+    def _block(self, images: slice) -> Tensor:
+        p = self.p
+        S = (self.rows[:, images].flatten(0, 1) @ self.columns.T).view(p.V, -1, p.C)
+        positives = p.positives(S, images.start)
+        self.positive += _of_different_views(positives.sum(-1))
+        if p.masking:
+            positives.fill_(p.masked_value(S.dtype))
+        return S
 
 
-def _potential(p: _Problem, similarities: _Similarities) -> Tensor | None:
+def _of_different_views(pairs: Tensor) -> Tensor:
+    """Mean of the entries of ``pairs`` (V, T) off the diagonal; with one view, of its pair with itself."""
+    if pairs.shape[0] == 1:
+        return pairs.mean()
+    return pairs[~torch.eye(*pairs.shape, dtype=torch.bool, device=pairs.device)].mean()
+
+
+class _Workspace:
+    """Memory for the tiles, the same for all of them: it stays in the cache."""
+
+    def __init__(self, p: _Problem, like: Tensor):
+        images = max(1, min(p.B, p.tile_entries(like) // (p.V * p.C)))
+        self._memory = like.new_empty(3, p.V * images * p.C)
+
+    def __call__(self, number: int, like: Tensor) -> Tensor:
+        """Memory 0, 1 or 2 in the shape of ``like``."""
+        return self._memory[number, : like.numel()].view(like.shape)
+
+
+def _log_kernel(p: _Problem, S: Tensor, g: Tensor | None, out: Tensor) -> Tensor:
+    return torch.mul(S, 1 / p.reg, out=out) if g is None else torch.add(g, S, alpha=1 / p.reg, out=out)
+
+
+def _potential(p: _Problem, similarities: _Similarities, work: _Workspace) -> Tensor | None:
     """Sinkhorn's column potential over all rows of all processes: (C,)."""
 
-    def log_kernel() -> Iterator[Tensor]:
-        for images in p.tiles(similarities.rows.device):
-            yield p.mask(similarities(images) / p.reg, images).flatten(0, 1)
+    def tiles(g: Tensor | None) -> Iterator[Tensor]:
+        for _, S in similarities.blocks():
+            for tile in p.tiles(S):
+                yield _log_kernel(p, S[:, tile], g, work(0, S[:, tile])).flatten(0, 1)
 
-    return column_potential(log_kernel, p.num_sink_iter)
+    return column_potential(tiles, p.num_sink_iter)
 
 
-def _target_attention(p: _Problem, similarities: Tensor, g: Tensor | None, images: slice) -> Tensor:
-    """P of one tile, (L, images, C), from similarities of the same shape; rows sum to 1."""
-    logits = p.mask(similarities / p.reg, images)
-    if g is not None:
-        logits += g
-    P = torch.softmax(logits, dim=-1)
+def _target_attention(p: _Problem, S: Tensor, g: Tensor | None, work: _Workspace) -> tuple[Tensor, Tensor, Tensor]:
+    """P of a tile of similarities (L, images, C): P (rows of sum 1), its entropy and its largest entries, summed."""
+    logits = _log_kernel(p, S, g, work(0, S))
+    P = work(1, S)
+    lse, largest = softmax_(logits, out=P)
     if p.top_k == 0:
-        return P
+        return P, lse.sum() - _dot(P, logits), largest.sum()
     # The columns are chosen by the average over the image's views. Renormalising in the log domain keeps
     # a view whose mass lies elsewhere finite.
     columns = P.mean(0).topk(p.top_k, dim=-1).indices.expand(p.L, -1, -1)
     kept = torch.softmax(logits.gather(-1, columns), dim=-1)
-    return torch.zeros_like(P).scatter_(-1, columns, kept)
+    return P.zero_().scatter_(-1, columns, kept), torch.special.entr(kept).sum(), kept.amax(-1).sum()
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.dot(a.flatten(), b.flatten())
 
 
 class _AttentionMatching(torch.autograd.Function):
-    """Loss and statistics of normalised rows; the gradients are computed in the forward."""
+    """Loss and statistics of projections; their gradient is computed with them."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, columns: Tensor, target_rows: Tensor | None, p: _Problem) -> tuple[Tensor, ...]:
-        source = _Similarities(z, columns, p.V)
-        target = source if target_rows is None else _Similarities(target_rows, columns, p.V)
-        g = _potential(p, target)
-        need_dz, need_dt = ctx.needs_input_grad[:2]
-        dz = torch.zeros_like(source.rows) if need_dz else None
-        dt = torch.zeros_like(columns) if need_dt else None
-        n_targets = z.new_tensor([p.L - (v < p.L) for v in range(p.V)]) if p.V > 1 else z.new_ones(1)
-        scale = 1.0 / (p.L * max(p.V - 1, 1) * p.B)
-        totals = z.new_zeros(5)  # loss and the sums behind the statistics
+    def forward(ctx: Any, z: Tensor, z_teacher: Tensor | None, p: _Problem) -> tuple[Tensor, ...]:
+        rows, inverse_norms = _unit_rows(z)
+        target_rows = rows if z_teacher is None else _unit_rows(z_teacher)[0]
+        columns = _gather_columns(target_rows, p)
+        source = _Similarities(p, rows, columns)
+        target = source if z_teacher is None else _Similarities(p, target_rows, columns)
+        need_grad = ctx.needs_input_grad[0]
+        totals, dz, dt = _pass(p, source, target, need_grad, need_grad and z_teacher is None)
 
-        for images in p.tiles(z.device):
-            S = source(images)
-            P = _target_attention(p, S[: p.L] if target is source else target(images, p.L), g, images)
-            logits = p.mask(S / p.temperature, images)
-            lse = logits.logsumexp(-1, keepdim=True)
-            A = logits.sub_(lse).exp_()
-
-            others = _targets_of_other_views(P, p.V)
-            matched = (others * S).sum()
-            attended = torch.dot(A.flatten(), S.flatten()) if S.is_contiguous() else (A * S).sum()
-            totals += torch.stack(
-                [
-                    (n_targets[:, None, None] * lse).sum() - matched / p.temperature,
-                    torch.special.entr(P).sum(),
-                    lse.sum() - attended / p.temperature,
-                    P.amax(-1).sum(),
-                    _positive_similarity(p, S, images),
-                ]
-            )
-            if need_dz or need_dt:
-                G = A.mul_(n_targets[:, None, None]).sub_(others)
-                if dz is not None:
-                    dz[:, images] = G @ columns
-                if dt is not None:
-                    dt.addmm_(G.flatten(0, 1).T, source.rows[:, images].flatten(0, 1))
-
-        ctx.gradients = [None if d is None else d.mul_(scale / p.temperature) for d in (dz, dt)]
-        loss = totals[0] * scale
+        ctx.p, ctx.gradients = p, (rows, inverse_norms, dz, dt)
+        loss, target_entropy, source_entropy, largest = totals
         statistics = (
-            totals[1] / (p.L * p.B),
-            totals[2] / (p.V * p.B),
-            totals[3] / (p.L * p.B),
-            totals[4] / p.B,
+            target_entropy.clamp(min=0) / (p.L * p.B),
+            source_entropy.clamp(min=0) / (p.V * p.B),
+            largest / (p.L * p.B),
+            source.positive / p.B,
+            _spread(rows[: p.L * p.B].view(p.L, p.B, -1)),
         )
         ctx.mark_non_differentiable(*statistics)
-        return (loss, *statistics)
+        return (loss * p.scale, *statistics)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        dz, dt = ctx.gradients
-        return None if dz is None else (grad * dz).flatten(0, 1), None if dt is None else grad * dt, None, None
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, None, None]:
+        p: _Problem = ctx.p
+        rows, inverse_norms, dz, dt = ctx.gradients
+        dz = grad * dz
+        if dt is not None:  # every process's loss depends on this process's columns
+            dt = distributed.all_sum(grad * dt).view(p.T, p.W, p.B, -1)[:, p.rank]
+            dz[: p.T * p.B] += dt.flatten(0, 1)
+        along = torch.linalg.vecdot(dz, rows).unsqueeze(-1)
+        return dz.addcmul_(rows, along, value=-1).mul_(inverse_norms), None, None
 
 
-def _targets_of_other_views(P: Tensor, V: int) -> Tensor:
-    """For each source view, the sum of the targets of the other views: (V, images, C)."""
-    L = P.shape[0]
-    if V == 1:
-        return P
-    if L == 1:
-        return torch.cat([torch.zeros_like(P), P.expand(V - 1, -1, -1)])
-    if L == 2 and V == 2:
-        return P.flip(0)
-    total = P.sum(0, keepdim=True)
-    return torch.cat([total - P, total.expand(V - L, -1, -1)])
+def _pass(
+    p: _Problem, source: _Similarities, target: _Similarities, need_dz: bool, need_dt: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Sums of :func:`_match` over all images (4,), and the gradients by normalised rows (V B, D) and columns (C, D)."""
+    columns, work = source.columns, _Workspace(p, source.columns)
+    g = _potential(p, target, work)
+    totals = columns.new_zeros(4)
+    dz = columns.new_empty(p.V, p.B, columns.shape[1]) if need_dz else None
+    dt = torch.zeros_like(columns) if need_dt else None
+    factor = -p.scale / p.temperature  # of -G, which takes the place of S
+    for images, S, S_target in _pairs(source, target):
+        for tile in p.tiles(S):
+            totals += _match(p, S[:, tile], S_target[: p.L, tile], g, work, write_gradient=need_dz)
+        minus_G = S.flatten(0, 1)
+        if dz is not None:
+            zero = columns.new_zeros(())
+            product = dz.view(-1, dz.shape[2]) if S.shape[1] == p.B else None
+            product = torch.addmm(zero, minus_G, columns, beta=0, alpha=factor, out=product)
+            dz[:, images] = product.view(p.V, -1, dz.shape[2])
+        if dt is not None:
+            dt.addmm_(minus_G.T, source.rows[:, images].flatten(0, 1), alpha=factor)
+    return totals, None if dz is None else dz.flatten(0, 1), dt
 
 
-def _positive_similarity(p: _Problem, S: Tensor, images: slice) -> Tensor:
-    """Sum over images of the mean cosine between different views of the same image."""
-    pairs = p.positives(S, images).sum(-1)  # (V, T)
-    if p.V == 1:
-        return pairs.mean()
-    different = ~torch.eye(p.V, p.T, dtype=torch.bool, device=S.device)
-    return pairs[different].mean()
+def _pairs(source: _Similarities, target: _Similarities) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Images, their source and their target similarities, block by block."""
+    if source is target:
+        yield from ((images, S, S) for images, S in source.blocks())
+    else:
+        yield from ((images, S, S_target) for (images, S), (_, S_target) in zip(source.blocks(), target.blocks()))
+
+
+def _match(
+    p: _Problem, S: Tensor, S_target: Tensor, g: Tensor | None, work: _Workspace, write_gradient: bool
+) -> Tensor:
+    """Cross-entropy, target and source entropy and largest target entries of one tile, summed: (4,).
+
+    Args:
+        S: (V, images, C); with ``write_gradient`` overwritten by -G.
+        S_target: (L, images, C).
+        g: column potential (C,).
+        work: memory of a tile.
+        write_gradient: whether anybody needs G.
+    """
+    P, target_entropy, largest = _target_attention(p, S_target, g, work)
+    logits = torch.mul(S, 1 / p.temperature, out=work(0, S))
+    A = work(2, S)
+    lse, _ = softmax_(logits, out=A)
+    source_entropy = lse.sum() - _dot(A, logits)
+
+    loss = S.new_zeros(())
+    for views, targets, count in _targets_of_views(p, P):
+        loss += count * lse[views].sum() - (logits[views].flatten(1) @ targets.flatten()).sum()
+        if write_gradient:
+            torch.sub(targets, A[views], alpha=count, out=S[views])
+    return torch.stack([loss, target_entropy, source_entropy, largest])
+
+
+def _targets_of_views(p: _Problem, P: Tensor) -> Iterator[tuple[slice, Tensor, int]]:
+    """Source views, the sum of their targets (images, C) and its number: the large views but the source itself."""
+    total = sum(P[1:], P[0]) if p.V > 2 else P[0]  # torch's sum over a short first dimension is slow
+    for v in range(p.L):
+        others = P[0] if p.V == 1 else P[1 - v] if p.L == 2 else total - P[v]
+        yield slice(v, v + 1), others, max(p.L - 1, int(p.V == 1))
+    if p.V > p.L:
+        yield slice(p.L, p.V), total, p.L
 
 
 def bam_loss(
@@ -251,25 +330,25 @@ def bam_loss(
     )
     _check_columns(p)
     with torch.autocast(z.device.type, enabled=False):
-        rows = _unit_rows(z)
-        teacher_rows = None if z_teacher is None else _unit_rows(z_teacher.detach())
-        columns = _gather_columns(rows if teacher_rows is None else teacher_rows, p)
-        loss, target_entropy, source_entropy, target_max, positive_similarity = _AttentionMatching.apply(
-            rows, columns, teacher_rows, p
-        )
-        z_std = rows.detach()[: p.L * p.B].view(p.L, p.B, -1).std(dim=1, correction=0).mean()
-    return loss, {
-        "target_entropy": target_entropy,
-        "source_entropy": source_entropy,
-        "target_max": target_max,
-        "positive_similarity": positive_similarity,
-        "z_std": z_std,
-    }
+        loss, *statistics = _AttentionMatching.apply(_wide(z), None if z_teacher is None else _wide(z_teacher), p)
+    names = ("target_entropy", "source_entropy", "target_max", "positive_similarity", "z_std")
+    return loss, dict(zip(names, statistics))
 
 
-def _unit_rows(z: Tensor) -> Tensor:
-    """Rows of unit length in float32 or float64."""
-    return F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1)
+def _wide(z: Tensor) -> Tensor:
+    """In float32 or float64."""
+    return z if z.dtype == torch.float64 else z.float()
+
+
+def _unit_rows(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of unit length, and what they were multiplied with (rows, 1)."""
+    inverse_norms = torch.linalg.vector_norm(z, dim=-1, keepdim=True).clamp_min_(1e-12).reciprocal_()
+    return z * inverse_norms, inverse_norms
+
+
+def _spread(rows: Tensor) -> Tensor:
+    """Mean over crops and dimensions of the standard deviation over images: of (crops, images, D)."""
+    return (rows - rows.mean(1, keepdim=True)).square_().mean(1).sqrt_().mean()
 
 
 def _gather_columns(rows: Tensor, p: _Problem) -> Tensor:

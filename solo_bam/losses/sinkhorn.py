@@ -23,12 +23,13 @@ from torch import Tensor
 from solo_bam.distributed import all_logsumexp, all_sum
 
 
-def column_potential(tiles: Callable[[], Iterable[Tensor]], num_iter: int) -> Tensor | None:
+def column_potential(tiles: Callable[[Tensor | None], Iterable[Tensor]], num_iter: int) -> Tensor | None:
     """Column potential ``g`` after ``num_iter`` Sinkhorn iterations (columns first, then rows).
 
     Args:
-        tiles: yields the log-kernel in tiles ``(rows, columns)`` of this process's rows, float32 or
-            float64, masked entries ``-inf``; called once per iteration, and free to reuse its memory.
+        tiles: given a potential (None: zero), yields the log-kernel plus the potential in tiles
+            ``(rows, columns)`` of this process's rows, float32 or float64, masked entries ``-inf`` or of an
+            exponential of 0; called once per iteration. Tiles are overwritten.
         num_iter: number of iterations, at least 0.
 
     Returns:
@@ -37,20 +38,40 @@ def column_potential(tiles: Callable[[], Iterable[Tensor]], num_iter: int) -> Te
     """
     if num_iter == 0:
         return None
-    g = -all_logsumexp(_column_logsumexp(tiles()))
+    g = -all_logsumexp(_column_logsumexp(tiles(None)))
     for _ in range(num_iter - 1):
         sums = torch.zeros_like(g)
-        for tile in tiles():
-            sums += torch.softmax(tile + g, dim=-1).sum(0)
+        for tile in tiles(g):
+            softmax_(tile)
+            sums += tile.sum(0)
         g = g - all_sum(sums).log()
     return g
+
+
+def softmax_(x: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Softmax over the last dimension, without new memory of the size of ``x``.
+
+    Args:
+        x: ``(…, n)``, floating point.
+        out: of the same shape, for the result; None: ``x`` itself.
+
+    Returns:
+        The log-sum-exp of ``x`` and the largest entry of the softmax, ``(…)`` each.
+    """
+    top = x.amax(-1, keepdim=True)
+    out = torch.sub(x, top, out=x if out is None else out).exp_()
+    total = out.sum(-1, keepdim=True)
+    largest = total.reciprocal()
+    out.mul_(largest)
+    return top.add_(total.log_()).squeeze(-1), largest.squeeze(-1)
 
 
 def _column_logsumexp(tiles: Iterable[Tensor]) -> Tensor:
     """Running log-sum-exp over the rows of all tiles: ``(columns,)``."""
     total: Tensor | None = None
     for tile in tiles:
-        part = torch.logsumexp(tile, dim=0)
+        top = tile.amax(0)
+        part = tile.sub_(top).exp_().sum(0).log_().add_(top)
         total = part if total is None else torch.logaddexp(total, part)
     if total is None:
         raise ValueError("sinkhorn needs at least one row, got none")
@@ -69,7 +90,7 @@ def sinkhorn(log_kernel: Tensor, num_iter: int = 3) -> Tensor:
     """
     if num_iter < 0:
         raise ValueError(f"num_iter must be at least 0, got {num_iter}")
-    g = column_potential(lambda: [log_kernel], num_iter)
+    g = column_potential(lambda g: [log_kernel.clone() if g is None else log_kernel + g], num_iter)
     return torch.softmax(log_kernel if g is None else log_kernel + g, dim=-1)
 
 

@@ -22,7 +22,7 @@ def test_golden_cases_are_there() -> None:
     assert len(CASES) == 11
 
 
-def _golden(name: str) -> tuple[Any, dict[str, Any]]:
+def golden(name: str) -> tuple[Any, dict[str, Any]]:
     data = np.load(GOLDEN / f"{name}.npz")
     return data, json.loads(str(data["cfg"]))
 
@@ -36,7 +36,7 @@ def _loss(cfg: dict[str, Any]) -> BAMLoss:
 
 def _golden_in_this_process(name: str) -> tuple[float, np.ndarray]:
     """Loss and gradient of this process's part of a golden case."""
-    data, cfg = _golden(name)
+    data, cfg = golden(name)
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     z = torch.from_numpy(data["z"][rank]).requires_grad_()
     teacher = torch.from_numpy(data["z_teacher"][rank]) if cfg["teacher"] else None
@@ -48,7 +48,7 @@ def _golden_in_this_process(name: str) -> tuple[float, np.ndarray]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_agrees_with_the_published_code(name: str) -> None:
-    data, cfg = _golden(name)
+    data, cfg = golden(name)
     tolerance = 1e-9 if cfg["dtype"] == "float64" else 2e-5
     if cfg["world_size"] == 1:
         results = [_golden_in_this_process(name)]
@@ -64,6 +64,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"num_crops": 5, "num_large_crops": 2},
     {"num_crops": 4, "num_large_crops": 3, "target_crops_number": 2},
     {"num_crops": 3, "num_large_crops": 2, "target_crops_number": 3},
+    {"num_crops": 2, "num_large_crops": 1},
     {"num_crops": 3, "num_large_crops": 1},
     {"num_crops": 1, "num_large_crops": 1},
     {"num_crops": 2, "num_large_crops": 2, "num_sink_iter": 0},
@@ -79,14 +80,14 @@ def _features(settings: dict[str, Any], B: int = 6, D: int = 5, seed: int = 0) -
 
 @pytest.mark.parametrize("teacher", [False, True])
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-@pytest.mark.parametrize("small_tiles", [False, True])
+@pytest.mark.parametrize(("block", "tile"), [(6, 6), (6, 4), (4, 4), (4, 1)])
 def test_agrees_with_the_reference(
-    settings: dict[str, Any], teacher: bool, small_tiles: bool, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], teacher: bool, block: int, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if small_tiles:  # nothing kept between passes, two images a tile
-        monkeypatch.setattr(bam_module, "_KEPT_ENTRIES", 0)
-        columns = 6 * (settings.get("target_crops_number") or settings["num_large_crops"])
-        monkeypatch.setattr(bam_module, "_CPU_TILE_ENTRIES", 2 * settings["num_crops"] * columns)
+    """However many images make a block (all six: kept between the passes) and a tile."""
+    entries = settings["num_crops"] * 6 * (settings.get("target_crops_number") or settings["num_large_crops"])
+    monkeypatch.setattr(bam_module, "_BLOCK_ENTRIES", block * entries)
+    monkeypatch.setattr(bam_module, "_CPU_TILE_ENTRIES", tile * entries)
     z = _features(settings).requires_grad_()
     z_teacher = _features(settings, seed=1) if teacher else None
     loss, _ = bam_loss(z, z_teacher, **settings)
@@ -138,17 +139,20 @@ def test_scale_of_the_features_does_not_matter() -> None:
 
 def test_own_views_are_masked() -> None:
     """With masking an image's attention is to the others alone: exact zeros in targets and in gradients."""
-    B, V = 4, 2
-    S = torch.rand(V, B, V * B, dtype=torch.float64)
+    B, V, D = 4, 2, 3
     p = bam_module._Problem(
         V=V, L=2, T=2, B=B, W=1, rank=0, reg=0.05, temperature=0.1, num_sink_iter=3, top_k=0, masking=True
     )
-    P = bam_module._target_attention(p, S, None, slice(0, B))
+    z = torch.nn.functional.normalize(torch.randn(V * B, D, dtype=torch.float64), dim=-1)
+    ((_, S),) = bam_module._Similarities(p, z, z).blocks()
     own = torch.arange(V * B) % B == torch.arange(B)[:, None]
+    work = bam_module._Workspace(p, z)
+    P, _, _ = bam_module._target_attention(p, S, None, work)
     assert (P[:, own] == 0).all()
     assert (P[:, ~own] > 0).all()
-    logits = p.mask(S / p.temperature, slice(0, B))
-    assert (logits.softmax(-1)[:, own] == 0).all()
+    bam_module._match(p, S, S.clone(), None, work, write_gradient=True)
+    assert (S[:, own] == 0).all()  # now -G
+    assert (S[:, ~own] != 0).all()
 
 
 @pytest.mark.parametrize("reg", [0.005, 0.05, 1.0])
