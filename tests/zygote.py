@@ -60,7 +60,11 @@ class Zygote:
     def __enter__(self) -> Zygote:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.zygote"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, "-m", "tests.zygote"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         return self
 
@@ -167,13 +171,10 @@ def _serve() -> None:
 
 def _warm_up() -> None:
     """Import what a run imports, the late imports too."""
-    import sklearn.datasets
-    import sklearn.model_selection
     import torch
-    import torch.utils.tensorboard  # noqa: F401
+    import torch.utils.tensorboard
     import torchmetrics  # noqa: F401
 
-    import solo_bam.commands.pretrain
     from solo_bam import toolkit
     from solo_bam.backbones import create_backbone
     from solo_bam.data.digits import digits_folder
