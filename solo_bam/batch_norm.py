@@ -21,7 +21,7 @@ class _Synchronised(nn.modules.batchnorm._BatchNorm):
         """Normalise ``(N, C)`` or ``(N, C, …)``, in float32 at least."""
         if not self.training or not distributed.is_distributed():
             return super().forward(x)
-        self._check_input_dim(x)
+        self._check_input_dim(x)  # type: ignore[no-untyped-call]
         wide = x if x.dtype == torch.float64 else x.float()
         others = [dim for dim in range(x.ndim) if dim != 1]
         shape = [1, -1] + [1] * (x.ndim - 2)
@@ -60,26 +60,34 @@ _SYNCHRONISED: dict[type[nn.Module], type[nn.Module]] = {
 _PLAIN = {synchronised: plain for plain, synchronised in _SYNCHRONISED.items()}
 
 
+def check_synchronisable(model: nn.Module) -> None:
+    """Whether every batch norm of a module tree can be synchronised.
+
+    Raises:
+        UserError: one of another kind than torch's of one and two dimensions.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and type(module) not in {**_SYNCHRONISED, **_PLAIN}:
+            problem = f"got True, {type(module).__name__} is not synchronised over processes on the CPU"
+            raise UserError("sync_batchnorm", problem, "set sync_batchnorm=False or devices=1")
+
+
 class CPUBatchNormSync(LayerSync):
     """Lightning's plugin for ``sync_batchnorm: True`` over processes on the CPU."""
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Synchronise every batch norm of a module tree, in place; parameters and buffers stay the same tensors.
-
-        Raises:
-            UserError: a batch norm of another kind than torch's of one and two dimensions.
-        """
-        for module in model.modules():
-            if type(module) in _SYNCHRONISED:
-                module.__class__ = _SYNCHRONISED[type(module)]
-            elif isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, _Synchronised):
-                problem = f"got True, {type(module).__name__} is not synchronised over processes on the CPU"
-                raise UserError("sync_batchnorm", problem, "set sync_batchnorm=False or devices=1")
-        return model
+        """Synchronise every batch norm of a module tree, in place; parameters and buffers stay the same tensors."""
+        check_synchronisable(model)
+        return _exchange(model, _SYNCHRONISED)
 
     def revert(self, model: nn.Module) -> nn.Module:
         """Undo :meth:`apply`, in place."""
-        for module in model.modules():
-            if type(module) in _PLAIN:
-                module.__class__ = _PLAIN[type(module)]
-        return model
+        return _exchange(model, _PLAIN)
+
+
+def _exchange(model: nn.Module, kinds: dict[type[nn.Module], type[nn.Module]]) -> nn.Module:
+    """Turn modules of some classes into others that hold the same things."""
+    for module in model.modules():
+        if type(module) in kinds:
+            module.__class__ = kinds[type(module)]
+    return model

@@ -89,7 +89,7 @@ class Saving(Checkpoint):
 
     def __init__(self, run: RunFolder, every: int = 1, keep_all: bool = False):
         self.run, self.every, self.keep_all = run, every, keep_all
-        self.last_model_path = ""
+        self.last_model_path = self._newest = ""
         self.metrics: dict[str, float] = {}
         self._told: signal.Signals | None = None
         self._saved_at = -1
@@ -102,11 +102,12 @@ class Saving(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen to signals; where the run goes on in mid-epoch, let the loader start there."""
         self._saved_at = trainer.global_step
+        if trainer.ckpt_path is not None:
+            self.last_model_path = self._newest = str(trainer.ckpt_path)
         if trainer.is_global_zero:
             self.run.remove_parts()
             if trainer.ckpt_path is not None:
                 self.run.set_aside_newer(Path(trainer.ckpt_path))
-            self.last_model_path = next((str(path) for path in self.run.saved()), "")
         if threading.current_thread() is threading.main_thread():
             for number in _stop_signals():
                 signal.signal(number, self._note)  # Lightning puts the former handlers back
@@ -134,12 +135,12 @@ class Saving(Checkpoint):
             place = f"epoch={trainer.current_epoch}-step={trainer.global_step}" if batch_idx else None
             self._save(trainer, place or f"epoch={trainer.current_epoch - 1}", batch_idx)
         name = "a signal" if self._told is None else self._told.name
-        kept = f"saved in {self.last_model_path}" if self.last_model_path else "before its first step"
+        kept = f"saved in {self._newest}" if self._newest else "before its first step"
         raise Stopped(f"stopped by {name} at step {trainer.global_step}, {kept}", self._told or signal.SIGTERM)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the end."""
-        if not trainer.fast_dev_run and self._saved_at < trainer.global_step:
+        if self._saved_at < trainer.global_step:
             whole = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
             self._save(
                 trainer, f"epoch={trainer.current_epoch - 1}" + ("" if whole else f"-step={trainer.global_step}")
@@ -156,7 +157,8 @@ class Saving(Checkpoint):
         if trainer.is_global_zero:
             self.run.link_last(path)
             self.run.remove_older(2, self.keep_all)
-        self.last_model_path, self._saved_at = str(path), trainer.global_step
+        self._newest, self._saved_at = str(path), trainer.global_step
+        self.last_model_path = str(self.run.last_checkpoint)
 
     # ------------------------------------------------------------------------------------------ what
 

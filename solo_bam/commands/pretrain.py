@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zer
 
 from solo_bam import hardware, toolkit
 from solo_bam.backbones import backbone_factory, check_crop_sizes, check_heat_map, is_resnet
-from solo_bam.batch_norm import CPUBatchNormSync
+from solo_bam.batch_norm import CPUBatchNormSync, check_synchronisable
 from solo_bam.callbacks import (
     ContrastiveCropBoxes,
     CosineWeightDecay,
@@ -92,6 +92,8 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     check_crop_sizes(model.backbone, recipe.backbone.name, recipe.crop_sizes, model.features_dim)
     if recipe.data.contrastive_crop.enabled:
         check_heat_map(model.backbone, recipe.backbone.name, recipe.crop_sizes[0])
+    if recipe.sync_batchnorm and devices.accelerator == "cpu" and world_size > 1:
+        check_synchronisable(model)
     if not recipe.performance.disable_channel_last:
         model = model.to(memory_format=torch.channels_last)
     _announce(recipe, source.val is not None)
@@ -214,17 +216,17 @@ def _folder_and_checkpoint(recipe: Recipe, resume: bool, world_size: int) -> tup
 
 def _newest_readable(folder: RunFolder, method: str, key: str) -> tuple[Path, dict[str, Any]]:
     """The newest checkpoint that can be read and its content; a warning names those that cannot."""
-    broken: list[UserError] = []
+    broken: list[str] = []
     for path in folder.saved():
         try:
             content = check_checkpoint(path, method)
         except UserError as error:
-            broken.append(error)
+            broken.append(error.problem)
             continue
-        for error in broken:
-            rank_zero_warn(f"{error.problem}; continuing from the one before, {path}")
+        for problem in broken:
+            rank_zero_warn(f"{problem}; continuing from the one before, {path}")
         return path, content
-    raise UserError(key, f"none of its checkpoints can be read: {broken[0].problem}", "start without it")
+    raise UserError(key, f"none of its checkpoints can be read: {broken[0]}", "start without it")
 
 
 def _check_fits(content: Mapping[str, Any], recipe: Recipe, world_size: int, key: str) -> None:
