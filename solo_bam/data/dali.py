@@ -150,7 +150,7 @@ class DaliLoader:
         return len(self.reader)
 
     def __iter__(self) -> Iterator[list[Any]]:
-        last = len(self) - self.sampler.start // self.batch_size
+        last = len(self) - getattr(self.sampler, "start", 0) // self.batch_size  # a run may go on in mid-epoch
         self._batches = iter(self.reader)
         self._waiting.clear()
         # An epoch that is broken off leaves batches in the pipeline: the next one then builds its own.

@@ -140,7 +140,7 @@ RunFolder.{name} = lambda *_: os.killpg(0, 9)
 def moments(seed: int) -> list[str]:
     """20 kills at any time from a row of the log on, 6 in the middle of a checkpoint, 4 between its steps."""
     dice = random.Random(seed)
-    found = [AT_A_ROW.format(rows=dice.randrange(1, 13), seconds=dice.random() * 0.03) for _ in range(20)]
+    found = [AT_A_ROW.format(rows=dice.randrange(1, 16), seconds=dice.random() * 0.03) for _ in range(20)]
     found += [WHILE_WRITING.format(share=dice.random()) for _ in range(6)]
     found += [ON_CALL.format(name=name) for name in ("link_last", "remove_older") * 2]
     dice.shuffle(found)
