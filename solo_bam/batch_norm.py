@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from lightning.pytorch.plugins.layer_sync import LayerSync
 from torch import Tensor, nn
 
 from solo_bam import distributed
@@ -72,17 +71,15 @@ def check_synchronisable(model: nn.Module) -> None:
             raise UserError("sync_batchnorm", problem, "set sync_batchnorm=False or devices=1")
 
 
-class CPUBatchNormSync(LayerSync):
-    """Lightning's plugin for ``sync_batchnorm: True`` over processes on the CPU."""
+def synchronise(model: nn.Module) -> nn.Module:
+    """Synchronise every batch norm of a module tree, in place; parameters and buffers stay the same tensors."""
+    check_synchronisable(model)
+    return _exchange(model, _SYNCHRONISED)
 
-    def apply(self, model: nn.Module) -> nn.Module:
-        """Synchronise every batch norm of a module tree, in place; parameters and buffers stay the same tensors."""
-        check_synchronisable(model)
-        return _exchange(model, _SYNCHRONISED)
 
-    def revert(self, model: nn.Module) -> nn.Module:
-        """Undo :meth:`apply`, in place."""
-        return _exchange(model, _PLAIN)
+def desynchronise(model: nn.Module) -> nn.Module:
+    """Undo :func:`synchronise`, in place."""
+    return _exchange(model, _PLAIN)
 
 
 def _exchange(model: nn.Module, kinds: dict[type[nn.Module], type[nn.Module]]) -> nn.Module:

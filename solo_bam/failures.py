@@ -20,18 +20,18 @@ import torch.distributed as dist
 from solo_bam.errors import UserError
 from solo_bam.runs import RunFolder
 
-_PARENT = os.getppid()
 _WAIT_FOR_WORD = 3.0  # seconds that a broken collective may come before the word
 _WAIT_FOR_READER = 10.0  # seconds that a failed process waits for the first one to print its line
 
 
-def together(trainer: pl.Trainer, folder: RunFolder, error: Exception) -> Exception:
+def together(trainer: pl.Trainer, folder: RunFolder, error: Exception, parent: int) -> Exception:
     """What this process has to raise after ``error`` ended its training; does not return in the other processes.
 
     Args:
         trainer: whose ``fit`` failed.
         folder: shared by the processes.
         error: of this process.
+        parent: the process that had started this one when training began.
     """
     if trainer.world_size == 1:
         return error
@@ -41,9 +41,9 @@ def together(trainer: pl.Trainer, folder: RunFolder, error: Exception) -> Except
         _end_others(trainer, at_once=not shared)
         folder.clear_failures()
         return told
-    if not shared and os.getppid() == _PARENT:
+    if not shared and os.getppid() == parent:  # else the first process is gone, and with it the run
         _leave_word(trainer, folder, error)
-        _wait_for_the_first(folder)
+        _wait_for_the_first(folder, parent)
     sys.stdout.flush()
     # Not through Lightning's and torch's clean-up, which would wait and talk. With 0 where the first process
     # fails of the same: Lightning kills it when another ends with anything else.
@@ -56,13 +56,13 @@ def _reason(trainer: pl.Trainer, folder: RunFolder, error: Exception) -> Excepti
         return error
     deadline = time.monotonic() + _WAIT_FOR_WORD
     while time.monotonic() < deadline:
+        ended = [(rank, process) for rank, process in enumerate(_started(trainer), 1) if process.poll() is not None]
         for rank, word in folder.failures().items():
             return UserError(word["key"], f"{word['problem']} (process {rank})", word["remedy"])
-        time.sleep(0.05)
-    for rank, process in enumerate(_started(trainer), start=1):
-        if process.poll() is not None:
+        for rank, process in ended:  # without a word
             problem = f"process {rank} ended with code {process.returncode}"
             return UserError("devices", problem, "see what it said, then continue with --resume")
+        time.sleep(0.05)
     return error
 
 
@@ -80,10 +80,10 @@ def _leave_word(trainer: pl.Trainer, folder: RunFolder, error: Exception) -> Non
         dist.destroy_process_group()  # closes the connections; NCCL's would wait
 
 
-def _wait_for_the_first(folder: RunFolder) -> None:
+def _wait_for_the_first(folder: RunFolder, parent: int) -> None:
     """Stay until the first process has read the word or is gone: Lightning kills it soon after another one ends."""
     deadline = time.monotonic() + _WAIT_FOR_READER
-    while time.monotonic() < deadline and os.getppid() == _PARENT and folder.failures():
+    while time.monotonic() < deadline and os.getppid() == parent and folder.failures():
         time.sleep(0.05)
     for word in folder.failures().values():
         print(f"solo-bam: error: {word['key']}: {word['problem']}; {word['remedy']}", file=sys.stderr, flush=True)

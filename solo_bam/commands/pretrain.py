@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.layer_sync import LayerSync
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from torch import nn
 
 from solo_bam import hardware, toolkit
 from solo_bam.backbones import backbone_factory, check_crop_sizes, check_heat_map, is_resnet
-from solo_bam.batch_norm import CPUBatchNormSync, check_synchronisable
+from solo_bam.batch_norm import check_synchronisable, desynchronise, synchronise
 from solo_bam.callbacks import (
     ContrastiveCropBoxes,
     CosineWeightDecay,
@@ -152,13 +155,14 @@ def _fit(
 ) -> None:
     # Checkpoints hold tensors and plain values only; pickled code in one is never run.
     safely = {"weights_only": True} if "weights_only" in inspect.signature(trainer.fit).parameters else {}
+    parent = os.getppid()
     try:
         with folder.shared(), warnings.catch_warnings():
             for message in _KNOWN_WARNINGS:
                 warnings.filterwarnings("ignore", message)
             trainer.fit(model, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint), **safely)
     except Exception as error:
-        told = together(trainer, folder, error)
+        told = together(trainer, folder, error, parent)
         if trainer.is_global_zero and isinstance(told, UserError):
             folder.abandon(str(told))
         raise told from None if isinstance(told, UserError) else error.__cause__
@@ -302,10 +306,20 @@ def _callbacks(recipe: Recipe, folder: RunFolder, data: PretrainData) -> list[pl
     return callbacks
 
 
+class _CPUBatchNormSync(LayerSync):
+    """``sync_batchnorm: True`` over processes on the CPU, where torch has none."""
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        return synchronise(model)
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        return desynchronise(model)
+
+
 def _plugins(recipe: Recipe, devices: hardware.Devices) -> list[Any]:
     plugins: list[Any] = [WholeFiles()]
     if recipe.sync_batchnorm and devices.accelerator == "cpu":
-        plugins.append(CPUBatchNormSync())
+        plugins.append(_CPUBatchNormSync())
     return plugins
 
 
