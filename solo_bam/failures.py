@@ -21,7 +21,7 @@ from solo_bam.errors import UserError
 from solo_bam.runs import RunFolder
 
 _WAIT_FOR_WORD = 3.0  # seconds that a broken collective may come before the word
-_WAIT_FOR_READER = 10.0  # seconds that a failed process waits for the first one to print its line
+_WAIT_FOR_READER = 10.0  # seconds that a failed process gives the first one to print its line
 
 
 def together(trainer: pl.Trainer, folder: RunFolder, error: Exception, parent: int) -> Exception:
@@ -43,11 +43,12 @@ def together(trainer: pl.Trainer, folder: RunFolder, error: Exception, parent: i
         return told
     if not shared and os.getppid() == parent:  # else the first process is gone, and with it the run
         _leave_word(trainer, folder, error)
-        _wait_for_the_first(folder, parent)
+        if dist.is_initialized() and dist.get_backend() != "gloo":
+            _speak_for_the_first(folder, parent)
     sys.stdout.flush()
-    # Not through Lightning's and torch's clean-up, which would wait and talk. With 0 where the first process
-    # fails of the same: Lightning kills it when another ends with anything else.
-    os._exit(0 if shared else 2)
+    # Not through Lightning's and torch's clean-up, which would wait and talk. With 0, because Lightning kills the
+    # first process, which has the word now, when another ends with anything else.
+    os._exit(0)
 
 
 def _reason(trainer: pl.Trainer, folder: RunFolder, error: Exception) -> Exception:
@@ -67,7 +68,7 @@ def _reason(trainer: pl.Trainer, folder: RunFolder, error: Exception) -> Excepti
 
 
 def _leave_word(trainer: pl.Trainer, folder: RunFolder, error: Exception) -> None:
-    """Tell the others, unless one of them was first; then let go of the collectives that they wait in."""
+    """Tell the others, unless one of them was first."""
     deadline = time.monotonic() + (0 if isinstance(error, UserError) else _WAIT_FOR_WORD / 3)
     while not folder.failures() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -76,17 +77,18 @@ def _leave_word(trainer: pl.Trainer, folder: RunFolder, error: Exception) -> Non
             traceback.print_exception(error)
         word = error if isinstance(error, UserError) else UserError("pretrain", repr(error), "see its traceback")
         folder.tell_failure(trainer.global_rank, {"key": word.key, "problem": word.problem, "remedy": word.remedy})
-    if dist.is_initialized() and dist.get_backend() == "gloo":
-        dist.destroy_process_group()  # closes the connections; NCCL's would wait
 
 
-def _wait_for_the_first(folder: RunFolder, parent: int) -> None:
-    """Stay until the first process has read the word or is gone: Lightning kills it soon after another one ends."""
+def _speak_for_the_first(folder: RunFolder, parent: int) -> None:
+    """Where the end of this process does not wake the others (NCCL): wait a little, then print the line and end all."""
     deadline = time.monotonic() + _WAIT_FOR_READER
-    while time.monotonic() < deadline and os.getppid() == parent and folder.failures():
+    while time.monotonic() < deadline and os.getppid() == parent:
+        if not folder.failures():
+            return  # it has been read
         time.sleep(0.05)
     for word in folder.failures().values():
         print(f"solo-bam: error: {word['key']}: {word['problem']}; {word['remedy']}", file=sys.stderr, flush=True)
+    os._exit(2)  # Lightning, or SLURM, then ends the others
 
 
 def _started(trainer: pl.Trainer) -> list[Any]:
