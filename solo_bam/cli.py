@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments[0], arguments[1:])
     except UserError as error:
         print(f"solo-bam: error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
 
 
 def _run(command: str, arguments: list[str]) -> int:

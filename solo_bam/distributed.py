@@ -73,6 +73,37 @@ def all_logsumexp(x: Tensor) -> Tensor:
     return shift + all_sum((x - shift).exp()).log()
 
 
+class _Sum(torch.autograd.Function):
+    """All-reduce whose backward adds up every process's gradient of the sum."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        return all_sum(x.clone())
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        return all_sum(grad.clone())
+
+
+def differentiable_sum(x: Tensor) -> Tensor:
+    """Sum of ``x`` over all processes, elementwise; the backward adds the processes' gradients up."""
+    return _Sum.apply(x) if is_distributed() else x
+
+
+def on_any(flag: bool, device: torch.device) -> list[int]:
+    """Which processes say True, by rank; every process has to ask, and all get the same answer.
+
+    Args:
+        flag: this process's answer.
+        device: where the process group sums tensors.
+    """
+    if not is_distributed():
+        return [0] if flag else []
+    votes = torch.zeros(dist.get_world_size(), device=device)
+    votes[dist.get_rank()] = float(flag)
+    return [int(rank) for rank in all_sum(votes).nonzero()]
+
+
 def gather_objects(value: Any) -> list[Any]:
     """A small picklable value of each process, by rank."""
     if not is_distributed():

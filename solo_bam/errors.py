@@ -17,11 +17,29 @@ class UserError(ValueError):
     ``UserError(message)``: a single argument is taken for a text whose last line is the message.
     """
 
+    exit_code = 2
+    on_all_processes = False  # whether every process of the run raises it at the same step
+
     def __init__(self, key: str, problem: str | None = None, remedy: str = ""):
         if problem is None:
             key, problem, remedy = _parse(key)
         self.key, self.problem, self.remedy = key, problem, remedy
         super().__init__(f"{key}: {problem}; {remedy}".replace("\n", " "))
+
+
+class Stopped(UserError):
+    """The run was told to stop, and has been saved.
+
+    Args:
+        problem: by what, and where it was saved.
+        number: the signal; the exit code is 128 and it, as shells have it.
+    """
+
+    on_all_processes = True
+
+    def __init__(self, problem: str, number: int):
+        super().__init__("pretrain", problem, "continue with --resume")
+        self.exit_code = 128 + number
 
 
 def _parse(text: str) -> tuple[str, str, str]:

@@ -2,7 +2,7 @@
 
 recipe.yaml          the resolved recipe
 run.json             versions, seed, git state, hardware, command, status
-checkpoints/         epoch=….ckpt, and last.ckpt, a link to the newest
+checkpoints/         epoch=….ckpt, and last.ckpt, a link to the newest; epoch=…-step=….ckpt where it was stopped
 logs/, tensorboard/  every metric, per start of the run
 metrics.csv          the logs of all starts in one table, written at the end
 curves.png, boxes/   where matplotlib is installed
@@ -15,6 +15,8 @@ import hashlib
 import json
 import os
 import platform
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -26,10 +28,18 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from solo_bam import run_log
 from solo_bam.config.schema import Recipe
 
 # A process that Lightning starts beside the first one finds the first one's folder here.
 _ENVIRONMENT_KEY = "SOLO_BAM_RUN"
+# The end of the name of a checkpoint that is being written.
+PART = ".part"
+# What a run may be continued with another value of: how it is resumed, kept, shown and fed changes no number.
+MAY_CHANGE = (
+    "auto_resume", "resume_from_checkpoint", "wandb", "checkpoint", "data.num_workers", "enable_progress_bar",
+    "enable_model_summary", "debug_augmentations",
+)  # fmt: skip
 _PACKAGES = (
     "solo-bam", "solo-learn", "torch", "torchvision", "lightning", "timm", "torchmetrics", "omegaconf", "hydra-core",
     "pydantic", "numpy", "nvidia-dali-cuda120",
@@ -37,13 +47,41 @@ _PACKAGES = (
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """Eight hexadecimal digits of everything that the recipe asks for, the seed included.
-
-    How it is resumed and where it is reported (``auto_resume``, ``resume_from_checkpoint``, ``wandb``) does
-    not count.
-    """
-    asked = recipe.model_dump(mode="json", exclude={"auto_resume", "resume_from_checkpoint", "wandb"})
+    """Eight hexadecimal digits of everything that the recipe asks for, the seed included, but :data:`MAY_CHANGE`."""
+    asked = recipe.model_dump(mode="json")
+    for key in MAY_CHANGE:
+        *sections, name = key.split(".")
+        section = asked
+        for part in sections:
+            section = section[part]
+        section.pop(name, None)
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ between two resolved recipes, but :data:`MAY_CHANGE`: ``{key: (old, new)}``."""
+    old, new = dict(_flat(before)), dict(_flat(now))
+    return {
+        key: (old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not any(f"{key}.".startswith(f"{free}.") for free in MAY_CHANGE)
+    }
+
+
+def told_changes(found: Mapping[str, tuple[Any, Any]], shown: int = 8) -> str:
+    """``optimizer.lr 0.1 -> 0.2, seed 5 -> 6`` for a message."""
+    told = [f"{key} {old} -> {new}" for key, (old, new) in found.items()]
+    return ", ".join(told[:shown]) + (f" and {len(told) - shown} more" if len(told) > shown else "")
+
+
+def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested mappings and lists with their dotted keys."""
+    children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else None
+    if not children:
+        yield prefix.rstrip("."), node
+        return
+    for key, child in children:
+        yield from _flat(child, f"{prefix}{key}.")
 
 
 class RunFolder:
@@ -74,17 +112,44 @@ class RunFolder:
         """The newest unfinished run of the same recipe that has a checkpoint, no older than ``max_hours``."""
         if shared := os.environ.get(_ENVIRONMENT_KEY):
             return cls(Path(shared))
+        alike = [
+            folder for folder in cls._resumable(recipe) if folder.record().get("recipe_hash") == recipe_hash(recipe)
+        ]
+        return max(alike, key=lambda folder: folder.saved()[0].stat().st_mtime) if alike else None
+
+    @classmethod
+    def nearest_unfinished(cls, recipe: Recipe) -> tuple[RunFolder, dict[str, tuple[Any, Any]]] | None:
+        """Of the unfinished runs in the same place, the one that differs in the fewest keys, and these keys."""
+        found = [
+            (folder, changes(before, recipe.model_dump(mode="json")))
+            for folder in cls._resumable(recipe)
+            if (before := folder.recipe()) is not None
+        ]
+        return min(found, key=lambda pair: len(pair[1])) if found else None
+
+    @classmethod
+    def _resumable(cls, recipe: Recipe) -> list[RunFolder]:
+        """Unfinished runs of the method that have a checkpoint, no older than ``max_hours``."""
         parent = recipe.checkpoint.dir.expanduser().resolve() / recipe.method
         oldest = time.time() - 3600 * recipe.auto_resume.max_hours
-        found = []
-        for record in parent.glob("*/run.json"):
-            folder = cls(record.parent)
-            about = folder.record()
-            if about.get("recipe_hash") != recipe_hash(recipe) or about.get("status") == "finished":
-                continue
-            if folder.last_checkpoint.exists() and (age := folder.last_checkpoint.stat().st_mtime) >= oldest:
-                found.append((age, folder))
-        return max(found, key=lambda pair: pair[0])[1] if found else None
+        folders = [cls(record.parent) for record in parent.glob("*/run.json")]
+        return [
+            folder
+            for folder in folders
+            if folder.record().get("status") != "finished"
+            and (saved := folder.saved())
+            and saved[0].stat().st_mtime >= oldest
+        ]
+
+    def recipe(self) -> dict[str, Any] | None:
+        """The resolved recipe that is written down here; None where it cannot be read."""
+        try:
+            content = OmegaConf.to_container(OmegaConf.load(self.path / "recipe.yaml"))
+        except Exception:  # missing or broken, in whatever way
+            return None
+        return content if isinstance(content, dict) else None  # type: ignore[return-value]
+
+    # ----------------------------------------------------------------------------------- checkpoints
 
     @property
     def checkpoints(self) -> Path:
@@ -93,8 +158,43 @@ class RunFolder:
 
     @property
     def last_checkpoint(self) -> Path:
-        """The newest checkpoint."""
+        """A link to the newest checkpoint."""
         return self.checkpoints / "last.ckpt"
+
+    def saved(self) -> list[Path]:
+        """The checkpoints, the newest first."""
+        places = {path: place for path in self.checkpoints.glob("epoch=*.ckpt") if (place := _place(path))}
+        return sorted(places, key=lambda path: places[path], reverse=True)
+
+    def link_last(self, path: Path) -> None:
+        """Let ``last.ckpt`` mean ``path``, in one step."""
+        scratch = self.checkpoints / f"last.ckpt{PART}"
+        scratch.unlink(missing_ok=True)
+        try:
+            scratch.symlink_to(path.name)
+        except OSError:  # a file system without links
+            shutil.copyfile(path, scratch)
+        scratch.replace(self.last_checkpoint)
+
+    def remove_older(self, keep: int, keep_epochs: bool) -> None:
+        """Remove all checkpoints but the newest ``keep`` and, with ``keep_epochs``, those of an epoch's end."""
+        for path in self.saved()[keep:]:
+            if not (keep_epochs and "-step=" not in path.name):
+                path.unlink()
+
+    def set_aside_newer(self, path: Path) -> None:
+        """Rename checkpoints newer than ``path``, which could not be read, so that they count no more."""
+        newest_first = self.saved()
+        if path in newest_first:
+            for broken in newest_first[: newest_first.index(path)]:
+                broken.replace(broken.with_name(f"{broken.name}.broken"))
+
+    def remove_parts(self) -> None:
+        """Remove checkpoints whose writing was broken off."""
+        for path in self.checkpoints.glob(f"*{PART}"):
+            path.unlink()
+
+    # ---------------------------------------------------------------------------------------- record
 
     def start(self, recipe: Recipe, hardware: Mapping[str, object]) -> None:
         """Create the folder and write down what is about to run."""
@@ -145,26 +245,58 @@ class RunFolder:
         scratch.write_text(json.dumps(about, indent=2, default=str) + "\n")
         scratch.replace(self.path / "run.json")  # whole or not at all
 
+    # --------------------------------------------------------------------------- failures of processes
+
+    def tell_failure(self, rank: int, error: Mapping[str, str]) -> None:
+        """Leave word for the other processes why this one fails."""
+        scratch = self.path / f"failure_{rank}.json{PART}"
+        scratch.write_text(json.dumps(error))
+        scratch.replace(self.path / f"failure_{rank}.json")
+
+    def failures(self) -> dict[int, dict[str, str]]:
+        """What processes have left word of, by rank."""
+        paths = sorted(self.path.glob("failure_*.json"))
+        return {int(path.stem.split("_")[1]): json.loads(path.read_text()) for path in paths}
+
+    def clear_failures(self) -> None:
+        """Take the words away, which says that they have been read."""
+        for path in self.path.glob("failure_*.json*"):
+            path.unlink(missing_ok=True)
+
+    # --------------------------------------------------------------------------------------- metrics
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the logs of all starts."""
+        return self.path / "logs"
+
     def metrics(self) -> list[dict[str, float]]:
         """Logged metrics of all starts, in order of the steps; of a step logged twice, the later start's."""
         rows: dict[tuple[float, bool, tuple[str, ...]], dict[str, float]] = {}
-        starts = sorted(self.path.glob("logs/version_*/metrics.csv"), key=lambda p: int(p.parent.name.split("_")[1]))
-        for path in starts:
-            with path.open(newline="") as lines:
-                for line in csv.DictReader(lines):
-                    row = {key: float(value) for key, value in line.items() if key and value}
-                    kind = tuple(sorted(row))
-                    rows[(row.get("step", -1.0), "epoch" in row, kind)] = row
+        for path in run_log.starts(self.logs):
+            for row in run_log.rows(path):
+                kind = tuple(sorted(row))
+                rows[(row.get("step", -1.0), "epoch" in row, kind)] = row
         return [rows[key] for key in sorted(rows, key=lambda k: k[0])]
 
     def write_metrics(self) -> None:
         """Write ``metrics.csv``: the logs of all starts in one table."""
         rows = self.metrics()
         names = sorted({name for row in rows for name in row} - {"epoch", "step"})
-        with (self.path / "metrics.csv").open("w", newline="") as out:
+        scratch = self.path / f"metrics.csv{PART}"
+        with scratch.open("w", newline="") as out:
             table = csv.DictWriter(out, ["epoch", "step", *names])
             table.writeheader()
             table.writerows(rows)
+        scratch.replace(self.path / "metrics.csv")
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    """Whole epochs and steps into the next that a checkpoint's name tells; None for another file's name."""
+    told = re.fullmatch(r"epoch=(\d+)(?:-step=(\d+))?\.ckpt", path.name)
+    if told is None:
+        return None
+    return (int(told[1]) + 1, 0) if told[2] is None else (int(told[1]), int(told[2]))
 
 
 def _versions() -> dict[str, str]:

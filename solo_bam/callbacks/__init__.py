@@ -3,6 +3,7 @@
 from solo_bam.callbacks.contrastive_crop import ContrastiveCropBoxes
 from solo_bam.callbacks.guards import EpochSeed, NonFiniteLoss
 from solo_bam.callbacks.progress import ProgressBar
+from solo_bam.callbacks.saving import Saving, WholeFiles
 from solo_bam.callbacks.schedules import CosineWeightDecay
 from solo_bam.callbacks.unreadable import UnreadableImages
 
@@ -12,5 +13,7 @@ __all__ = [
     "EpochSeed",
     "NonFiniteLoss",
     "ProgressBar",
+    "Saving",
     "UnreadableImages",
+    "WholeFiles",
 ]

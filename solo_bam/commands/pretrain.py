@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,24 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.layer_sync import LayerSync
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from torch import nn
 
 from solo_bam import hardware, toolkit
 from solo_bam.backbones import backbone_factory, check_crop_sizes, check_heat_map, is_resnet
+from solo_bam.batch_norm import check_synchronisable, desynchronise, synchronise
 from solo_bam.callbacks import (
     ContrastiveCropBoxes,
     CosineWeightDecay,
     EpochSeed,
     NonFiniteLoss,
     ProgressBar,
+    Saving,
     UnreadableImages,
+    WholeFiles,
 )
 from solo_bam.checkpoints import read_checkpoint
 from solo_bam.commands.options import parse, recipe_parser
@@ -34,7 +40,9 @@ from solo_bam.config.resolve import resolve, uses_cifar_stem
 from solo_bam.data import PretrainData, find_source
 from solo_bam.data.contrastive_crop import BoxSchedule
 from solo_bam.errors import UserError
-from solo_bam.runs import RunFolder
+from solo_bam.failures import together
+from solo_bam.run_log import LineLogger
+from solo_bam.runs import RunFolder, changes, told_changes
 
 
 @dataclass(frozen=True)
@@ -69,17 +77,11 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     """
     devices = hardware.find_devices(recipe.accelerator, recipe.devices)
     world_size = devices.count * recipe.num_nodes
-    if recipe.sync_batchnorm and devices.accelerator == "cpu" and world_size > 1:
-        raise UserError(
-            "sync_batchnorm",
-            "got True, torch synchronises batch norm over GPUs only",
-            "set sync_batchnorm=False or devices=1",
-        )
     source = find_source(recipe.data)
     cfg = resolve(recipe, source.num_classes, source.val is not None, world_size)
     data = PretrainData(recipe, source)
     _check_size(recipe, len(data.train_set), world_size)
-    folder, checkpoint = _folder_and_checkpoint(recipe, resume)
+    folder, checkpoint = _folder_and_checkpoint(recipe, resume, world_size)
     steps_per_epoch = len(data.train_set) // (recipe.optimizer.batch_size * world_size)
     trainer = _trainer(recipe, devices, folder, data, steps_per_epoch)
 
@@ -93,14 +95,19 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     check_crop_sizes(model.backbone, recipe.backbone.name, recipe.crop_sizes, model.features_dim)
     if recipe.data.contrastive_crop.enabled:
         check_heat_map(model.backbone, recipe.backbone.name, recipe.crop_sizes[0])
+    if recipe.sync_batchnorm and devices.accelerator == "cpu" and world_size > 1:
+        check_synchronisable(model)
     if not recipe.performance.disable_channel_last:
         model = model.to(memory_format=torch.channels_last)
     _announce(recipe, source.val is not None)
 
     if trainer.is_global_zero:
         folder.start(recipe, hardware.describe())
+        folder.clear_failures()
     _fit(trainer, model, data, folder, checkpoint)
-    metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    # A run that was killed between its last checkpoint and its end has nothing left to train.
+    saved = trainer.checkpoint_callback.metrics if isinstance(trainer.checkpoint_callback, Saving) else {}
+    metrics = saved | {key: float(value) for key, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
         folder.write_metrics()
         _draw(folder)
@@ -123,13 +130,18 @@ def _trainer(
             strategy=recipe.strategy or "auto",
             precision=recipe.precision,  # type: ignore[arg-type]
             max_epochs=recipe.max_epochs,
-            sync_batchnorm=recipe.sync_batchnorm,
+            sync_batchnorm=recipe.sync_batchnorm and devices.accelerator != "cpu",
             accumulate_grad_batches=recipe.accumulate_grad_batches,
             logger=_loggers(recipe, folder),
             callbacks=_callbacks(recipe, folder, data),
+            plugins=_plugins(recipe, devices),
             default_root_dir=folder.path,
             use_distributed_sampler=False,
-            **{"log_every_n_steps": min(50, steps_per_epoch), **recipe.trainer_arguments},
+            **{
+                "log_every_n_steps": min(50, steps_per_epoch),
+                "enable_checkpointing": recipe.checkpoint.enabled,
+                **recipe.trainer_arguments,
+            },
         )
     except UserError:
         raise
@@ -143,22 +155,20 @@ def _fit(
 ) -> None:
     # Checkpoints hold tensors and plain values only; pickled code in one is never run.
     safely = {"weights_only": True} if "weights_only" in inspect.signature(trainer.fit).parameters else {}
+    parent = os.getppid()
     try:
         with folder.shared(), warnings.catch_warnings():
             for message in _KNOWN_WARNINGS:
                 warnings.filterwarnings("ignore", message)
             trainer.fit(model, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint), **safely)
-    except UserError as error:
-        folder.abandon(str(error))
-        raise
+    except Exception as error:
+        told = together(trainer, folder, error, parent)
+        if trainer.is_global_zero and isinstance(told, UserError):
+            folder.abandon(str(told))
+        raise told from None if isinstance(told, UserError) else error.__cause__
     if trainer.interrupted:
         folder.abandon("interrupted")
         raise UserError("pretrain", "interrupted", "continue with --resume")
-    frequency = getattr(trainer.checkpoint_callback, "_every_n_epochs", 1)
-    if trainer.checkpoint_callback is not None and trainer.current_epoch % frequency:
-        if trainer.is_global_zero:
-            folder.last_checkpoint.unlink(missing_ok=True)  # a link would be written through
-        trainer.save_checkpoint(folder.last_checkpoint)
 
 
 # What Lightning and torch say on every run, and what is no concern of the user's.
@@ -168,6 +178,7 @@ _KNOWN_WARNINGS = (
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*lr_scheduler.step\\(\\).*before.*optimizer.step.*",
     ".*The `srun` command is available.*",
+    ".*your dataloader is not resumable.*",  # it is, Saving sees to that
     ".*val_dataloader.* is empty.*",
     ".*`val_dataloader` returned.*",
 )
@@ -188,23 +199,61 @@ def _check_size(recipe: Recipe, images: int, world_size: int) -> None:
         )
 
 
-def _folder_and_checkpoint(recipe: Recipe, resume: bool) -> tuple[RunFolder, Path | None]:
+def _folder_and_checkpoint(recipe: Recipe, resume: bool, world_size: int) -> tuple[RunFolder, Path | None]:
     """Where the run goes and what it continues."""
     if recipe.resume_from_checkpoint is not None:
-        check_checkpoint(recipe.resume_from_checkpoint, recipe.method)
+        key = "resume_from_checkpoint"
+        _check_fits(check_checkpoint(recipe.resume_from_checkpoint, recipe.method), recipe, world_size, key)
         return RunFolder.new(recipe), recipe.resume_from_checkpoint
     if resume or recipe.auto_resume.enabled:
+        key = "--resume" if resume else "auto_resume"
         found = RunFolder.unfinished(recipe)
-        if found is not None and found.last_checkpoint.exists():
-            check_checkpoint(found.last_checkpoint, recipe.method)
-            rank_zero_info(f"Resuming {found.last_checkpoint}")
-            return found, found.last_checkpoint
-        if resume and found is None:
-            where = recipe.checkpoint.dir / recipe.method
-            raise UserError(
-                "--resume", f"there is no unfinished run of exactly this recipe in {where}", "start without --resume"
-            )
+        if found is not None and found.saved():
+            checkpoint, content = _newest_readable(found, recipe.method, key)
+            _check_fits(content, recipe, world_size, key)
+            rank_zero_info(f"Resuming {checkpoint}")
+            return found, checkpoint
+        if found is None:
+            _tell_nearest(recipe, resume)
     return RunFolder.new(recipe), None
+
+
+def _newest_readable(folder: RunFolder, method: str, key: str) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint that can be read and its content; a warning names those that cannot."""
+    broken: list[str] = []
+    for path in folder.saved():
+        try:
+            content = check_checkpoint(path, method)
+        except UserError as error:
+            broken.append(error.problem)
+            continue
+        for problem in broken:
+            rank_zero_warn(f"{problem}; continuing from the one before, {path}")
+        return path, content
+    raise UserError(key, f"none of its checkpoints can be read: {broken[0]}", "start without it")
+
+
+def _check_fits(content: Mapping[str, Any], recipe: Recipe, world_size: int, key: str) -> None:
+    """Refuse to go on from a checkpoint of another recipe or number of processes."""
+    changed = changes(content["solo_bam"].get("recipe", {}), recipe.model_dump(mode="json"))
+    if changed:
+        raise UserError(key, f"the recipe has changed: {told_changes(changed)}", "change it back, or start a new run")
+    before = (content.get("place") or {}).get("processes", world_size)
+    if before != world_size:
+        problem = f"got {world_size} process(es), the run was started on {before}: other batches"
+        raise UserError("devices", problem, f"continue it on {before}")
+
+
+def _tell_nearest(recipe: Recipe, resume: bool) -> None:
+    """There is no run to continue: say so, and what an unfinished one differs in."""
+    nearest = RunFolder.nearest_unfinished(recipe)
+    differs = "" if nearest is None else f"; {nearest[0].path.name} differs in {told_changes(nearest[1])}"
+    if resume:
+        where = recipe.checkpoint.dir / recipe.method
+        problem = f"there is no unfinished run of exactly this recipe in {where}{differs}"
+        raise UserError("--resume", problem, "start without --resume")
+    if nearest is not None:
+        rank_zero_info(f"auto_resume: a new run is started{differs}")
 
 
 def check_checkpoint(path: Path, method: str) -> dict[str, Any]:
@@ -253,23 +302,30 @@ def _callbacks(recipe: Recipe, folder: RunFolder, data: PretrainData) -> list[pl
     if recipe.data.contrastive_crop.enabled:
         callbacks.append(ContrastiveCropBoxes.of(data))
     if recipe.checkpoint.enabled:
-        callbacks.append(
-            ModelCheckpoint(
-                dirpath=folder.checkpoints,
-                filename="{epoch}",
-                every_n_epochs=recipe.checkpoint.frequency,
-                save_top_k=-1 if recipe.checkpoint.keep_prev else 1,
-                save_last="link",
-                save_on_train_epoch_end=True,
-                enable_version_counter=False,
-            )
-        )
+        callbacks.append(Saving(folder, recipe.checkpoint.frequency, recipe.checkpoint.keep_prev))
     return callbacks
+
+
+class _CPUBatchNormSync(LayerSync):
+    """``sync_batchnorm: True`` over processes on the CPU, where torch has none."""
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        return synchronise(model)
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        return desynchronise(model)
+
+
+def _plugins(recipe: Recipe, devices: hardware.Devices) -> list[Any]:
+    plugins: list[Any] = [WholeFiles()]
+    if recipe.sync_batchnorm and devices.accelerator == "cpu":
+        plugins.append(_CPUBatchNormSync())
+    return plugins
 
 
 def _loggers(recipe: Recipe, folder: RunFolder) -> list[Any]:
     loggers: list[Any] = [
-        CSVLogger(folder.path, name="logs"),
+        LineLogger(folder.logs),
         TensorBoardLogger(folder.path, name="", version="tensorboard"),
     ]
     if recipe.wandb.enabled:

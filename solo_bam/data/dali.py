@@ -17,7 +17,7 @@ from torchvision import transforms as T
 from solo_bam.config.schema import Recipe
 from solo_bam.data.draws import crop_size, draw_all, kind
 from solo_bam.data.images import Images, reason
-from solo_bam.data.sampling import seeded
+from solo_bam.data.sampling import ignore_termination, seeded
 from solo_bam.errors import UserError
 
 Pipelines = Sequence[tuple[T.Compose, int]]
@@ -140,6 +140,7 @@ class DaliLoader:
             persistent_workers=workers > 0,
             drop_last=True,
             collate_fn=_collate,
+            worker_init_fn=ignore_termination,
         )
         self._pipe: Any = None
         self._batches: Iterator[Any] = iter(())
@@ -149,14 +150,15 @@ class DaliLoader:
         return len(self.reader)
 
     def __iter__(self) -> Iterator[list[Any]]:
+        last = len(self) - getattr(self.sampler, "start", 0) // self.batch_size  # a run may go on in mid-epoch
         self._batches = iter(self.reader)
         self._waiting.clear()
         # An epoch that is broken off leaves batches in the pipeline: the next one then builds its own.
         pipe, self._pipe = self._pipe or self._build(), None
-        for number in range(1, len(self) + 1):
+        for number in range(1, last + 1):
             crops = self._run(pipe)
             indexes, labels = self._waiting.popleft()
-            if number == len(self):  # before the last batch goes out: nobody may ask for more
+            if number == last:  # before the last batch goes out: nobody may ask for more
                 self._finish(pipe)
             yield [indexes, crops, labels]
 

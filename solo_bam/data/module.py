@@ -14,7 +14,7 @@ from solo_bam.data.augmentations import Crops, plain_view, resized
 from solo_bam.data.contrastive_crop import BoxedImages, BoxSchedule, unchanged, whole_images
 from solo_bam.data.dali import DaliLoader, check_dali, files_of
 from solo_bam.data.images import Images
-from solo_bam.data.sampling import EpochSampler, Seeded
+from solo_bam.data.sampling import EpochSampler, LateLoader, Seeded, ignore_termination
 from solo_bam.data.sources import Source
 from solo_bam.errors import UserError
 
@@ -31,6 +31,7 @@ class PretrainData(pl.LightningDataModule):
         super().__init__()
         self.recipe, self.source = recipe, source
         self.boxes: Tensor | None = None
+        self.sampler: EpochSampler | None = None
         boxed = recipe.data.contrastive_crop
         self.crops = Crops(recipe.data.dataset, recipe.augmentations, boxed.alpha if boxed.enabled else None)
         self.train_set = self._boxed_images() if boxed.enabled else Seeded(self._images(self.crops), recipe.seed)
@@ -57,7 +58,7 @@ class PretrainData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any] | DaliLoader:
         """Shuffled, the last incomplete batch dropped; with ``data.format: dali`` the same batches, made by DALI."""
         trainer = self.trainer
-        sampler = EpochSampler(
+        self.sampler = sampler = EpochSampler(
             self.train_set,
             num_replicas=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
@@ -75,22 +76,30 @@ class PretrainData(pl.LightningDataModule):
                 workers=self.recipe.data.num_workers,
                 device=self.recipe.dali.device,
             )
-        return self._loader(self.train_set, sampler=sampler, drop_last=True)
+        return self._loader(self.train_set, LateLoader, sampler=sampler, drop_last=True)
+
+    def start_at(self, batch: int) -> None:
+        """Leave out the first batches of the next pass over the training images."""
+        assert self.sampler is not None
+        self.sampler.start = batch * self.recipe.optimizer.batch_size
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """In order, nothing dropped; empty without a validation set."""
         return [] if self.val_set is None else self._loader(self.val_set)
 
-    def _loader(self, dataset: Dataset[Any], **kwargs: Any) -> DataLoader[Any]:
+    def _loader(
+        self, dataset: Dataset[Any], kind: type[DataLoader[Any]] = DataLoader, **kwargs: Any
+    ) -> DataLoader[Any]:
         import torch
 
         workers = self.recipe.data.num_workers
-        return DataLoader(
+        return kind(
             dataset,
             batch_size=self.recipe.optimizer.batch_size,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=ignore_termination,
             **kwargs,
         )
 

@@ -6,20 +6,45 @@ Neither the number of loader workers nor a restart changes what is trained on.
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 
 class EpochSampler(DistributedSampler[Any]):
-    """Shuffles by seed and epoch and yields ``(epoch, index)``, so that workers know the epoch too."""
+    """Shuffles by seed and epoch and yields ``(epoch, index)``, so that workers know the epoch too.
+
+    Attributes:
+        start: images of this process that the next pass leaves out, for a run that goes on in mid-epoch.
+    """
+
+    start = 0
 
     def __iter__(self) -> Iterator[Any]:
-        return ((self.epoch, index) for index in super().__iter__())
+        start, self.start = self.start, 0
+        return ((self.epoch, index) for index in islice(super().__iter__(), start, None))
+
+
+class LateLoader(DataLoader[Any]):
+    """A loader that asks its sampler for the order when the first batch is wanted, not before.
+
+    Lightning makes the iterator before it restores a checkpoint; loader processes would read ahead in
+    another epoch's order.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        yield from super().__iter__()
+
+
+def ignore_termination(worker: int) -> None:
+    """Loader processes outlive a SIGTERM to the whole group; the process that they serve stops them."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def test_every_method_of_solo_learn_trains(name: str, tmp_path: Path) -> None:
 
 
 def stop_after(recipe: Any, epochs: int, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
-    """Run until some epoch's end, as if killed there."""
+    """Run until an epoch has begun, as if killed there."""
     import lightning.pytorch as pl
 
     from solo_bam.callbacks import EpochSeed
@@ -93,15 +93,15 @@ def stop_after(recipe: Any, epochs: int, monkeypatch: pytest.MonkeyPatch) -> Run
     class Killed(Exception):
         pass
 
-    ordinary = EpochSeed.on_train_epoch_start
+    ordinary = EpochSeed.on_train_batch_start
 
-    def kill(self: Any, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.current_epoch == epochs:
+    def kill(self: Any, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        if (trainer.current_epoch, batch_idx) == (epochs, 1):
             raise Killed
-        ordinary(self, trainer, pl_module)
+        ordinary(self, trainer, pl_module, batch, batch_idx)
 
     with monkeypatch.context() as patch:
-        patch.setattr(EpochSeed, "on_train_epoch_start", kill)
+        patch.setattr(EpochSeed, "on_train_batch_start", kill)
         with pytest.raises(Killed):
             pretrain(recipe)
     found = RunFolder.unfinished(recipe)
@@ -129,8 +129,8 @@ def test_resuming_changes_nothing(name: str, tmp_path: Path, monkeypatch: pytest
 
 
 def test_resume_from_checkpoint_starts_a_run_of_its_own(tmp_path: Path) -> None:
-    first = pretrain(tiny(tmp_path))
-    checkpoint = first.folder.last_checkpoint.resolve()
+    first = pretrain(tiny(tmp_path, "digits/bam", "max_epochs=2"))
+    checkpoint = first.folder.checkpoints / "epoch=0.ckpt"
     recipe = tiny(tmp_path, "digits/bam", "max_epochs=2", f"resume_from_checkpoint='{checkpoint}'")
     second = pretrain(recipe)
     assert second.folder.path != first.folder.path
