@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Sharpness = Annotated[float, Field(ge=1e-6, allow_inf_nan=False)]  # the loss's own limit
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -36,10 +37,10 @@ class BAMOptions(Section):
     proj_use_bn: bool = True
     proj_last_bn: bool = True
     proj_act: Literal["gelu", "relu"] = "gelu"
-    reg: Positive = 0.05
-    reg_final: Positive | None = None
+    reg: Sharpness = 0.05
+    reg_final: Sharpness | None = None
     reg_warmup_epochs: Index = 30
-    temperature: Positive = 0.1
+    temperature: Sharpness = 0.1
     num_sink_iter: Index = 3
     top_k_sink: Index = 0
     positive_masking: bool = True

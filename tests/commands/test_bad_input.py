@@ -131,15 +131,15 @@ CASES: dict[str, tuple[str, str]] = {
     # values
     "reg 0": (
         f"pretrain {DIGITS} method_kwargs.reg=0",
-        r"method_kwargs.reg: got 0, must be greater than 0; correct it",
+        r"method_kwargs.reg: got 0, must be greater than or equal to 0.000001; correct it",
     ),
     "reg below 0": (
         f"pretrain {DIGITS} method_kwargs.reg_final=-1",
-        r"method_kwargs.reg_final: got -1, must be greater than 0",
+        r"method_kwargs.reg_final: got -1, must be greater than or equal to 0.000001",
     ),
     "temperature 0": (
         f"pretrain {DIGITS} method_kwargs.temperature=0.0",
-        r"method_kwargs.temperature: got 0.0, must be greater than 0",
+        r"method_kwargs.temperature: got 0.0, must be greater than or equal to 0.000001",
     ),
     "lr of words": (f"pretrain {DIGITS} optimizer.lr=fast", r"optimizer.lr: got 'fast', must be a valid number"),
     "lr not finite": (f"pretrain {DIGITS} optimizer.lr=inf", r"optimizer.lr: got inf, must be a finite number"),
