@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torchvision.datasets
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from solo_bam.config.schema import Data
 from solo_bam.data.digits import digits_folder
@@ -104,13 +104,17 @@ def _folder_split(folder: Path, key: str) -> Split:
     """A folder of class folders; labels in the order of the classes' names."""
     if not folder.is_dir():
         raise UserError(key, f"there is no folder {folder}", "give a folder of class folders of images")
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    classes = sorted(entry.name for entry in _entries(folder, key) if _is_folder(entry))
     if not classes:
         raise UserError(
             key, f"{folder} has no class folders", "give a folder of class folders, or set data.no_labels=True"
         )
-    numbers = {name: i for i, name in enumerate(classes)}
-    samples = make_dataset(str(folder), numbers, extensions=IMG_EXTENSIONS, allow_empty=True)
+    # In torchvision's order.
+    samples = [
+        (path, label)
+        for label, name in enumerate(classes)
+        for path in sorted(_files(folder / name, key), key=os.path.split)
+    ]
     targets = np.array([label for _, label in samples], dtype=np.int64)
     if (empty := _first_empty(targets, classes)) is not None:
         problem = f"the class folder {folder / empty} holds no image ({', '.join(IMG_EXTENSIONS)})"
@@ -122,11 +126,43 @@ def _unlabelled_split(folder: Path, key: str) -> Split:
     """All images in and below a folder."""
     if not folder.is_dir():
         raise UserError(key, f"there is no folder {folder}", "give a folder of images")
-    below = (os.path.join(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names)
-    files = sorted(path for path in below if path.lower().endswith(IMG_EXTENSIONS))
+    files = sorted(_files(folder, key))
     if not files:
         raise UserError(key, f"{folder} holds no image ({', '.join(IMG_EXTENSIONS)})", "give a folder of images")
     return Split(ImageFiles(files), np.full(len(files), -1), (), folder, key)
+
+
+def _files(folder: Path, key: str, above: frozenset[str] = frozenset()) -> list[str]:
+    """Paths of the images in and below a folder, by name; a link to a folder above it is not followed."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return []
+    entries = _entries(folder, key)
+    files = [entry.path for entry in entries if entry.name.lower().endswith(IMG_EXTENSIONS) and _may_be_file(entry)]
+    for entry in entries:
+        if _is_folder(entry):
+            files += _files(Path(entry.path), key, above | {real})
+    return files
+
+
+def _entries(folder: Path, key: str) -> list[os.DirEntry[str]]:
+    """What is in a folder, by name; hidden files and folders are nobody's images."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        raise UserError(key, f"{folder} cannot be read ({error.strerror})", "mend it or leave it out") from None
+
+
+def _may_be_file(entry: os.DirEntry[str]) -> bool:
+    """A file, or a link that leads nowhere; opening anything else (a pipe, a device) might wait for ever."""
+    if entry.is_symlink():
+        return os.path.isfile(entry.path) or not os.path.exists(entry.path)
+    return entry.is_file()
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()  # a link to itself is none
 
 
 def _h5_split(path: Path, key: str) -> Split:
@@ -152,8 +188,9 @@ def _h5_groups(path: Path, key: str) -> dict[str, list[str]]:
         raise UserError("data.format", "got 'h5', h5py is not installed", "pip install 'solo-bam[h5]'") from None
     try:
         with h5py.File(path, "r") as file:
-            return {name: sorted(group) for name, group in file.items() if isinstance(group, h5py.Group)}
-    except OSError as error:
+            groups = {name: file.get(name) for name in file}  # None where a link leads nowhere
+            return {name: sorted(group) for name, group in groups.items() if isinstance(group, h5py.Group)}
+    except (OSError, RuntimeError) as error:
         problem = f"{path} cannot be opened as HDF5 ({' '.join(str(error).split())})"
         raise UserError(key, problem, "give an HDF5 file, or set data.format") from None
 
