@@ -17,6 +17,8 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Name = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]*$", max_length=200)]  # of a folder
 
 
 class Section(BaseModel):
@@ -255,7 +257,7 @@ class Recipe(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    name: str | None = None
+    name: Name | None = None
     method: str
     method_kwargs: dict[str, Any] = {}
     backbone: Backbone
@@ -273,7 +275,7 @@ class Recipe(Section):
     auto_umap: AutoUMAP = AutoUMAP()
     dali: Dali = Dali()
     debug_augmentations: bool = False
-    seed: Index = 5
+    seed: Seed = 5
 
     max_epochs: Count
     accelerator: str = "auto"
