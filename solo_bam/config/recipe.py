@@ -21,6 +21,7 @@ from solo_bam.config.schema import BAMOptions, Recipe
 from solo_bam.errors import UserError, nearest
 
 _CALLS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
+_OURS = ("callbacks", "logger", "default_root_dir", "plugins", "profiler", "use_distributed_sampler")
 ON_COMMAND_LINE = "correct it in the recipe or on the command line (key=value)"
 
 
@@ -164,6 +165,8 @@ def _check_top_level(recipe: Recipe) -> None:
 
     allowed = [*Recipe.model_fields, *list(inspect.signature(Trainer.__init__).parameters)[1:]]
     for key, value in recipe.trainer_arguments.items():
+        if key in _OURS:
+            raise UserError(key, "is set by solo-bam itself", "remove it")
         if key not in allowed:
             raise UserError(
                 key, f"unknown key (value {value!r}){nearest(key, allowed)}", "remove it or correct its name"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,12 @@ class Source:
     num_classes: int
 
 
-def find_source(data: Data) -> Source:
+def find_source(data: Data, download: bool = True) -> Source:
     """The dataset of a recipe's section ``data``.
+
+    Args:
+        data: of a checked recipe.
+        download: whether torchvision's datasets are fetched or unpacked where they are missing.
 
     Raises:
         UserError: a folder or file is missing, empty or has an empty class, the classes differ between the
@@ -50,7 +54,7 @@ def find_source(data: Data) -> Source:
     """
     if data.dataset in _TORCHVISION or data.dataset == "digits":
         _check_format(data)
-    train, val = _torchvision_splits(data) if data.dataset in _TORCHVISION else _own_splits(data)
+    train, val = _torchvision_splits(data, download) if data.dataset in _TORCHVISION else _own_splits(data)
     train = replace(train, on_error=data.on_error)
     if data.no_labels:
         return Source(replace(train, targets=np.full(len(train), -1), classes=()), None, 1)
@@ -227,19 +231,23 @@ def _of_classes(split: Split, names: Iterable[str]) -> Split:
 # ------------------------------------------------------------------------------------ CIFAR and STL-10
 
 
-def _torchvision_splits(data: Data) -> tuple[Split, Split | None]:
+def _torchvision_splits(data: Data, download: bool) -> tuple[Split, Split | None]:
     """CIFAR and STL-10 from torchvision's files, downloaded where there is a network."""
     cls = getattr(torchvision.datasets, _TORCHVISION[data.dataset])
     stl = data.dataset == "stl10"
     train_path = data.train_path or Path("datasets")
-    train = _torchvision_split(cls, train_path, TRAIN, {"split": "train+unlabeled"} if stl else {"train": True})
+    train = _torchvision_split(
+        cls, train_path, TRAIN, {"split": "train+unlabeled"} if stl else {"train": True}, download
+    )
     if data.no_labels:
         return train, None
-    val = _torchvision_split(cls, data.val_path or train_path, VAL, {"split": "test"} if stl else {"train": False})
+    val = _torchvision_split(
+        cls, data.val_path or train_path, VAL, {"split": "test"} if stl else {"train": False}, download
+    )
     return train, val
 
 
-def _torchvision_split(cls: Any, folder: Path, key: str, which: dict[str, Any]) -> Split:
+def _torchvision_split(cls: Any, folder: Path, key: str, which: Mapping[str, Any], download: bool) -> Split:
     """One split in memory; torchvision checks the files' MD5 sums whenever it opens them."""
     folder = folder.expanduser()
     with warnings.catch_warnings():
@@ -247,6 +255,9 @@ def _torchvision_split(cls: Any, folder: Path, key: str, which: dict[str, Any]) 
         try:
             dataset = cls(str(folder), **which)
         except RuntimeError:  # missing or altered
+            if not download:
+                problem = f"{cls.__name__} is not in {folder}"
+                raise UserError(key, problem, f"let pretrain download it, or put {cls.filename} there") from None
             provide(cls, folder, key)
             dataset = cls(str(folder), **which)
     stl = hasattr(dataset, "labels")
