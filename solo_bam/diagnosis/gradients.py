@@ -32,7 +32,8 @@ def check_gradients(timeout: float = 60) -> Finding:
         remedy = "check that processes may reach one another over 127.0.0.1; train on one device until then"
         return Finding("warning", "processes", f"two gloo processes do not work together ({error})", remedy)
     alone, expected = _loss_and_gradient(0, 1)
-    difference = max(abs(loss - alone), float((gradient - expected).abs().max()))
+    differences = torch.cat([torch.tensor([loss - alone], dtype=torch.float64), (gradient - expected).flatten()])
+    difference = float(differences.abs().max())  # NaN where one is
     if not difference <= _TOLERANCE:
         text = f"two processes differ from one by {difference:.1e} in the loss or its gradient"
         return Finding("failure", "processes", text, "train on one device, and report this")
