@@ -4,10 +4,22 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 version = re.search(r'__version__ = "(.+)"', Path(__file__).with_name("solo_bam").joinpath("__init__.py").read_text())
 
+
+class WithTestedVersions(build_py):
+    """`solo-bam doctor` compares versions with constraints.txt, which in a checkout lies beside the package."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            self.copy_file("constraints.txt", str(Path(self.build_lib, "solo_bam", "constraints.txt")))
+
+
 setup(
+    cmdclass={"build_py": WithTestedVersions},
     version=version.group(1),
     packages=[*find_packages(include=["solo_bam", "solo_bam.*"]), "solo_bam.scripts"],
     # The recipes travel inside the package, so that an installed solo-bam finds them by name.

@@ -11,7 +11,7 @@ from solo_bam.errors import UserError, nearest
 
 COMMANDS = {
     "pretrain": "train a method from a recipe",
-    "doctor": "check data and loaders before a run spends time on them",
+    "doctor": "say what this machine can do, and whether a recipe can run on it",
     "demo": "pretrain BAM on handwritten digits for a few minutes and show what it learned",
 }
 
@@ -49,7 +49,7 @@ def _run(command: str, arguments: list[str]) -> int:
     if command not in COMMANDS:
         problem = f"unknown command{nearest(command, COMMANDS)}, allowed: {', '.join(COMMANDS)}"
         raise UserError(command, problem, "see solo-bam --help")
-    if toolkit.problem():
+    if toolkit.problem() and command != "doctor":
         return 2  # importing solo_bam has already said what to install
     module = importlib.import_module(f"solo_bam.commands.{command}")
     code: int = module.main(arguments)

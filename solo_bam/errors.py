@@ -24,7 +24,7 @@ class UserError(ValueError):
         if problem is None:
             key, problem, remedy = _parse(key)
         self.key, self.problem, self.remedy = key, problem, remedy
-        super().__init__(f"{key}: {problem}; {remedy}".replace("\n", " "))
+        super().__init__(printable(f"{key}: {problem}; {remedy}".replace("\n", " ")))
 
 
 class Stopped(UserError):
@@ -48,6 +48,11 @@ def _parse(text: str) -> tuple[str, str, str]:
     key, _, rest = message.partition(": ")
     problem, _, remedy = rest.rpartition("; ")
     return key, problem, remedy
+
+
+def printable(text: str) -> str:
+    """A text with everything that a terminal might obey, or cannot show, spelled out (``\\n``, ``\\x1b``)."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def nearest(name: str, allowed: object) -> str:

@@ -6,9 +6,21 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Two cores serve several test processes; more threads would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The same examples on every machine and every time.
+settings.register_profile(
+    "same",
+    derandomize=True,
+    database=None,
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+settings.load_profile("same")
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -119,9 +119,6 @@ def _trainer(
     recipe: Recipe, devices: hardware.Devices, folder: RunFolder, data: PretrainData, steps_per_epoch: int
 ) -> pl.Trainer:
     """Lightning's Trainer; writes nothing yet."""
-    for key in recipe.trainer_arguments:
-        if key in {"callbacks", "logger", "default_root_dir", "plugins", "profiler", "use_distributed_sampler"}:
-            raise UserError(key, "is set by solo-bam itself", "remove it")
     try:
         return pl.Trainer(
             accelerator=devices.accelerator,

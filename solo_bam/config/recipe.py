@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -18,6 +20,8 @@ from pydantic import BaseModel, ValidationError
 from solo_bam.config.schema import BAMOptions, Recipe
 from solo_bam.errors import UserError, nearest
 
+_CALLS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
+_OURS = ("callbacks", "logger", "default_root_dir", "plugins", "profiler", "use_distributed_sampler")
 ON_COMMAND_LINE = "correct it in the recipe or on the command line (key=value)"
 
 
@@ -61,6 +65,7 @@ def compose_recipe(config_name: str, overrides: Sequence[str], config_path: str 
     GlobalHydra.instance().clear()
     try:
         changes = OverridesParser.create().parse_overrides(list(overrides))
+        _refuse_hydra(changes)
         # Hydra chooses files of a group by name only; a group's content given in place is set afterwards.
         direct = {c.key_or_group: c.value() for c in changes if _is_group(c, path.parent) and not _names_files(c)}
         lines = [_addable(c, path.parent) for c in changes if c.key_or_group not in direct]
@@ -77,6 +82,8 @@ def compose_recipe(config_name: str, overrides: Sequence[str], config_path: str 
     except (HydraException, OmegaConfBaseException) as error:
         problem = " ".join(str(error).split())
         raise UserError(f"--config-name {config_name}", problem, ON_COMMAND_LINE) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(str(path), f"is no recipe ({error})", "give a YAML file of keys and values") from None
     except Exception as error:
         if type(error).__module__.startswith("yaml"):
             problem = "is not valid YAML: " + " ".join(str(error).split())
@@ -87,12 +94,12 @@ def compose_recipe(config_name: str, overrides: Sequence[str], config_path: str 
 
 
 def _find(config_name: str, config_path: str | None, kind: str) -> Path:
-    root = recipe_folders(kind) if config_path is None else Path(config_path).expanduser().resolve()
-    if not root.is_dir():
+    root = recipe_folders(kind) if config_path is None else Path(os.path.abspath(os.path.expanduser(config_path)))
+    if not os.path.isdir(root):  # unlike Path's, it says no to names that no system allows
         raise UserError("--config-path", f"there is no folder {root}", "give the folder that holds the recipe")
     name = config_name.removesuffix(".yaml")
     path = root / f"{name}.yaml"
-    if path.is_file():
+    if os.path.isfile(path):
         return path
     known = recipe_names(root)
     shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
@@ -101,6 +108,14 @@ def _find(config_name: str, config_path: str | None, kind: str) -> Path:
         f"there is no recipe {config_name!r} in {root}{nearest(name, known)}",
         f"use one of: {shown or 'none there'}",
     )
+
+
+def _refuse_hydra(changes: Sequence[Any]) -> None:
+    """Hydra only composes: its own settings would do nothing, but that a search path is imported."""
+    for change in changes:
+        if re.split("[./]", change.key_or_group)[0] == "hydra":
+            problem = "Hydra only composes the recipe, its own settings have no effect"
+            raise UserError(change.key_or_group, problem, "remove it")
 
 
 def _is_group(override: Any, folder: Path) -> bool:
@@ -116,7 +131,7 @@ def _addable(override: Any, folder: Path) -> str:
     """An override in Hydra's words; plain ``key=value`` also adds keys that the recipe leaves to the defaults."""
     line: str = override.input_line
     special = override.is_add() or override.is_delete() or override.is_sweep_override()
-    return line if special or line.startswith("hydra") or _is_group(override, folder) else f"++{line}"
+    return line if special or _is_group(override, folder) else f"++{line}"
 
 
 def parse_recipe(raw: dict[str, Any]) -> Recipe:
@@ -125,6 +140,7 @@ def parse_recipe(raw: dict[str, Any]) -> Recipe:
     Raises:
         UserError: the first key at fault.
     """
+    _refuse_calls(raw)
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
@@ -134,11 +150,23 @@ def parse_recipe(raw: dict[str, Any]) -> Recipe:
     return recipe
 
 
+def _refuse_calls(value: Any, place: str = "") -> None:
+    """Hydra's words for «import and call this», also where any key is allowed (``optimizer.kwargs``)."""
+    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, member in members:
+        if key in _CALLS:
+            problem = f"unknown key (value {member!r}); a recipe holds plain values, nothing that it names is called"
+            raise UserError(f"{place}{key}", problem, "remove it")
+        _refuse_calls(member, f"{place}{key}.")
+
+
 def _check_top_level(recipe: Recipe) -> None:
     from lightning.pytorch import Trainer
 
     allowed = [*Recipe.model_fields, *list(inspect.signature(Trainer.__init__).parameters)[1:]]
     for key, value in recipe.trainer_arguments.items():
+        if key in _OURS:
+            raise UserError(key, "is set by solo-bam itself", "remove it")
         if key not in allowed:
             raise UserError(
                 key, f"unknown key (value {value!r}){nearest(key, allowed)}", "remove it or correct its name"

@@ -12,10 +12,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Sharpness = Annotated[float, Field(ge=1e-6, allow_inf_nan=False)]  # the loss's own limit
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Name = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]*$", max_length=200)]  # of a folder
 
 
 class Section(BaseModel):
@@ -36,10 +39,10 @@ class BAMOptions(Section):
     proj_use_bn: bool = True
     proj_last_bn: bool = True
     proj_act: Literal["gelu", "relu"] = "gelu"
-    reg: Positive = 0.05
-    reg_final: Positive | None = None
+    reg: Sharpness = 0.05
+    reg_final: Sharpness | None = None
     reg_warmup_epochs: Index = 30
-    temperature: Positive = 0.1
+    temperature: Sharpness = 0.1
     num_sink_iter: Index = 3
     top_k_sink: Index = 0
     positive_masking: bool = True
@@ -254,7 +257,7 @@ class Recipe(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    name: str | None = None
+    name: Name | None = None
     method: str
     method_kwargs: dict[str, Any] = {}
     backbone: Backbone
@@ -272,7 +275,7 @@ class Recipe(Section):
     auto_umap: AutoUMAP = AutoUMAP()
     dali: Dali = Dali()
     debug_augmentations: bool = False
-    seed: Index = 5
+    seed: Seed = 5
 
     max_epochs: Count
     accelerator: str = "auto"

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
 from solo_bam.config.schema import Recipe
 from solo_bam.data.draws import crop_size, draw_all, kind
-from solo_bam.data.images import Images, reason
+from solo_bam.data.images import Images, open_image, reason
 from solo_bam.data.sampling import ignore_termination, seeded
 from solo_bam.errors import UserError
 
@@ -79,12 +78,11 @@ class Encoded(Dataset[tuple[int, int, np.ndarray, np.ndarray]]):
         epoch, index = key
         try:
             content = np.fromfile(self.paths[index], dtype=np.uint8)
-            image = Image.open(io.BytesIO(content))  # type: ignore[arg-type]  # reads the header only
+            image = open_image(io.BytesIO(content.tobytes()))
         except OSError as error:
-            why = "its format is not recognised" if isinstance(error, UnidentifiedImageError) else reason(error)
             raise UserError(
                 "data.train_path",
-                f"{self.paths[index]} cannot be read ({why})",
+                f"{self.paths[index]} cannot be read ({reason(error)})",
                 "replace it (solo-bam doctor --data RECIPE lists all such images)",
             ) from None
         with image, seeded(self.seed, epoch, index):  # the stream is seeded as for the torchvision loader

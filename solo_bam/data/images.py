@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
-from solo_bam.errors import UserError
+from solo_bam.errors import UserError, printable
 
 Transform = Callable[[Image.Image], Any]
 
@@ -46,7 +47,7 @@ class ImageFiles:
 
     def name(self, position: int) -> str:
         """The path, printable whatever bytes it is made of."""
-        return self.paths[position].encode("utf-8", "backslashreplace").decode()
+        return printable(self.paths[position])
 
     def open(self, position: int) -> Image.Image:
         """The decoded image."""
@@ -72,7 +73,7 @@ class H5Images:
 
     def name(self, position: int) -> str:
         """``file:class/image``."""
-        return f"{self.path}:{self.keys[position]}"
+        return printable(f"{self.path}:{self.keys[position]}")
 
     def open(self, position: int) -> Image.Image:
         """The decoded image."""
@@ -135,15 +136,46 @@ class _Selected:
         return self.reader.open(int(self.positions[position]))
 
 
-def _decode(stream: BinaryIO) -> Image.Image:
-    """The first image of a stream, decoded to its last byte."""
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Formats of photographs. PIL reads more; EPS it hands to Ghostscript, which runs the program in the file."""
+    Image.init()
+    named = ("JPEG", "MPO", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000", "AVIF")
+    return tuple(name for name in named if name in Image.OPEN)
+
+
+def open_image(stream: BinaryIO) -> Image.Image:
+    """The first image of a stream; its header alone is read.
+
+    Raises:
+        OSError: no photograph, whatever its name says.
+    """
     try:
-        image = Image.open(stream)
-        image.load()
+        return Image.open(stream, formats=_formats())
     except UnidentifiedImageError:
         stream.seek(0, os.SEEK_END)
         raise OSError("its format is not recognised" if stream.tell() else "it is empty") from None
+
+
+def _decode(stream: BinaryIO) -> Image.Image:
+    """The first image of a stream, decoded to its last byte."""
+    image = open_image(stream)
+    image.load()
     return image
+
+
+def in_rgb(image: Image.Image) -> Image.Image:
+    """An image in 8-bit RGB: colours as they are stored, transparency dropped, 16 bits scaled to 8.
+
+    Raises:
+        OSError: 32-bit integers and floating-point numbers, whose black and white nobody knows.
+    """
+    # PGM, and PNG in older versions of PIL, give 16 bits as I.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise OSError("its 32-bit pixels have no known range")
+    return image.convert("RGB")
 
 
 def reason(error: Exception) -> str:
@@ -224,7 +256,7 @@ class Images(Dataset[tuple[Any, int]]):
         for step in range(len(self)):
             position = (index + step) % len(self)
             try:
-                return position, self.split.reader.open(position).convert("RGB")
+                return position, in_rgb(self.split.reader.open(position))
             except MemoryError:
                 raise
             except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, …

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from solo_bam.config import Recipe
-from solo_bam.data.images import Reader, Split, reason
+from solo_bam.data.images import Reader, Split, in_rgb, reason
 from solo_bam.data.sources import count_classes, find_source
 from solo_bam.hardware import cores
 
@@ -89,7 +89,7 @@ class _Findings(Dataset[Finding]):
             warnings.simplefilter("ignore")  # PIL's remarks on metadata; training ignores them too
             try:
                 image = self.reader.open(position)
-                image.convert("RGB")
+                in_rgb(image)
             except Exception as error:
                 return Finding(0, 0, "", reason(error))
         return Finding(*image.size, image.mode)
@@ -111,8 +111,6 @@ def describe(inspection: Inspection) -> str:
             f"  height      {_spread([finding.height for finding in good])}",
             f"  modes       {', '.join(f'{mode} {count:,}' for mode, count in modes)}",
         ]
-    if any(finding.mode.startswith("I") for finding in good):
-        lines.append("              16- and 32-bit images are cut off at 255 when they are read as RGB: convert them")
     lines.append(f"  unreadable  {len(bad):,}")
     return "\n".join([*lines, *(f"    {name}: {problem}" for name, problem in bad)])
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets.folder import default_loader
 
 from solo_bam.config.schema import Augmentation, RandomResizedCrop, Recipe
 from solo_bam.data.augmentations import Crops
 from solo_bam.data.dali import DaliLoader, check_dali, files_of
+from solo_bam.data.images import ImageFiles, in_rgb
 from solo_bam.data.sampling import seeded
 from solo_bam.data.sources import find_source
 
@@ -104,7 +104,7 @@ def _torchvision(recipe: Recipe) -> Loader:
         transform = Crops(recipe.data.dataset, [a])
         made = []
         for i, path in enumerate(paths):
-            image = default_loader(str(path))
+            image = in_rgb(ImageFiles([str(path)]).open(0))
             with seeded(recipe.seed, 0, i):
                 made.append(transform(image)[0])
         return torch.stack(made)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torchvision.datasets
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from solo_bam.config.schema import Data
 from solo_bam.data.digits import digits_folder
@@ -41,8 +41,12 @@ class Source:
     num_classes: int
 
 
-def find_source(data: Data) -> Source:
+def find_source(data: Data, download: bool = True) -> Source:
     """The dataset of a recipe's section ``data``.
+
+    Args:
+        data: of a checked recipe.
+        download: whether torchvision's datasets are fetched or unpacked where they are missing.
 
     Raises:
         UserError: a folder or file is missing, empty or has an empty class, the classes differ between the
@@ -50,7 +54,7 @@ def find_source(data: Data) -> Source:
     """
     if data.dataset in _TORCHVISION or data.dataset == "digits":
         _check_format(data)
-    train, val = _torchvision_splits(data) if data.dataset in _TORCHVISION else _own_splits(data)
+    train, val = _torchvision_splits(data, download) if data.dataset in _TORCHVISION else _own_splits(data)
     train = replace(train, on_error=data.on_error)
     if data.no_labels:
         return Source(replace(train, targets=np.full(len(train), -1), classes=()), None, 1)
@@ -104,13 +108,17 @@ def _folder_split(folder: Path, key: str) -> Split:
     """A folder of class folders; labels in the order of the classes' names."""
     if not folder.is_dir():
         raise UserError(key, f"there is no folder {folder}", "give a folder of class folders of images")
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    classes = sorted(entry.name for entry in _entries(folder, key) if _is_folder(entry))
     if not classes:
         raise UserError(
             key, f"{folder} has no class folders", "give a folder of class folders, or set data.no_labels=True"
         )
-    numbers = {name: i for i, name in enumerate(classes)}
-    samples = make_dataset(str(folder), numbers, extensions=IMG_EXTENSIONS, allow_empty=True)
+    # In torchvision's order.
+    samples = [
+        (path, label)
+        for label, name in enumerate(classes)
+        for path in sorted(_files(folder / name, key), key=os.path.split)
+    ]
     targets = np.array([label for _, label in samples], dtype=np.int64)
     if (empty := _first_empty(targets, classes)) is not None:
         problem = f"the class folder {folder / empty} holds no image ({', '.join(IMG_EXTENSIONS)})"
@@ -122,11 +130,43 @@ def _unlabelled_split(folder: Path, key: str) -> Split:
     """All images in and below a folder."""
     if not folder.is_dir():
         raise UserError(key, f"there is no folder {folder}", "give a folder of images")
-    below = (os.path.join(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names)
-    files = sorted(path for path in below if path.lower().endswith(IMG_EXTENSIONS))
+    files = sorted(_files(folder, key))
     if not files:
         raise UserError(key, f"{folder} holds no image ({', '.join(IMG_EXTENSIONS)})", "give a folder of images")
     return Split(ImageFiles(files), np.full(len(files), -1), (), folder, key)
+
+
+def _files(folder: Path, key: str, above: frozenset[str] = frozenset()) -> list[str]:
+    """Paths of the images in and below a folder, by name; a link to a folder above it is not followed."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return []
+    entries = _entries(folder, key)
+    files = [entry.path for entry in entries if entry.name.lower().endswith(IMG_EXTENSIONS) and _may_be_file(entry)]
+    for entry in entries:
+        if _is_folder(entry):
+            files += _files(Path(entry.path), key, above | {real})
+    return files
+
+
+def _entries(folder: Path, key: str) -> list[os.DirEntry[str]]:
+    """What is in a folder, by name; hidden files and folders are nobody's images."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        raise UserError(key, f"{folder} cannot be read ({error.strerror})", "mend it or leave it out") from None
+
+
+def _may_be_file(entry: os.DirEntry[str]) -> bool:
+    """A file, or a link that leads nowhere; opening anything else (a pipe, a device) might wait for ever."""
+    if entry.is_symlink():
+        return os.path.isfile(entry.path) or not os.path.exists(entry.path)
+    return entry.is_file()
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()  # a link to itself is none
 
 
 def _h5_split(path: Path, key: str) -> Split:
@@ -152,8 +192,9 @@ def _h5_groups(path: Path, key: str) -> dict[str, list[str]]:
         raise UserError("data.format", "got 'h5', h5py is not installed", "pip install 'solo-bam[h5]'") from None
     try:
         with h5py.File(path, "r") as file:
-            return {name: sorted(group) for name, group in file.items() if isinstance(group, h5py.Group)}
-    except OSError as error:
+            groups = {name: file.get(name) for name in file}  # None where a link leads nowhere
+            return {name: sorted(group) for name, group in groups.items() if isinstance(group, h5py.Group)}
+    except (OSError, RuntimeError) as error:
         problem = f"{path} cannot be opened as HDF5 ({' '.join(str(error).split())})"
         raise UserError(key, problem, "give an HDF5 file, or set data.format") from None
 
@@ -190,19 +231,23 @@ def _of_classes(split: Split, names: Iterable[str]) -> Split:
 # ------------------------------------------------------------------------------------ CIFAR and STL-10
 
 
-def _torchvision_splits(data: Data) -> tuple[Split, Split | None]:
+def _torchvision_splits(data: Data, download: bool) -> tuple[Split, Split | None]:
     """CIFAR and STL-10 from torchvision's files, downloaded where there is a network."""
     cls = getattr(torchvision.datasets, _TORCHVISION[data.dataset])
     stl = data.dataset == "stl10"
     train_path = data.train_path or Path("datasets")
-    train = _torchvision_split(cls, train_path, TRAIN, {"split": "train+unlabeled"} if stl else {"train": True})
+    train = _torchvision_split(
+        cls, train_path, TRAIN, {"split": "train+unlabeled"} if stl else {"train": True}, download
+    )
     if data.no_labels:
         return train, None
-    val = _torchvision_split(cls, data.val_path or train_path, VAL, {"split": "test"} if stl else {"train": False})
+    val = _torchvision_split(
+        cls, data.val_path or train_path, VAL, {"split": "test"} if stl else {"train": False}, download
+    )
     return train, val
 
 
-def _torchvision_split(cls: Any, folder: Path, key: str, which: dict[str, Any]) -> Split:
+def _torchvision_split(cls: Any, folder: Path, key: str, which: Mapping[str, Any], download: bool) -> Split:
     """One split in memory; torchvision checks the files' MD5 sums whenever it opens them."""
     folder = folder.expanduser()
     with warnings.catch_warnings():
@@ -210,6 +255,9 @@ def _torchvision_split(cls: Any, folder: Path, key: str, which: dict[str, Any]) 
         try:
             dataset = cls(str(folder), **which)
         except RuntimeError:  # missing or altered
+            if not download:
+                problem = f"{cls.__name__} is not in {folder}"
+                raise UserError(key, problem, f"let pretrain download it, or put {cls.filename} there") from None
             provide(cls, folder, key)
             dataset = cls(str(folder), **which)
     stl = hasattr(dataset, "labels")

@@ -25,6 +25,8 @@ passes, else blocks are computed again.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +42,10 @@ _CPU_TILE_ENTRIES = 2**17
 _GPU_TILE_ENTRIES = 2**24
 # Entries of one block of similarities, the unit of the matrix products (64 MiB in float32).
 _BLOCK_ENTRIES = 2**24
+# Below, float32 can no longer tell similarities / reg apart.
+_SMALLEST_SETTING = 1e-6
+# As torch's normalize has it.
+_SHORTEST_ROW = 1e-12
 
 Statistics = dict[str, Tensor]
 
@@ -183,14 +189,14 @@ class _AttentionMatching(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, z_teacher: Tensor | None, p: _Problem) -> tuple[Tensor, ...]:
         rows, inverse_norms = _unit_rows(z)
-        target_rows = rows if z_teacher is None else _unit_rows(z_teacher)[0]
+        target_rows = rows if z_teacher is None else _unit_rows(z_teacher)[0].to(rows.dtype)
         columns = _gather_columns(target_rows, p)
         source = _Similarities(p, rows, columns)
         target = source if z_teacher is None else _Similarities(p, target_rows, columns)
         need_grad = ctx.needs_input_grad[0]
         totals, dz, dt = _pass(p, source, target, need_grad, need_grad and z_teacher is None)
 
-        ctx.p, ctx.gradients = p, (rows, inverse_norms, dz, dt)
+        ctx.p, ctx.dtype, ctx.gradients = p, z.dtype, (rows, inverse_norms, dz, dt)
         loss, target_entropy, source_entropy, largest = totals
         statistics = (
             target_entropy.clamp(min=0) / (p.L * p.B),
@@ -208,11 +214,15 @@ class _AttentionMatching(torch.autograd.Function):
         p: _Problem = ctx.p
         rows, inverse_norms, dz, dt = ctx.gradients
         dz = grad * dz
-        if dt is not None:  # every process's loss depends on this process's columns
-            dt = distributed.all_sum(grad * dt).view(p.T, p.W, p.B, -1)[:, p.rank]
-            dz[: p.T * p.B] += dt.flatten(0, 1)
+        if dt is not None:
+            dz[: p.T * p.B] += _own_columns(p, grad * dt)
         along = torch.linalg.vecdot(dz, rows).unsqueeze(-1)
-        return dz.addcmul_(rows, along, value=-1).mul_(inverse_norms), None, None
+        return dz.addcmul_(rows, along, value=-1).mul_(inverse_norms).to(ctx.dtype), None, None
+
+
+def _own_columns(p: _Problem, dt: Tensor) -> Tensor:
+    """Of a gradient by all columns (C, D), that by this process's (T B, D): every process's loss depends on them."""
+    return distributed.all_sum(dt).view(p.T, p.W, p.B, -1)[:, p.rank].flatten(0, 1)
 
 
 def _pass(
@@ -299,7 +309,8 @@ def bam_loss(
     """BAM's loss and what is worth watching beside it. The arguments are those of :class:`BAMLoss`.
 
     Args:
-        z: ``(V B, D)`` projections, crop-major, any floating dtype, any scale.
+        z: ``(V B, D)`` projections, crop-major, any floating dtype, any scale. A zero row (in float16, one
+            without an entry above 0.008) has no direction: it resembles nothing and gets no gradient.
         z_teacher: the momentum teacher's projections of the same crops, same shape; it gives columns and
             targets and receives no gradient.
 
@@ -314,6 +325,7 @@ def bam_loss(
         ValueError: shapes and settings that do not fit together.
     """
     T = num_large_crops if target_crops_number is None else target_crops_number
+    _check_settings(num_crops, num_large_crops, T, reg, temperature, num_sink_iter, top_k_sink)
     _check_shapes(z, z_teacher, num_crops)
     p = _Problem(
         V=num_crops,
@@ -329,21 +341,27 @@ def bam_loss(
         masking=positive_masking,
     )
     _check_columns(p)
+    if p.W > 1:
+        _check_equal_batches(torch.distributed.group.WORLD, p.B, z.device)
     with torch.autocast(z.device.type, enabled=False):
-        loss, *statistics = _AttentionMatching.apply(_wide(z), None if z_teacher is None else _wide(z_teacher), p)
+        loss, *statistics = _AttentionMatching.apply(z, z_teacher, p)
     names = ("target_entropy", "source_entropy", "target_max", "positive_similarity", "z_std")
     return loss, dict(zip(names, statistics))
 
 
-def _wide(z: Tensor) -> Tensor:
-    """In float32 or float64."""
-    return z if z.dtype == torch.float64 else z.float()
-
-
 def _unit_rows(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of unit length, and what they were multiplied with (rows, 1)."""
-    inverse_norms = torch.linalg.vector_norm(z, dim=-1, keepdim=True).clamp_min_(1e-12).reciprocal_()
-    return z * inverse_norms, inverse_norms
+    """Rows of unit length in float32 or float64, and what they were multiplied with (rows, 1).
+
+    A row too short to have a direction is zero, and so is its gradient.
+    """
+    # Half precision holds no gradient of 1 / length below the root of its smallest number.
+    shortest = max(_SHORTEST_ROW, math.sqrt(torch.finfo(z.dtype).tiny))
+    z = z if z.dtype == torch.float64 else z.float()
+    largest = torch.linalg.vector_norm(z, ord=torch.inf, dim=-1, keepdim=True)
+    factor = torch.where(largest > shortest, largest.reciprocal(), 0)
+    unit = z * factor  # by the largest entry first, so that no square overflows
+    inverse = torch.linalg.vector_norm(unit, dim=-1, keepdim=True).clamp_min_(1).reciprocal_()
+    return unit.mul_(inverse), factor.mul_(inverse)
 
 
 def _spread(rows: Tensor) -> Tensor:
@@ -357,12 +375,38 @@ def _gather_columns(rows: Tensor, p: _Problem) -> Tensor:
     return gathered.view(p.W, p.T, p.B, -1).transpose(0, 1).reshape(p.C, -1)
 
 
+def _check_settings(V: int, L: int, T: int, reg: float, temperature: float, num_sink_iter: int, top_k: int) -> None:
+    if V < 1:
+        raise ValueError(f"num_crops must be at least 1, got {V}")
+    if not 1 <= L <= V:
+        raise ValueError(f"num_large_crops must be 1 to num_crops ({V}), got {L}")
+    if not 1 <= T <= V:
+        raise ValueError(f"target_crops_number must be 1 to num_crops ({V}), got {T}")
+    _check_sharpness("reg", reg)
+    _check_sharpness("temperature", temperature)
+    if num_sink_iter < 0:
+        raise ValueError(f"num_sink_iter must be at least 0, got {num_sink_iter}")
+    if top_k < 0:
+        raise ValueError(f"top_k_sink must be at least 0, got {top_k}")
+
+
+def _check_sharpness(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} must be above 0, got {value}")
+    if not _SMALLEST_SETTING <= value < math.inf:
+        raise ValueError(f"{name} must be finite and at least {_SMALLEST_SETTING:g}, got {value}")
+
+
 def _check_shapes(z: Tensor, z_teacher: Tensor | None, num_crops: int) -> None:
-    if z.ndim != 2 or z.shape[0] == 0 or z.shape[0] % num_crops:
+    if z.ndim != 2 or z.numel() == 0 or z.shape[0] % num_crops:
         raise ValueError(f"z must be (num_crops * batch, dim) with num_crops {num_crops}, got shape {tuple(z.shape)}")
     if not z.is_floating_point():
         raise ValueError(f"z must be floating point, got {z.dtype}")
-    if z_teacher is not None and z_teacher.shape != z.shape:
+    if z_teacher is None:
+        return
+    if not z_teacher.is_floating_point():
+        raise ValueError(f"z_teacher must be floating point, got {z_teacher.dtype}")
+    if z_teacher.shape != z.shape:
         raise ValueError(f"z_teacher must have z's shape {tuple(z.shape)}, got {tuple(z_teacher.shape)}")
 
 
@@ -374,6 +418,14 @@ def _check_columns(p: _Problem) -> None:
         raise ValueError(f"top_k_sink must be at most the {unmasked} unmasked columns, got {p.top_k}")
 
 
+@functools.cache
+def _check_equal_batches(group: object, B: int, device: torch.device) -> None:
+    """Once per process group and size: unequal rows would abort the collectives, or mix them up unseen."""
+    sizes = distributed.gather(torch.tensor([B], device=device)).flatten().tolist()
+    if len(set(sizes)) > 1:
+        raise ValueError(f"every process must have the same number of images, got {sizes}")
+
+
 class BAMLoss(nn.Module):
     """Balanced attention matching over the crops of a batch, across all processes.
 
@@ -381,8 +433,8 @@ class BAMLoss(nn.Module):
         num_crops: V, crops per image, at least 1.
         num_large_crops: L, the first of them that are large and give targets, 1 to V.
         target_crops_number: T, the first of them that are columns, 1 to V (default: L).
-        reg: entropy regularisation of the target attention, above 0. May be set between steps.
-        temperature: of the source attention, above 0.
+        reg: entropy regularisation of the target attention, at least 1e-6. May be set between steps.
+        temperature: of the source attention, at least 1e-6.
         num_sink_iter: Sinkhorn iterations, at least 0 (0: targets are a plain softmax).
         top_k_sink: keep an image's k largest target columns, 0 for all.
         positive_masking: whether an image's own views are hidden from its attention.
@@ -408,18 +460,7 @@ class BAMLoss(nn.Module):
     ):
         super().__init__()
         T = num_large_crops if target_crops_number is None else target_crops_number
-        if num_crops < 1:
-            raise ValueError(f"num_crops must be at least 1, got {num_crops}")
-        if not 1 <= num_large_crops <= num_crops:
-            raise ValueError(f"num_large_crops must be 1 to num_crops ({num_crops}), got {num_large_crops}")
-        if not 1 <= T <= num_crops:
-            raise ValueError(f"target_crops_number must be 1 to num_crops ({num_crops}), got {T}")
-        if not temperature > 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
-        if num_sink_iter < 0:
-            raise ValueError(f"num_sink_iter must be at least 0, got {num_sink_iter}")
-        if top_k_sink < 0:
-            raise ValueError(f"top_k_sink must be at least 0, got {top_k_sink}")
+        _check_settings(num_crops, num_large_crops, T, reg, temperature, num_sink_iter, top_k_sink)
         self.num_crops = num_crops
         self.num_large_crops = num_large_crops
         self.target_crops_number = T
@@ -436,8 +477,7 @@ class BAMLoss(nn.Module):
 
     @reg.setter
     def reg(self, value: float) -> None:
-        if not value > 0:
-            raise ValueError(f"reg must be above 0, got {value}")
+        _check_sharpness("reg", value)
         self._reg = float(value)
 
     def forward(self, z: Tensor, z_teacher: Tensor | None = None) -> Tensor:

@@ -131,15 +131,15 @@ CASES: dict[str, tuple[str, str]] = {
     # values
     "reg 0": (
         f"pretrain {DIGITS} method_kwargs.reg=0",
-        r"method_kwargs.reg: got 0, must be greater than 0; correct it",
+        r"method_kwargs.reg: got 0, must be greater than or equal to 0.000001; correct it",
     ),
     "reg below 0": (
         f"pretrain {DIGITS} method_kwargs.reg_final=-1",
-        r"method_kwargs.reg_final: got -1, must be greater than 0",
+        r"method_kwargs.reg_final: got -1, must be greater than or equal to 0.000001",
     ),
     "temperature 0": (
         f"pretrain {DIGITS} method_kwargs.temperature=0.0",
-        r"method_kwargs.temperature: got 0.0, must be greater than 0",
+        r"method_kwargs.temperature: got 0.0, must be greater than or equal to 0.000001",
     ),
     "lr of words": (f"pretrain {DIGITS} optimizer.lr=fast", r"optimizer.lr: got 'fast', must be a valid number"),
     "lr not finite": (f"pretrain {DIGITS} optimizer.lr=inf", r"optimizer.lr: got inf, must be a finite number"),
@@ -255,10 +255,15 @@ CASES: dict[str, tuple[str, str]] = {
         f"pretrain {CUSTOM} data.train_path=good data.fraction=0.1",
         r"data.fraction: got 0.1, which does not fit 6 images",
     ),
-    "doctor without a question": (
-        "doctor",
-        r"solo-bam doctor: one of the arguments --data --loaders is required; see solo-bam doctor --help",
+    "doctor for changes to nothing": (
+        "doctor seed=1",
+        r"solo-bam doctor: got changes without a recipe; see solo-bam doctor --help",
     ),
+    "doctor for a recipe with a mistake": (
+        "doctor digits/bam seeed=1",
+        r"seeed: unknown key .* \(did you mean seed\?\)",
+    ),
+    "doctor for two questions": ("doctor --data digits/bam --loaders digits/bam", r"not allowed with argument"),
     "doctor for an unknown recipe": ("doctor --data digits/bom", r"there is no recipe 'digits/bom'"),
     "doctor for a missing folder": (
         "doctor --data digits/bam data.dataset=custom data.train_path=gone",
@@ -285,7 +290,6 @@ CASES: dict[str, tuple[str, str]] = {
         "doctor --loaders digits/bam",
         r"dali.device: got 'gpu', this machine has none that CUDA can use; set dali.device=cpu",
     ),
-    "nothing to check": ("doctor", r"one of the arguments --data --loaders is required; see solo-bam doctor --help"),
     # machine
     "no GPU here": (
         f"pretrain {DIGITS} accelerator=gpu",

@@ -15,6 +15,8 @@ import pytest
 import torchvision.datasets
 from PIL import Image
 
+from solo_bam.data import downloads
+
 
 def picture(number: int, size: int = 12) -> Image.Image:
     """A picture of noise, another for each number."""
@@ -89,6 +91,7 @@ def packed(root: Path, name: str, patch: pytest.MonkeyPatch) -> Path:
         file.unlink()
     (root / cls.base_folder).rmdir()
     patch.setattr(cls, "tgz_md5", _md5(archive))
+    patch.setitem(downloads.SHA256, cls.filename, hashlib.sha256(archive.read_bytes()).hexdigest())
     return archive
 
 

@@ -82,11 +82,14 @@ def test_a_name_that_is_not_text(tmp_path: Path, capsys: Any) -> None:
     assert f"{train}/a/\\udcff.png: it is empty" in lines(capsys)
 
 
-def test_deep_images_are_warned_of(tmp_path: Path, capsys: Any) -> None:
+def test_deep_images_are_read_and_floating_point_ones_named(tmp_path: Path, capsys: Any) -> None:
     train = folders(tmp_path / "train")
     Image.new("I;16", (12, 12), 40000).save(train / "a" / "deep.png")
     assert doctor(f"data.train_path={train}") == 0
-    assert any(line.startswith("16- and 32-bit images are cut off at 255") for line in lines(capsys))
+    assert "modes       RGB 20, I;16 1" in lines(capsys)
+    Image.new("F", (12, 12), 0.5).save(train / "a" / "float.tiff")
+    assert doctor(f"data.train_path={train}") == 1
+    assert f"{train}/a/float.tiff: its 32-bit pixels have no known range" in lines(capsys)
 
 
 def test_findings_are_in_the_datasets_order(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What ``solo-bam doctor`` finds out: about the machine, about a recipe on it, and over two processes."""
