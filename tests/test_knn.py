@@ -30,7 +30,7 @@ def _naive(bank: torch.Tensor, labels: torch.Tensor, query: torch.Tensor, k: int
 @pytest.mark.parametrize("k", [1, 3, 20])
 @pytest.mark.parametrize("chunk", [1, 2**24])
 def test_agrees_with_the_naive_computation(distance: str, k: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(knn_module, "_CHUNK_ENTRIES", chunk)
+    monkeypatch.setattr(knn_module, "BANK_TILE", chunk)
     generator = torch.Generator().manual_seed(0)
     bank, queries = torch.randn(30, 5, generator=generator), 3 * torch.randn(7, 5, generator=generator)
     labels = torch.randint(0, 4, (30,), generator=generator)
