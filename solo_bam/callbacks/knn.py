@@ -17,7 +17,7 @@ from solo_bam.config import Recipe
 from solo_bam.data import PretrainData
 from solo_bam.data.augmentations import describe_plain_view
 from solo_bam.data.images import Images, Split
-from solo_bam.data.subsets import balanced
+from solo_bam.data.subsets import balanced, describe_share
 from solo_bam.errors import UserError
 from solo_bam.evaluation.features import Chunk, chunks_of, evaluating, extract_chunks
 from solo_bam.evaluation.records import Plain, Record, wilson_interval, write_records
@@ -143,16 +143,22 @@ class OnlineKNN(pl.Callback):
     @property
     def protocol(self) -> dict[str, Plain]:
         """How the numbers were measured."""
+        taken = describe_share(self.options.train_fraction)
         return {
             "kind": "k-NN",
             "online": True,
-            "bank": f"train, clean, {_described(self.options.train_fraction)} ({len(self.bank)} images)",
-            "queries": _described(self.options.eval_fraction),
+            "bank": f"{self._drawn_from}, clean, {taken} ({len(self.bank)} images)",
+            "queries": describe_share(self.options.eval_fraction),
             "k": self.options.k,
             "temperature": self.options.temperature,
             "distance": "cosine",
             "crop": describe_plain_view(self.recipe.augmentations[0]),
         }
+
+    @property
+    def _drawn_from(self) -> str:
+        share = self.recipe.data.fraction
+        return "train" if share <= 0 else f"{100 * share:g} % of train"
 
 
 def _branches(pl_module: Any) -> dict[str, nn.Module]:
@@ -164,10 +170,6 @@ def _branches(pl_module: Any) -> dict[str, nn.Module]:
 def _part(images: Images, share: float) -> Images:
     split: Split = images.split
     return split.take(balanced(split.targets, share))(images.transform)
-
-
-def _described(share: float) -> str:
-    return "all" if share >= 1 else f"class-balanced {100 * share:g} %"
 
 
 def _assembled(branch: int, chunks: list[Chunk], count: int, device: torch.device) -> Tensor:

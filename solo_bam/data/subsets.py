@@ -27,3 +27,8 @@ def balanced(targets: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
     generator = np.random.default_rng(seed)
     members = [np.flatnonzero(targets == c) for c in classes]
     return np.sort(np.concatenate([generator.choice(m, min(per_class, len(m)), replace=False) for m in members]))
+
+
+def describe_share(share: float) -> str:
+    """What :func:`balanced` takes, for a protocol."""
+    return "all" if share >= 1 else f"class-balanced {100 * share:g} %"

@@ -96,7 +96,7 @@ def _with_bar(loader: DataLoader[Any], name: str | None) -> Any:
         return loader
     from tqdm import tqdm
 
-    return tqdm(loader, desc=name, unit="batch", leave=False)
+    return tqdm(loader, desc=name, unit="batch", leave=False, disable=None)  # none into a file
 
 
 def extract_features(
