@@ -72,7 +72,7 @@ def find_neighbours(
     for start, features in tiles:
         tile = _scaled(features.to(queries.device), distance)
         for rows in _slices(len(queries), QUERY_TILE):
-            found = _nearest_in_tile(tile, queries[rows], k, distance, start)
+            found = _nearer_in_tile(tile, queries[rows], distance, start, best[rows, -1:], k)
             best[rows] = torch.cat([best[rows], found], 1).topk(k).values
     return _unpacked(_over_processes(best) if shared else best, queries, distance)
 
@@ -85,23 +85,24 @@ def _slices(count: int, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, count, size))
 
 
-def _nearest_in_tile(tile: Tensor, queries: Tensor, k: int, distance: str, start: int) -> Tensor:
-    """Keys ``(m, <= k)`` of the tile's nearest images.
+def _nearer_in_tile(tile: Tensor, queries: Tensor, distance: str, start: int, worst: Tensor, k: int) -> Tensor:
+    """Keys ``(m, n)`` of a tile's images, among them the k nearest of those that are nearer than ``worst``, a key.
 
-    A query's k nearest lie in the k groups of consecutive images whose closest members are closest: were one in
-    another group, each of these k would hold a nearer image. So only one image in :data:`_GROUP` is sorted.
+    They lie in the k groups of consecutive images whose closest members are closest: were one in another group, each
+    of these k would hold a nearer image. After the first tiles few groups hold any, so that few images are sorted.
     """
     closeness = tile @ queries.T
     if distance == "euclidean":  # minus the squared distance, up to the query's own square
         closeness = closeness.mul_(2).sub_(tile.square().sum(1, keepdim=True))
     if rest := -len(tile) % _GROUP:
         closeness = F.pad(closeness, (0, 0, 0, rest), value=-torch.inf)
-    peaks = closeness.view(-1, _GROUP, len(queries)).amax(1).T
-    groups = _keys(peaks, torch.arange(peaks.shape[1], device=tile.device)).topk(min(k, peaks.shape[1])).values
+    firsts = torch.arange(0, len(closeness), _GROUP, device=tile.device)
+    # As if the closest were the first of its group: at least the key of each member.
+    peaks = _keys(closeness.view(-1, _GROUP, len(queries)).amax(1).T, firsts + start)
+    groups = peaks.topk(min(k, int((peaks > worst).sum(1).max()))).values
     members = torch.arange(_GROUP, device=tile.device)
-    positions = (_positions(groups)[:, :, None] * _GROUP + members).flatten(1)
-    keys = _keys(closeness.T.gather(1, positions), positions + start)
-    return keys.topk(min(k, keys.shape[1])).values
+    positions = (_positions(groups)[:, :, None] + members).flatten(1)
+    return _keys(closeness.T.gather(1, positions - start), positions)
 
 
 def _keys(closeness: Tensor, positions: Tensor) -> Tensor:
