@@ -52,8 +52,9 @@ def find_neighbours(
 ) -> Neighbours:
     """The k nearest images of a bank that may be shared by the processes.
 
-    Memory beside the arguments, in bytes: 8 · M · k · (2 + processes · 4096 / M) for the neighbours, and
-    4 · (:data:`BANK_TILE` · (D + :data:`QUERY_TILE`)) and about as much again for a tile, whatever the bank's size.
+    Memory beside the arguments, in bytes, whatever the bank's size: 8 · M · k for the neighbours, 4 · M · D for the
+    queries scaled, 4 · :data:`BANK_TILE` · (2 D + :data:`QUERY_TILE`) for a tile, 32 · :data:`QUERY_TILE` · 16 k for
+    the images that are sorted, and 16 · 4096 · k per process where the bank is shared.
 
     Args:
         tiles: features of any scale on any device, at least k images.

@@ -53,21 +53,15 @@ def main(arguments: Sequence[str]) -> int:
     table = {"pixels": _accuracies(*pixels), "untrained network": _of_backbone(_untrained(recipe), train, val)}
     trained = pretrain(recipe)
     backbone: nn.Module = trained.model.backbone  # type: ignore[assignment]
-    table[_trained(recipe)] = _of_backbone(backbone, train, val)
+    row = table[f"{recipe.method}, {recipe.max_epochs} epochs"] = _of_backbone(backbone, train, val)
 
     print(format_table(table, images=len(pixels[1].labels)))
     folder = trained.folder.path
-    write_records(
-        folder / "evaluation", "demo", _records(recipe, trained, table[_trained(recipe)], len(train), len(val))
-    )
+    write_records(folder / "evaluation", "demo", _records(recipe, trained, row, len(train), len(val)))
     (folder / "demo.json").write_text(json.dumps({"seed": recipe.seed, "accuracy": table}, indent=2) + "\n")
     _draw(table, folder)
     print(f"Run: {folder}")
     return 0
-
-
-def _trained(recipe: Recipe) -> str:
-    return f"{recipe.method}, {recipe.max_epochs} epochs"
 
 
 def _records(recipe: Recipe, trained: Trained, row: dict[str, float], bank: int, images: int) -> list[Record]:

@@ -56,7 +56,7 @@ def test_the_training_does_not_notice(run: Trained, tmp_path: Path) -> None:
 def test_offline_k_nn_by_the_same_protocol_says_the_same(run: Trained) -> None:
     online = read_records(run.folder.path / "evaluation")
     assert len(online) == 4
-    for branch, prefix in (("student", ""), ("teacher", "momentum_")):
+    for branch in ("student", "teacher"):
         options = {"k": 5, "distance": "cosine", "branch": branch, "num_workers": 0, "data": {"fraction": 0.03}}
         offline = evaluate_knn(run.folder.path, KNNOptions.model_validate(options)).path
         mine = [r for r in online if r.branch == branch]
@@ -118,7 +118,7 @@ def test_several_processes_say_what_one_does(tmp_path: Path) -> None:
     found = processes.run(3, _on_three_processes_then_on_two, str(tmp_path / "store"))
     assert [f[0][3] for f in found] == [32, 23, 16]
     assert [f[1][3] for f in found[:2]] == [39, 32]
-    for other in sum(found, []):
+    for other in (one for of_rank in found for one in of_rank):
         assert other[0] == hits
         assert (other[1] == positions).all()
         assert (other[2] == closeness).all()
