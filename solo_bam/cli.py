@@ -11,6 +11,7 @@ from solo_bam.errors import UserError, nearest
 
 COMMANDS = {
     "pretrain": "train a method from a recipe",
+    "knn": "k-NN accuracy of a checkpoint's features",
     "doctor": "say what this machine can do, and whether a recipe can run on it",
     "demo": "pretrain BAM on handwritten digits for a few minutes and show what it learned",
 }

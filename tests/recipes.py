@@ -18,6 +18,8 @@ TINY = [
     "enable_model_summary=False",
     "log_every_n_steps=1",
     "accelerator=cpu",
+    "knn_eval.enabled=True",
+    "knn_eval.train_fraction=1",
 ]
 
 

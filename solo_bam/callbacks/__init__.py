@@ -2,6 +2,7 @@
 
 from solo_bam.callbacks.contrastive_crop import ContrastiveCropBoxes
 from solo_bam.callbacks.guards import EpochSeed, NonFiniteLoss
+from solo_bam.callbacks.knn import OnlineKNN
 from solo_bam.callbacks.progress import ProgressBar
 from solo_bam.callbacks.saving import Saving, WholeFiles
 from solo_bam.callbacks.schedules import CosineWeightDecay
@@ -12,6 +13,7 @@ __all__ = [
     "CosineWeightDecay",
     "EpochSeed",
     "NonFiniteLoss",
+    "OnlineKNN",
     "ProgressBar",
     "Saving",
     "UnreadableImages",

@@ -13,17 +13,25 @@ from torch.utils.data import Dataset
 
 from solo_bam import toolkit
 from solo_bam.backbones import backbone_factory
+from solo_bam.checkpoints import hash_weights
 from solo_bam.commands.options import Parser, parse
-from solo_bam.commands.pretrain import pretrain
+from solo_bam.commands.pretrain import Trained, pretrain
 from solo_bam.config import Recipe, load_recipe
 from solo_bam.config.resolve import resolve
 from solo_bam.data import find_source
 from solo_bam.data.augmentations import plain_view
 from solo_bam.errors import UserError
 from solo_bam.evaluation import Features, extract_features, few_shot_knn, knn, linear, pixel_features
+from solo_bam.evaluation.records import Plain, Record, write_records
 
 _PER_CLASS = 10
 _COLUMNS = (f"k-NN, {_PER_CLASS} labels per class", "k-NN, all labels", "linear, all labels")
+_KNN: dict[str, Plain] = {"kind": "k-NN", "temperature": 0.07, "distance": "cosine"}
+_PROTOCOLS: dict[str, dict[str, Plain]] = {
+    _COLUMNS[0]: {**_KNN, "k": 5, "labels": f"{_PER_CLASS} per class, mean of ten draws"},
+    _COLUMNS[1]: {**_KNN, "k": 20, "labels": "all"},
+    _COLUMNS[2]: {"kind": "linear", "probe": "logistic regression (L2, C = 1), standardised features", "labels": "all"},
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -45,14 +53,35 @@ def main(arguments: Sequence[str]) -> int:
     table = {"pixels": _accuracies(*pixels), "untrained network": _of_backbone(_untrained(recipe), train, val)}
     trained = pretrain(recipe)
     backbone: nn.Module = trained.model.backbone  # type: ignore[assignment]
-    table[f"{recipe.method}, {recipe.max_epochs} epochs"] = _of_backbone(backbone, train, val)
+    row = table[f"{recipe.method}, {recipe.max_epochs} epochs"] = _of_backbone(backbone, train, val)
 
     print(format_table(table, images=len(pixels[1].labels)))
     folder = trained.folder.path
+    write_records(folder / "evaluation", "demo", _records(recipe, trained, row, len(train), len(val)))
     (folder / "demo.json").write_text(json.dumps({"seed": recipe.seed, "accuracy": table}, indent=2) + "\n")
     _draw(table, folder)
     print(f"Run: {folder}")
     return 0
+
+
+def _records(recipe: Recipe, trained: Trained, row: dict[str, float], bank: int, images: int) -> list[Record]:
+    """The trained network's numbers with their protocols."""
+    backbone: nn.Module = trained.model.backbone  # type: ignore[assignment]
+    return [
+        Record(
+            metric="accuracy",
+            value=row[column],
+            images=images,
+            data="digits val",
+            protocol={"online": False, "bank": f"train, clean ({bank} images)", **_PROTOCOLS[column]},
+            method=recipe.method,
+            branch="student",
+            epoch=recipe.max_epochs,
+            weights=hash_weights(backbone),
+            checkpoint=str(trained.folder.last_checkpoint),
+        )
+        for column in _COLUMNS
+    ]
 
 
 def _untrained(recipe: Recipe) -> nn.Module:

@@ -28,6 +28,7 @@ from solo_bam.callbacks import (
     CosineWeightDecay,
     EpochSeed,
     NonFiniteLoss,
+    OnlineKNN,
     ProgressBar,
     Saving,
     UnreadableImages,
@@ -298,6 +299,8 @@ def _callbacks(recipe: Recipe, folder: RunFolder, data: PretrainData) -> list[pl
         callbacks.append(UnreadableImages())
     if recipe.data.contrastive_crop.enabled:
         callbacks.append(ContrastiveCropBoxes.of(data))
+    if recipe.knn_eval.freq is not None and data.val_set is not None:
+        callbacks.append(OnlineKNN.of(data))
     if recipe.checkpoint.enabled:
         callbacks.append(Saving(folder, recipe.checkpoint.frequency, recipe.checkpoint.keep_prev))
     return callbacks
@@ -378,7 +381,7 @@ def _draw(folder: RunFolder) -> None:
 
 @rank_zero_only
 def _report(trained: Trained) -> None:
-    names = ("bam_loss_epoch", "val_knn_acc1", "val_acc1")
+    names = ("bam_loss_epoch", "knn_acc1", "val_knn_acc1", "val_acc1")
     shown = [f"{name.removesuffix('_epoch')} {trained.metrics[name]:.2f}" for name in names if name in trained.metrics]
     print(f"Finished: {', '.join(shown)}" if shown else "Finished.")
     print(f"Run: {trained.folder.path}")

@@ -211,12 +211,24 @@ class AutoResume(Section):
 
 
 class KNNEval(Section):
-    """solo-learn's online k-NN: its bank is the epoch's augmented training crops."""
+    """Two online k-NNs, each on or off; ``k`` and ``temperature`` are of both.
+
+    ``enabled`` and ``distance_func`` are solo-learn's and mean what they mean there: after every epoch, against that
+    epoch's augmented training crops, all of them kept in memory; logged as ``val_knn_acc1`` and ``val_knn_acc5``.
+
+    ``freq`` switches on the other: every so many epochs and after the last, against clean training images in
+    evaluation mode, by cosine; logged as ``knn_acc1`` and ``knn_acc5``, the teacher's with ``momentum_`` before it.
+    ``train_fraction`` of the training images are its bank, ``eval_fraction`` of the validation images its queries,
+    both class-balanced (1: all) and the same for every seed.
+    """
 
     enabled: bool = False
     k: Count = 20
     temperature: Positive = 0.07
     distance_func: Literal["euclidean", "cosine"] = "euclidean"
+    freq: Count | None = None
+    train_fraction: Annotated[float, Field(gt=0, le=1)] = 0.1
+    eval_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class Performance(Section):

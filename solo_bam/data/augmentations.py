@@ -111,8 +111,18 @@ def plain_view(dataset: str, a: Augmentation) -> Transform:
     Images of more than 64 px are resized so that the crop covers 87.5 % of the side, as usual on ImageNet;
     smaller ones are used whole.
     """
-    size = a.crop_size
-    side = size if size <= 64 else round(size / 0.875)
+    side, size = _plain_sizes(a)
     steps = [T.Resize(side, interpolation=T.InterpolationMode.BICUBIC), T.CenterCrop(size)]
     pipeline: Transform = T.Compose([*steps, *_normalisation(dataset, a)])
     return pipeline
+
+
+def _plain_sizes(a: Augmentation) -> tuple[int, int]:
+    """Sides to resize to and to crop, in pixels."""
+    return a.crop_size if a.crop_size <= 64 else round(a.crop_size / 0.875), a.crop_size
+
+
+def describe_plain_view(a: Augmentation) -> str:
+    """What :func:`plain_view` does, for a protocol."""
+    side, size = _plain_sizes(a)
+    return f"resize {side}, centre crop {size}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import os
 from collections.abc import Callable, Sequence
@@ -31,6 +32,9 @@ class Reader(Protocol):
     def open(self, position: int) -> Image.Image:
         """The decoded image in its own mode; any exception means that it cannot be read."""
 
+    def stamp(self, position: int) -> str:
+        """What changes when the image does."""
+
 
 class ImageFiles:
     """Image files, one image each.
@@ -53,6 +57,10 @@ class ImageFiles:
         """The decoded image."""
         with open(self.paths[position], "rb") as stream:
             return _decode(stream)
+
+    def stamp(self, position: int) -> str:
+        """Path, size and date of the file."""
+        return _file_stamp(self.paths[position])
 
 
 class H5Images:
@@ -79,6 +87,10 @@ class H5Images:
         """The decoded image."""
         encoded = np.asarray(self._opened()[self.keys[position]][()])
         return _decode(io.BytesIO(encoded.tobytes()))
+
+    def stamp(self, position: int) -> str:
+        """Path, size and date of the HDF5 file, and the image's name in it."""
+        return f"{_file_stamp(str(self.path))} {self.keys[position]}"
 
     def _opened(self) -> Any:
         """The file, opened by this process itself: HDF5's handles do not survive a fork."""
@@ -114,6 +126,10 @@ class ArrayImages:
         """The image."""
         return Image.fromarray(self.pixels[position])
 
+    def stamp(self, position: int) -> str:
+        """A hash of the pixels."""
+        return hashlib.sha256(self.pixels[position].tobytes()).hexdigest()
+
 
 class _Selected:
     """Some of a reader's images."""
@@ -134,6 +150,17 @@ class _Selected:
 
     def open(self, position: int) -> Image.Image:
         return self.reader.open(int(self.positions[position]))
+
+    def stamp(self, position: int) -> str:
+        return self.reader.stamp(int(self.positions[position]))
+
+
+def _file_stamp(path: str) -> str:
+    try:
+        state = os.stat(path)
+    except OSError:
+        return path  # opening it will say what is wrong
+    return f"{path} {state.st_size} {state.st_mtime_ns}"
 
 
 @functools.cache

@@ -38,8 +38,8 @@ class PretrainData(pl.LightningDataModule):
         if recipe.data.format == "dali":
             check_dali(recipe, self.crops.pipelines)
             files_of(self._images(self.crops))
-        view = plain_view(recipe.data.dataset, recipe.augmentations[0])
-        self.val_set = None if source.val is None else source.val(view)
+        self.view = plain_view(recipe.data.dataset, recipe.augmentations[0])
+        self.val_set = None if source.val is None else source.val(self.view)
 
     def _images(self, transform: Any) -> Images:
         """The training images that the recipe uses."""
@@ -54,6 +54,10 @@ class PretrainData(pl.LightningDataModule):
     def resized_images(self) -> Dataset[Any]:
         """The training images in the order of their indexes, whole, resized plainly and normalised."""
         return self._images(resized(self.recipe.data.dataset, self.recipe.augmentations[0]))
+
+    def plain_images(self) -> Images:
+        """The training images that the recipe uses, seen as the validation images are."""
+        return self._images(self.view)
 
     def train_dataloader(self) -> DataLoader[Any] | DaliLoader:
         """Shuffled, the last incomplete batch dropped; with ``data.format: dali`` the same batches, made by DALI."""

@@ -61,6 +61,25 @@ def find_source(data: Data, download: bool = True) -> Source:
     return Source(train, None if val is None else replace(val, on_error=data.on_error), len(train.classes))
 
 
+def labelled_source(data: Data, what: str) -> Source:
+    """As :func:`find_source`, with labels and a validation set.
+
+    Args:
+        data: a recipe's section.
+        what: needs them, for messages.
+
+    Raises:
+        UserError: they are missing, or what :func:`find_source` raises.
+    """
+    if data.no_labels:
+        remedy = "set data.no_labels=False and give labelled images as data.train_path and data.val_path"
+        raise UserError("data.no_labels", f"got True, {what} needs labels", remedy)
+    source = find_source(data)
+    if source.val is None:
+        raise UserError(VAL, f"is missing, {what} needs labelled test images", "give them as data.val_path")
+    return source
+
+
 def _check_format(data: Data) -> None:
     if data.format == "h5":
         raise UserError(

@@ -30,7 +30,13 @@ _PANELS: tuple[tuple[str, str, dict[str, str]], ...] = (
     (
         "Accuracy on the validation images",
         "accuracy (%)",
-        {"val_knn_acc1": "online k-NN", "val_acc1": "online linear head", "momentum_val_acc1": "teacher's linear head"},
+        {
+            "knn_acc1": "k-NN",
+            "momentum_knn_acc1": "teacher's k-NN",
+            "val_knn_acc1": "k-NN, augmented bank",
+            "val_acc1": "online linear head",
+            "momentum_val_acc1": "teacher's linear head",
+        },
     ),
     (
         "Features",
