@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from solo_bam.backbones import create_backbone
@@ -76,16 +78,21 @@ def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
 
 
 def load_pretrained(path: Path, branch: Branch = "student", key: str = "checkpoint") -> Pretrained:
-    """The backbone of a run of ``solo-bam pretrain``.
+    """The backbone of a run of ``solo-bam pretrain``, or of a file of ``solo-bam export``.
 
     Args:
-        path: a checkpoint, or a run's folder.
+        path: a checkpoint, a run's folder, or an exported ``.safetensors``, which holds one branch: that is
+            loaded, and named in the result.
         branch: the trained network or its momentum teacher.
         key: for messages.
 
     Raises:
         UserError: not a checkpoint of solo-bam, or its weights are not those of its recipe's backbone.
     """
+    if branch not in _PREFIXES:
+        raise UserError("branch", f"got {branch!r}, allowed: {', '.join(_PREFIXES)}", "correct it")
+    if path.suffix == ".safetensors":
+        return _load_exported(path, branch, key)
     content = read_checkpoint(path, key)
     about = content.get("solo_bam")
     if not about:
@@ -97,10 +104,35 @@ def load_pretrained(path: Path, branch: Branch = "student", key: str = "checkpoi
     return Pretrained(backbone, recipe, branch, epoch, find_checkpoint(path, key), hash_weights(backbone))
 
 
-def backbone_of(recipe: Recipe) -> nn.Module:
-    """A recipe's backbone with random weights, in evaluation mode."""
-    section = recipe.backbone
-    return create_backbone(section.name, section.kwargs, uses_cifar_stem(recipe), recipe.crop_sizes).eval()
+def _load_exported(path: Path, branch: Branch, key: str) -> Pretrained:
+    path = find_checkpoint(path, key)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(key, f"{path} cannot be read ({error})", "give a file of solo-bam export") from None
+    if "solo_bam" not in metadata:
+        raise UserError(key, f"{path} was not exported by solo-bam", "give a file of solo-bam export")
+    about = json.loads(metadata["solo_bam"])
+    held: Branch = about["branch"]
+    if (branch, held) == ("teacher", "student"):
+        raise UserError("branch", f"got 'teacher', {path} holds the student", "set branch=student")
+    recipe = Recipe.model_validate(about["recipe"])
+    backbone = backbone_of(recipe)
+    load_weights(backbone, state, key)
+    return Pretrained(backbone, recipe, held, int(about["epoch"]), path, hash_weights(backbone))
+
+
+def backbone_of(recipe: Recipe, any_size: bool = False) -> nn.Module:
+    """A recipe's backbone with random weights, in evaluation mode.
+
+    Args:
+        recipe: a checked recipe.
+        any_size: for images of other sizes than the recipe's crops, too.
+    """
+    section, stem = recipe.backbone, uses_cifar_stem(recipe)
+    return create_backbone(section.name, section.kwargs, stem, recipe.crop_sizes, any_size).eval()
 
 
 def backbone_state(state: Mapping[str, Tensor], branch: Branch, key: str) -> dict[str, Tensor]:

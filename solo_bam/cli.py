@@ -12,6 +12,7 @@ from solo_bam.errors import UserError, nearest
 COMMANDS = {
     "pretrain": "train a method from a recipe",
     "doctor": "check data and loaders before a run spends time on them",
+    "export": "write a backbone for timm or detectron2, with a model card",
     "demo": "pretrain BAM on handwritten digits for a few minutes and show what it learned",
 }
 
@@ -22,7 +23,7 @@ usage: solo-bam COMMAND [options] [key=value ...]
 
 commands:
 """
-    + "".join(f"  {name:<12}{text}\n" for name, text in COMMANDS.items())
+    + "".join(f"  {name:<17}{text}\n" for name, text in COMMANDS.items())
     + """
 solo-bam COMMAND --help tells more.
 """
@@ -51,6 +52,6 @@ def _run(command: str, arguments: list[str]) -> int:
         raise UserError(command, problem, "see solo-bam --help")
     if toolkit.problem():
         return 2  # importing solo_bam has already said what to install
-    module = importlib.import_module(f"solo_bam.commands.{command}")
+    module = importlib.import_module(f"solo_bam.commands.{command.replace('-', '_')}")
     code: int = module.main(arguments)
     return code
