@@ -61,12 +61,14 @@ def find_checkpoint(path: Path, key: str) -> Path:
 
 
 def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
-    """The content of a file that ``torch.save`` wrote, on the CPU.
+    """The content of a file that ``torch.save`` wrote, or of an exported one in the same form, on the CPU.
 
     Raises:
         UserError: missing, unreadable or holding code, naming ``key``.
     """
     path = find_checkpoint(path, key)
+    if path.suffix == ".safetensors":
+        return _read_exported(path, key)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling fails with whatever exception comes first
@@ -77,35 +79,7 @@ def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
     return content
 
 
-def load_pretrained(path: Path, branch: Branch = "student", key: str = "checkpoint") -> Pretrained:
-    """The backbone of a run of ``solo-bam pretrain``, or of a file of ``solo-bam export``.
-
-    Args:
-        path: a checkpoint, a run's folder, or an exported ``.safetensors``, which holds one branch: that is
-            loaded, and named in the result.
-        branch: the trained network or its momentum teacher.
-        key: for messages.
-
-    Raises:
-        UserError: not a checkpoint of solo-bam, or its weights are not those of its recipe's backbone.
-    """
-    if branch not in _PREFIXES:
-        raise UserError("branch", f"got {branch!r}, allowed: {', '.join(_PREFIXES)}", "correct it")
-    if path.suffix == ".safetensors":
-        return _load_exported(path, branch, key)
-    content = read_checkpoint(path, key)
-    about = content.get("solo_bam")
-    if not about:
-        raise UserError(key, f"{path} was not saved by solo-bam", "give a checkpoint of solo-bam")
-    recipe = Recipe.model_validate(about["recipe"])
-    backbone = backbone_of(recipe)
-    load_weights(backbone, backbone_state(content["state_dict"], branch, key), key)
-    epoch = int(content.get("epoch", -1)) + 1
-    return Pretrained(backbone, recipe, branch, epoch, find_checkpoint(path, key), hash_weights(backbone))
-
-
-def _load_exported(path: Path, branch: Branch, key: str) -> Pretrained:
-    path = find_checkpoint(path, key)
+def _read_exported(path: Path, key: str) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -115,13 +89,36 @@ def _load_exported(path: Path, branch: Branch, key: str) -> Pretrained:
     if "solo_bam" not in metadata:
         raise UserError(key, f"{path} was not exported by solo-bam", "give a file of solo-bam export")
     about = json.loads(metadata["solo_bam"])
-    held: Branch = about["branch"]
-    if (branch, held) == ("teacher", "student"):
-        raise UserError("branch", f"got 'teacher', {path} holds the student", "set branch=student")
+    prefix = _PREFIXES[about["branch"]][0]
+    return {
+        "state_dict": {prefix + name: value for name, value in state.items()},
+        "epoch": about["epoch"] - 1,
+        "solo_bam": {"method": about["recipe"]["method"], "recipe": about["recipe"]},
+    }
+
+
+def load_pretrained(path: Path, branch: Branch = "student", key: str = "checkpoint") -> Pretrained:
+    """The backbone of a run of ``solo-bam pretrain``, or of a file of ``solo-bam export``.
+
+    Args:
+        path: a checkpoint, a run's folder, or an exported ``.safetensors``.
+        branch: the trained network or its momentum teacher.
+        key: for messages.
+
+    Raises:
+        UserError: not a checkpoint of solo-bam, or its weights are not those of its recipe's backbone.
+    """
+    if branch not in _PREFIXES:
+        raise UserError("branch", f"got {branch!r}, allowed: {', '.join(_PREFIXES)}", "correct it")
+    content = read_checkpoint(path, key)
+    about = content.get("solo_bam")
+    if not about:
+        raise UserError(key, f"{path} was not saved by solo-bam", "give a checkpoint of solo-bam")
     recipe = Recipe.model_validate(about["recipe"])
     backbone = backbone_of(recipe)
-    load_weights(backbone, state, key)
-    return Pretrained(backbone, recipe, held, int(about["epoch"]), path, hash_weights(backbone))
+    load_weights(backbone, backbone_state(content["state_dict"], branch, key), key)
+    epoch = int(content.get("epoch", -1)) + 1
+    return Pretrained(backbone, recipe, branch, epoch, find_checkpoint(path, key), hash_weights(backbone))
 
 
 def backbone_of(recipe: Recipe, any_size: bool = False) -> nn.Module:
@@ -152,6 +149,8 @@ def backbone_state(state: Mapping[str, Tensor], branch: Branch, key: str) -> dic
             return found
     if branch == "teacher":
         raise UserError("branch", "got 'teacher', the checkpoint's method has none", "set branch=student")
+    if any(name.startswith(_PREFIXES["teacher"]) for name in state):
+        raise UserError("branch", "got 'student', the checkpoint holds the teacher alone", "set branch=teacher")
     roots = ", ".join(sorted({name.split(".")[0] for name in state})[:_SHOWN])
     raise UserError(key, f"the checkpoint has no backbone (it has {roots})", "give a checkpoint of a pretrained method")
 

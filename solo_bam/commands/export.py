@@ -8,7 +8,7 @@ from typing import Literal
 
 from solo_bam.checkpoints import Branch, Pretrained, load_pretrained
 from solo_bam.commands.options import Parser, parse
-from solo_bam.config import parse_settings
+from solo_bam.config.options import parse_options
 from solo_bam.config.schema import Section
 from solo_bam.errors import UserError
 from solo_bam.evaluation.records import read_records, records_folder
@@ -16,7 +16,7 @@ from solo_bam.export import Card, detectron2_file, model_card, safetensors_file
 from solo_bam.runs import RunFolder
 
 
-class ExportSettings(Section):
+class ExportOptions(Section):
     """``output``: a folder; by default ``export/<branch>-<format>`` of the run, or beside a file of no run."""
 
     format: Literal["timm", "detectron2"] = "timm"
@@ -32,12 +32,12 @@ def main(arguments: Sequence[str]) -> int:
     words = "format=timm|detectron2, branch=student|teacher, half=True, output=FOLDER"
     parser.add_argument("settings", nargs="*", metavar="key=value", help=words)
     options = parse(parser, arguments)
-    path = export(options.checkpoint, parse_settings(ExportSettings, options.settings))
+    path = export(options.checkpoint, parse_options(ExportOptions, options.settings))
     print(f"Weights: {path}\nModel card: {path.with_name('README.md')}")
     return 0
 
 
-def export(checkpoint: Path, settings: ExportSettings) -> Path:
+def export(checkpoint: Path, settings: ExportOptions) -> Path:
     """Write a backbone's weights and its model card.
 
     Returns:

@@ -2,6 +2,5 @@
 
 from solo_bam.config.recipe import load_recipe, recipe_folders
 from solo_bam.config.schema import BAMOptions, Recipe
-from solo_bam.config.settings import parse_settings
 
-__all__ = ["BAMOptions", "Recipe", "load_recipe", "parse_settings", "recipe_folders"]
+__all__ = ["BAMOptions", "Recipe", "load_recipe", "recipe_folders"]

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 import solo_bam
 from solo_bam.checkpoints import hash_weights, load_pretrained
 from solo_bam.cli import main
+from solo_bam.errors import UserError
 from solo_bam.evaluation.records import Record, write_records
-from tests.recipes import tiny
+from tests.recipes import tiny, tiny_overrides
 from tests.saved import save_run
 
 VIT = ["backbone.kwargs.patch_size=8", "augmentations.0.crop_size=32", "backbone.cifar_stem=null"]
@@ -69,13 +70,17 @@ def test_small_crops_need_their_arguments_too(tmp_path, monkeypatch):
     torch.testing.assert_close(loaded(images), backbone(images), rtol=0, atol=0)
 
 
-def test_the_teacher_is_exported_and_named(tmp_path):
+def test_the_teacher_is_exported_and_named(tmp_path, monkeypatch):
     student, teacher = save_run(tmp_path / "run", tiny(tmp_path, "digits/bam_momentum"), teacher=True)
     folder = _export(tmp_path / "run", "branch=teacher")
-    loaded = load_pretrained(folder / "backbone.safetensors")
+    loaded = load_pretrained(folder / "backbone.safetensors", "teacher")
     assert (loaded.branch, loaded.weights, loaded.epoch) == ("teacher", hash_weights(teacher), 4)
     assert loaded.weights != hash_weights(student)
     assert "| branch | teacher |" in (folder / "README.md").read_text()
+    for snippet in (0, 1):
+        assert hash_weights(_loaded_by_card(folder, monkeypatch, snippet)) == loaded.weights
+    with pytest.raises(UserError, match="branch: got 'student', the checkpoint holds the teacher alone; set branch=t"):
+        load_pretrained(folder / "backbone.safetensors")
 
 
 def test_half_precision(tmp_path, monkeypatch):
@@ -161,6 +166,15 @@ def test_bad_settings(tmp_path, capsys, settings, message):
     assert not (tmp_path / "run" / "export").exists()
 
 
+def test_an_export_resumes_nothing(tmp_path, capsys):
+    save_run(tmp_path / "run", tiny(tmp_path))
+    exported = _export(tmp_path / "run") / "backbone.safetensors"
+    words = tiny_overrides(tmp_path / "new", f"resume_from_checkpoint={exported}")
+    assert main(["pretrain", "--config-name", "digits/bam", *words]) == 2
+    assert "holds weights alone; give a checkpoint of solo-bam pretrain" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 def test_files_that_are_no_exports(tmp_path):
     save_run(tmp_path / "run", tiny(tmp_path))
     exported = _export(tmp_path / "run") / "backbone.safetensors"
@@ -170,10 +184,10 @@ def test_files_that_are_no_exports(tmp_path):
         (tmp_path / "garbage.safetensors", "student", "checkpoint: .* cannot be read"),
         (tmp_path / "other.safetensors", "student", "was not exported by solo-bam"),
         (tmp_path / "none.safetensors", "student", "there is no file"),
-        (exported, "teacher", "branch: got 'teacher', .* holds the student"),
+        (exported, "teacher", "branch: got 'teacher', the checkpoint's method has none"),
         (exported, "both", "branch: got 'both', allowed: student, teacher"),
     ]:
-        with pytest.raises(solo_bam.errors.UserError, match=problem):
+        with pytest.raises(UserError, match=problem):
             solo_bam.load_backbone(str(path), branch)
 
 
