@@ -69,13 +69,22 @@ def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
     path = find_checkpoint(path, key)
     if path.suffix == ".safetensors":
         return _read_exported(path, key)
+    return load_safely(path, key, "give a checkpoint of solo-bam")
+
+
+def load_safely(path: Path, key: str, remedy: str) -> dict[str, Any]:
+    """The dictionary that ``torch.save`` wrote, on the CPU; pickled code in it is not run.
+
+    Raises:
+        UserError: unreadable, holding code or no dictionary, naming ``key`` and the ``remedy``.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling fails with whatever exception comes first
         reason = str(error).strip().split("\n")[0]
-        raise UserError(key, f"{path} cannot be read safely ({reason})", "give a checkpoint of solo-bam") from None
+        raise UserError(key, f"{path} cannot be read safely ({reason})", remedy) from None
     if not isinstance(content, dict):
-        raise UserError(key, f"{path} holds no checkpoint", "give a checkpoint of solo-bam")
+        raise UserError(key, f"{path} holds no checkpoint", remedy)
     return content
 
 

@@ -12,7 +12,9 @@ from solo_bam.errors import UserError, nearest
 COMMANDS = {
     "pretrain": "train a method from a recipe",
     "doctor": "check data and loaders before a run spends time on them",
+    "davis": "segment videos with frozen features: label propagation on DAVIS-2017",
     "export": "write a backbone for timm or detectron2, with a model card",
+    "import-official": "read a published BAM checkpoint",
     "demo": "pretrain BAM on handwritten digits for a few minutes and show what it learned",
 }
 
