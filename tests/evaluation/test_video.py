@@ -12,7 +12,17 @@ import torch.nn.functional as F
 from solo_bam.backbones import create_backbone
 from solo_bam.errors import UserError
 from solo_bam.evaluation.davis import region_similarity
-from solo_bam.evaluation.video import Propagation, dense_features, hand_on, one_hot, propagate, resize, resized, segment
+from solo_bam.evaluation.video import (
+    Propagation,
+    dense_features,
+    hand_on,
+    harden,
+    one_hot,
+    propagate,
+    resize,
+    resized,
+    segment,
+)
 
 COLOURS = torch.tensor([[40.0, 40.0, 40.0], [250.0, 0.0, 0.0], [0.0, 0.0, 250.0]])
 
@@ -146,6 +156,13 @@ def test_small_labels_are_those_of_the_centres():
     small = one_hot(labels, (2, 2))
     assert small.shape == (3, 2, 2)
     assert small.argmax(0).tolist() == [[0, 2], [0, 0]]
+
+
+def test_every_label_is_scaled_before_the_largest_is_taken():
+    """A label that is weak everywhere still wins where it is strongest; one that is nowhere never does."""
+    shares = torch.tensor([[[0.6, 0.9]], [[0.4, 0.1]], [[0.0, 0.0]]])
+    assert harden(shares, (1, 2), (2, 4)).tolist() == [[1, 1, 0, 0]] * 2
+    assert harden(torch.tensor([[[1.0, 1.0]], [[0.0, 0.0]]]), (1, 2), (1, 2)).tolist() == [[0, 0]]
 
 
 # ------------------------------------------------------------------------------------------- features
