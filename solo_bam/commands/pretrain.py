@@ -218,12 +218,12 @@ def check_checkpoint(path: Path, method: str) -> dict[str, Any]:
     about = content.get("solo_bam")
     if not about:
         raise UserError(key, f"{path} was not saved by solo-bam", "give a checkpoint of solo-bam")
-    if "optimizer_states" not in content:
-        raise UserError(key, f"{path} holds weights alone", "give a checkpoint of solo-bam pretrain")
     if about["method"] != method:
         raise UserError(
             key, f"{path} is of method {about['method']}, the recipe's is {method}", f"set method={about['method']}"
         )
+    if "optimizer_states" not in content:
+        raise UserError(key, f"{path} holds weights alone", "give a checkpoint of solo-bam pretrain")
     return content
 
 
