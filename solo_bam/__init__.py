@@ -5,7 +5,14 @@ and ``solo.methods.METHODS`` holds ``bam`` and ``bam_momentum``. The import itse
 solo-learn are loaded when they are first used.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from solo_bam import toolkit
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __version__ = "0.1.0"
 
@@ -14,6 +21,23 @@ def _methods() -> dict[str, type]:
     from solo_bam.methods import BAM, BAMMomentum
 
     return {"bam": BAM, "bam_momentum": BAMMomentum}
+
+
+def load_backbone(path: str, branch: str = "student") -> nn.Module:
+    """A pretrained backbone, on the CPU and in evaluation mode: images ``(N, 3, h, w)`` to ``(N, num_features)``.
+
+    Args:
+        path: a run's folder, a checkpoint, or a file of ``solo-bam export``.
+        branch: ``student`` or ``teacher``, where the checkpoint holds both.
+
+    Raises:
+        solo_bam.errors.UserError: it cannot be read, or its weights are not those of its recipe's backbone.
+    """
+    from pathlib import Path
+
+    from solo_bam.checkpoints import load_pretrained
+
+    return load_pretrained(Path(path), branch).backbone  # type: ignore[arg-type]
 
 
 toolkit.install(_methods)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from solo_bam.backbones import create_backbone
@@ -59,33 +61,64 @@ def find_checkpoint(path: Path, key: str) -> Path:
 
 
 def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
-    """The content of a file that ``torch.save`` wrote, on the CPU.
+    """The content of a file that ``torch.save`` wrote, or of an exported one in the same form, on the CPU.
 
     Raises:
         UserError: missing, unreadable or holding code, naming ``key``.
     """
     path = find_checkpoint(path, key)
+    if path.suffix == ".safetensors":
+        return _read_exported(path, key)
+    return load_safely(path, key, "give a checkpoint of solo-bam")
+
+
+def load_safely(path: Path, key: str, remedy: str) -> dict[str, Any]:
+    """The dictionary that ``torch.save`` wrote, on the CPU; pickled code in it is not run.
+
+    Raises:
+        UserError: unreadable, holding code or no dictionary, naming ``key`` and the ``remedy``.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling fails with whatever exception comes first
         reason = str(error).strip().split("\n")[0]
-        raise UserError(key, f"{path} cannot be read safely ({reason})", "give a checkpoint of solo-bam") from None
+        raise UserError(key, f"{path} cannot be read safely ({reason})", remedy) from None
     if not isinstance(content, dict):
-        raise UserError(key, f"{path} holds no checkpoint", "give a checkpoint of solo-bam")
+        raise UserError(key, f"{path} holds no checkpoint", remedy)
     return content
 
 
+def _read_exported(path: Path, key: str) -> dict[str, Any]:
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(key, f"{path} cannot be read ({error})", "give a file of solo-bam export") from None
+    if "solo_bam" not in metadata:
+        raise UserError(key, f"{path} was not exported by solo-bam", "give a file of solo-bam export")
+    about = json.loads(metadata["solo_bam"])
+    prefix = _PREFIXES[about["branch"]][0]
+    return {
+        "state_dict": {prefix + name: value for name, value in state.items()},
+        "epoch": about["epoch"] - 1,
+        "solo_bam": {"method": about["recipe"]["method"], "recipe": about["recipe"]},
+    }
+
+
 def load_pretrained(path: Path, branch: Branch = "student", key: str = "checkpoint") -> Pretrained:
-    """The backbone of a run of ``solo-bam pretrain``.
+    """The backbone of a run of ``solo-bam pretrain``, or of a file of ``solo-bam export``.
 
     Args:
-        path: a checkpoint, or a run's folder.
+        path: a checkpoint, a run's folder, or an exported ``.safetensors``.
         branch: the trained network or its momentum teacher.
         key: for messages.
 
     Raises:
         UserError: not a checkpoint of solo-bam, or its weights are not those of its recipe's backbone.
     """
+    if branch not in _PREFIXES:
+        raise UserError("branch", f"got {branch!r}, allowed: {', '.join(_PREFIXES)}", "correct it")
     content = read_checkpoint(path, key)
     about = content.get("solo_bam")
     if not about:
@@ -97,8 +130,13 @@ def load_pretrained(path: Path, branch: Branch = "student", key: str = "checkpoi
     return Pretrained(backbone, recipe, branch, epoch, find_checkpoint(path, key), hash_weights(backbone))
 
 
-def backbone_of(recipe: Recipe) -> nn.Module:
-    """A recipe's backbone with random weights, in evaluation mode."""
+def backbone_of(recipe: Recipe, any_size: bool = False) -> nn.Module:
+    """A recipe's backbone with random weights, in evaluation mode.
+
+    Args:
+        recipe: a checked recipe.
+        any_size: for images of other sizes than the recipe's crops, too.
+    """
     section = recipe.backbone
     return create_backbone(
         section.name,
@@ -107,6 +145,7 @@ def backbone_of(recipe: Recipe) -> nn.Module:
         recipe.crop_sizes,
         section.fixed_positions,
         section.frozen_patches,
+        any_size,
     ).eval()
 
 
@@ -127,6 +166,8 @@ def backbone_state(state: Mapping[str, Tensor], branch: Branch, key: str) -> dic
             return found
     if branch == "teacher":
         raise UserError("branch", "got 'teacher', the checkpoint's method has none", "set branch=student")
+    if any(name.startswith(_PREFIXES["teacher"]) for name in state):
+        raise UserError("branch", "got 'student', the checkpoint holds the teacher alone", "set branch=teacher")
     roots = ", ".join(sorted({name.split(".")[0] for name in state})[:_SHOWN])
     raise UserError(key, f"the checkpoint has no backbone (it has {roots})", "give a checkpoint of a pretrained method")
 

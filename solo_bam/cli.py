@@ -12,6 +12,9 @@ from solo_bam.errors import UserError, nearest
 COMMANDS = {
     "pretrain": "train a method from a recipe",
     "knn": "k-NN accuracy of a checkpoint's features",
+    "davis": "segment videos with frozen features: label propagation on DAVIS-2017",
+    "export": "write a backbone for timm or detectron2, with a model card",
+    "import-official": "read a published BAM checkpoint",
     "doctor": "say what this machine can do, and whether a recipe can run on it",
     "demo": "pretrain BAM on handwritten digits for a few minutes and show what it learned",
 }
@@ -23,7 +26,7 @@ usage: solo-bam COMMAND [options] [key=value ...]
 
 commands:
 """
-    + "".join(f"  {name:<12}{text}\n" for name, text in COMMANDS.items())
+    + "".join(f"  {name:<17}{text}\n" for name, text in COMMANDS.items())
     + """
 solo-bam COMMAND --help tells more.
 """
@@ -52,6 +55,6 @@ def _run(command: str, arguments: list[str]) -> int:
         raise UserError(command, problem, "see solo-bam --help")
     if toolkit.problem() and command != "doctor":
         return 2  # importing solo_bam has already said what to install
-    module = importlib.import_module(f"solo_bam.commands.{command}")
+    module = importlib.import_module(f"solo_bam.commands.{command.replace('-', '_')}")
     code: int = module.main(arguments)
     return code

@@ -214,6 +214,13 @@ class RunFolder:
         }
         self._write(about)
 
+    def adopt(self, recipe: Recipe, source: Mapping[str, object]) -> None:
+        """Create the folder of a run that was trained elsewhere, from a ``source`` that is written down."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(recipe.model_dump(mode="json")), self.path / "recipe.yaml")
+        about = {"method": recipe.method, "recipe_hash": recipe_hash(recipe), "status": "finished"}
+        self._write({**about, "imported": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "imported_from": dict(source)})
+
     @contextmanager
     def shared(self) -> Iterator[None]:
         """Let the processes that are started meanwhile use this folder."""

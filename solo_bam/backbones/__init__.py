@@ -6,6 +6,7 @@ from solo_bam.backbones.factory import (
     check_crop_sizes,
     create_backbone,
     is_resnet,
+    timm_call,
 )
 from solo_bam.backbones.heat_maps import check_heat_map, cls_attention, heat_map
 
@@ -18,4 +19,5 @@ __all__ = [
     "create_backbone",
     "heat_map",
     "is_resnet",
+    "timm_call",
 ]

@@ -26,6 +26,14 @@ SMALL_WINDOW_UP_TO = 64  # pixels: Swin's windows of 7 patches are larger than t
 # What solo-bam decides: weights are random, images have three channels, there is no classifier.
 _OURS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "weights", "checkpoint_path", "cache_dir")
 _FIXED = ("num_classes", "in_chans", "features_only")
+# The published code trains CAFormer with GELU in place of StarReLU, and without residual scaling.
+_CAFORMER: dict[str, Any] = {"mlp_act": nn.GELU, "act1_layer": nn.GELU, "res_scale_init_values": (None,) * 4}
+# The same networks under timm's own names.
+_TIMM_NAMES = {
+    **{name: name for name in ("resnet18", "resnet50")},
+    **{f"vit_{size}": f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")},
+    **{f"swin_{size}": f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base", "large")},
+}
 _CORRECT = "correct it in the recipe or on the command line (key=value)"
 
 
@@ -58,6 +66,7 @@ def create_backbone(
     crop_sizes: Sequence[int] = (),
     fixed_positions: bool = False,
     frozen_patches: bool = False,
+    any_size: bool = False,
 ) -> nn.Module:
     """A network with random weights and ``num_features``, the width of what it gives.
 
@@ -69,6 +78,7 @@ def create_backbone(
             is the first, and its position embedding is interpolated where there are others.
         fixed_positions: a ViT's positions are sines and cosines, and are not trained.
         frozen_patches: a ViT's patch projection keeps its initial weights.
+        any_size: it will also see images of other sizes.
 
     Raises:
         UserError: an unknown name, or keys or values that the network does not take.
@@ -77,7 +87,7 @@ def create_backbone(
     asked = dict(kwargs or {})
     _check_keys(name, asked)
     try:
-        network = _build(name, asked, _defaults(name, crop_sizes))
+        network, _ = _build(name, asked, _defaults(name, crop_sizes, any_size))
     except UserError:
         raise
     except Exception as error:  # networks refuse values with whatever exception comes first
@@ -129,21 +139,37 @@ def _check_keys(name: str, asked: Mapping[str, Any]) -> None:
                 raise _unknown_key(name, key, asked, allowed)
 
 
-def _defaults(name: str, crop_sizes: Sequence[int]) -> dict[str, Any]:
+def timm_call(name: str, kwargs: Mapping[str, Any], crop_sizes: Sequence[int]) -> tuple[str, dict[str, Any]] | None:
+    """Name and arguments with which ``timm.create_model`` builds the network of :func:`create_backbone`.
+
+    A ResNet's stem for small images is not among them: timm has no argument for it.
+
+    Returns:
+        None where timm has no such network.
+    """
+    known = _TIMM_NAMES.get(name, None if name in toolkit.solo_backbones() else name)
+    if known is None:
+        return None
+    _, arguments = _build(name, dict(kwargs), _defaults(name, crop_sizes))
+    ours = _CAFORMER if name.startswith("caformer") else {}
+    return known, {"num_classes": 0, **ours, **arguments}
+
+
+def _defaults(name: str, crop_sizes: Sequence[int], any_size: bool = False) -> dict[str, Any]:
     """What follows from the recipe's crops; a network that knows no such argument goes without."""
     defaults: dict[str, Any] = {}
     if crop_sizes:
         defaults["img_size"] = crop_sizes[0]
         if "swin" in name and crop_sizes[0] <= SMALL_WINDOW_UP_TO:
             defaults["window_size"] = 4  # as solo-learn does on CIFAR
-    if len(set(crop_sizes)) > 1:
+    if any_size or len(set(crop_sizes)) > 1:
         # ViTs take other sizes with the one, Swins with the other.
         defaults |= {"dynamic_img_size": True, "strict_img_size": False}
     return defaults
 
 
-def _build(name: str, asked: Mapping[str, Any], defaults: dict[str, Any]) -> nn.Module:
-    """Build with the defaults that the network knows."""
+def _build(name: str, asked: Mapping[str, Any], defaults: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """Build with the defaults that the network knows; the network and the arguments that it was built with."""
     create = _constructor(name)
     while True:
         try:
@@ -162,7 +188,7 @@ def _build(name: str, asked: Mapping[str, Any], defaults: dict[str, Any]) -> nn.
     else:
         # Where a model has layers between pooling and classifier, num_features is the width before them.
         network.num_features = getattr(network, "head_hidden_size", None) or network.num_features
-    return network
+    return network, {**defaults, **asked}
 
 
 def _constructor(name: str) -> Callable[..., nn.Module]:
@@ -171,8 +197,7 @@ def _constructor(name: str) -> Callable[..., nn.Module]:
         return solo[name]
     timms = partial(timm.create_model, name, pretrained=False, num_classes=0)
     if name.startswith("caformer"):
-        # The published code trains CAFormer with GELU in place of StarReLU, and without residual scaling.
-        return partial(timms, mlp_act=nn.GELU, act1_layer=nn.GELU, res_scale_init_values=(None,) * 4)
+        return partial(timms, **_CAFORMER)
     return timms
 
 

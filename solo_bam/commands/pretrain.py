@@ -269,6 +269,8 @@ def check_checkpoint(path: Path, method: str) -> dict[str, Any]:
         raise UserError(
             key, f"{path} is of method {about['method']}, the recipe's is {method}", f"set method={about['method']}"
         )
+    if "optimizer_states" not in content:
+        raise UserError(key, f"{path} holds weights alone", "give a checkpoint of solo-bam pretrain")
     return content
 
 

@@ -25,9 +25,14 @@ MEAN_STD: dict[str, tuple[Sequence[float], Sequence[float]]] = {
 Transform = Callable[[Image.Image], Tensor]
 
 
-def _normalisation(dataset: str, augmentation: Augmentation) -> list[Callable[..., Tensor]]:
+def mean_and_std(dataset: str, augmentation: Augmentation) -> tuple[Sequence[float], Sequence[float]]:
+    """What images in [0, 1] are normalised by, per channel: the recipe's, else the dataset's, else ImageNet's."""
     mean, std = MEAN_STD.get(dataset, IMAGENET)
-    return [T.ToTensor(), T.Normalize(augmentation.mean or mean, augmentation.std or std)]
+    return augmentation.mean or mean, augmentation.std or std
+
+
+def _normalisation(dataset: str, augmentation: Augmentation) -> list[Callable[..., Tensor]]:
+    return [T.ToTensor(), T.Normalize(*mean_and_std(dataset, augmentation))]
 
 
 def build_pipeline(dataset: str, a: Augmentation, alpha: float | None = None) -> T.Compose:
