@@ -11,6 +11,7 @@ from solo_bam.errors import UserError, nearest
 
 COMMANDS = {
     "pretrain": "train a method from a recipe",
+    "linear": "train a linear classifier on frozen features, or fine-tune",
     "doctor": "check data and loaders before a run spends time on them",
     "demo": "pretrain BAM on handwritten digits for a few minutes and show what it learned",
 }

@@ -26,7 +26,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from solo_bam.config.schema import Recipe
+from solo_bam.config.schema import Run
 
 # A process that Lightning starts beside the first one finds the first one's folder here.
 _ENVIRONMENT_KEY = "SOLO_BAM_RUN"
@@ -36,7 +36,7 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def recipe_hash(recipe: Recipe) -> str:
+def recipe_hash(recipe: Run) -> str:
     """Eight hexadecimal digits of everything that the recipe asks for, the seed included.
 
     How it is resumed and where it is reported (``auto_resume``, ``resume_from_checkpoint``, ``wandb``) does
@@ -57,7 +57,7 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def new(cls, recipe: Recipe) -> RunFolder:
+    def new(cls, recipe: Run) -> RunFolder:
         """A folder for a new run, ``<checkpoint.dir>/<method>/<name>-<hash>``, numbered where it exists."""
         if shared := os.environ.get(_ENVIRONMENT_KEY):
             return cls(Path(shared))
@@ -70,7 +70,7 @@ class RunFolder:
         return cls(path)
 
     @classmethod
-    def unfinished(cls, recipe: Recipe) -> RunFolder | None:
+    def unfinished(cls, recipe: Run) -> RunFolder | None:
         """The newest unfinished run of the same recipe that has a checkpoint, no older than ``max_hours``."""
         if shared := os.environ.get(_ENVIRONMENT_KEY):
             return cls(Path(shared))
@@ -96,7 +96,7 @@ class RunFolder:
         """The newest checkpoint."""
         return self.checkpoints / "last.ckpt"
 
-    def start(self, recipe: Recipe, hardware: Mapping[str, object]) -> None:
+    def start(self, recipe: Run, hardware: Mapping[str, object]) -> None:
         """Create the folder and write down what is about to run."""
         self.path.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(recipe.model_dump(mode="json")), self.path / "recipe.yaml")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from solo_bam import hardware, toolkit
@@ -29,8 +26,10 @@ from solo_bam.callbacks import (
 )
 from solo_bam.checkpoints import read_checkpoint
 from solo_bam.commands.options import parse, recipe_parser
+from solo_bam.commands.training import build_trainer, check_size, checkpoints_of, find_devices, seed_everything
 from solo_bam.config import Recipe, load_recipe
 from solo_bam.config.resolve import resolve, uses_cifar_stem
+from solo_bam.config.schema import Run
 from solo_bam.data import PretrainData, find_source
 from solo_bam.data.contrastive_crop import BoxSchedule
 from solo_bam.errors import UserError
@@ -67,23 +66,16 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     Raises:
         UserError: data, devices or a checkpoint that do not fit the recipe, or a loss that is not finite.
     """
-    devices = hardware.find_devices(recipe.accelerator, recipe.devices)
-    world_size = devices.count * recipe.num_nodes
-    if recipe.sync_batchnorm and devices.accelerator == "cpu" and world_size > 1:
-        raise UserError(
-            "sync_batchnorm",
-            "got True, torch synchronises batch norm over GPUs only",
-            "set sync_batchnorm=False or devices=1",
-        )
+    devices, world_size = find_devices(recipe)
     source = find_source(recipe.data)
     cfg = resolve(recipe, source.num_classes, source.val is not None, world_size)
     data = PretrainData(recipe, source)
-    _check_size(recipe, len(data.train_set), world_size)
+    check_size(len(data.train_set), recipe.optimizer.batch_size, world_size)
     folder, checkpoint = _folder_and_checkpoint(recipe, resume)
     steps_per_epoch = len(data.train_set) // (recipe.optimizer.batch_size * world_size)
-    trainer = _trainer(recipe, devices, folder, data, steps_per_epoch)
+    trainer = build_trainer(recipe, devices, folder, _callbacks(recipe, folder, data), steps_per_epoch)
 
-    pl.seed_everything(recipe.seed, workers=True, **_quietly(pl.seed_everything))
+    seed_everything(recipe.seed)
     try:
         model = toolkit.build_method(cfg, backbone_factory(cfg.backbone))
     except AssertionError as error:  # solo-learn's way of refusing a method's own settings
@@ -108,38 +100,12 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     return Trained(folder, model, metrics)
 
 
-def _trainer(
-    recipe: Recipe, devices: hardware.Devices, folder: RunFolder, data: PretrainData, steps_per_epoch: int
-) -> pl.Trainer:
-    """Lightning's Trainer; writes nothing yet."""
-    for key in recipe.trainer_arguments:
-        if key in {"callbacks", "logger", "default_root_dir", "plugins", "profiler", "use_distributed_sampler"}:
-            raise UserError(key, "is set by solo-bam itself", "remove it")
-    try:
-        return pl.Trainer(
-            accelerator=devices.accelerator,
-            devices=devices.devices,
-            num_nodes=recipe.num_nodes,
-            strategy=recipe.strategy or "auto",
-            precision=recipe.precision,  # type: ignore[arg-type]
-            max_epochs=recipe.max_epochs,
-            sync_batchnorm=recipe.sync_batchnorm,
-            accumulate_grad_batches=recipe.accumulate_grad_batches,
-            logger=_loggers(recipe, folder),
-            callbacks=_callbacks(recipe, folder, data),
-            default_root_dir=folder.path,
-            use_distributed_sampler=False,
-            **{"log_every_n_steps": min(50, steps_per_epoch), **recipe.trainer_arguments},
-        )
-    except UserError:
-        raise
-    except (MisconfigurationException, TypeError, ValueError) as error:
-        # Lightning checks its own arguments; its message names the one at fault.
-        raise UserError("Trainer", " ".join(str(error).split()), "correct the recipe") from None
-
-
 def _fit(
-    trainer: pl.Trainer, model: pl.LightningModule, data: PretrainData, folder: RunFolder, checkpoint: Path | None
+    trainer: pl.Trainer,
+    model: pl.LightningModule,
+    data: pl.LightningDataModule,
+    folder: RunFolder,
+    checkpoint: Path | None,
 ) -> None:
     # Checkpoints hold tensors and plain values only; pickled code in one is never run.
     safely = {"weights_only": True} if "weights_only" in inspect.signature(trainer.fit).parameters else {}
@@ -153,7 +119,7 @@ def _fit(
         raise
     if trainer.interrupted:
         folder.abandon("interrupted")
-        raise UserError("pretrain", "interrupted", "continue with --resume")
+        raise UserError("solo-bam", "interrupted", "continue with --resume")
     frequency = getattr(trainer.checkpoint_callback, "_every_n_epochs", 1)
     if trainer.checkpoint_callback is not None and trainer.current_epoch % frequency:
         if trainer.is_global_zero:
@@ -173,22 +139,7 @@ _KNOWN_WARNINGS = (
 )
 
 
-def _quietly(function: Any) -> dict[str, bool]:
-    """``verbose=False`` where this Lightning has it."""
-    return {"verbose": False} if "verbose" in inspect.signature(function).parameters else {}
-
-
-def _check_size(recipe: Recipe, images: int, world_size: int) -> None:
-    needed = recipe.optimizer.batch_size * world_size
-    if images < needed:
-        raise UserError(
-            "optimizer.batch_size",
-            f"got {recipe.optimizer.batch_size} on {world_size} process(es), the training set has only {images} images",
-            "lower it",
-        )
-
-
-def _folder_and_checkpoint(recipe: Recipe, resume: bool) -> tuple[RunFolder, Path | None]:
+def _folder_and_checkpoint(recipe: Run, resume: bool) -> tuple[RunFolder, Path | None]:
     """Where the run goes and what it continues."""
     if recipe.resume_from_checkpoint is not None:
         check_checkpoint(recipe.resume_from_checkpoint, recipe.method)
@@ -228,7 +179,7 @@ def check_checkpoint(path: Path, method: str) -> dict[str, Any]:
 class RecipeInCheckpoint(pl.Callback):
     """Writes into every checkpoint which recipe it belongs to."""
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: Run):
         self.about = {"method": recipe.method, "recipe": recipe.model_dump(mode="json")}
 
     def on_save_checkpoint(
@@ -253,44 +204,8 @@ def _callbacks(recipe: Recipe, folder: RunFolder, data: PretrainData) -> list[pl
     if recipe.data.contrastive_crop.enabled:
         callbacks.append(ContrastiveCropBoxes.of(data))
     if recipe.checkpoint.enabled:
-        callbacks.append(
-            ModelCheckpoint(
-                dirpath=folder.checkpoints,
-                filename="{epoch}",
-                every_n_epochs=recipe.checkpoint.frequency,
-                save_top_k=-1 if recipe.checkpoint.keep_prev else 1,
-                save_last="link",
-                save_on_train_epoch_end=True,
-                enable_version_counter=False,
-            )
-        )
+        callbacks.append(checkpoints_of(recipe, folder))
     return callbacks
-
-
-def _loggers(recipe: Recipe, folder: RunFolder) -> list[Any]:
-    loggers: list[Any] = [
-        CSVLogger(folder.path, name="logs"),
-        TensorBoardLogger(folder.path, name="", version="tensorboard"),
-    ]
-    if recipe.wandb.enabled:
-        try:
-            import wandb  # noqa: F401
-        except ImportError:
-            raise UserError(
-                "wandb.enabled", "got True, wandb is not installed", "pip install 'solo-bam[wandb]'"
-            ) from None
-        from lightning.pytorch.loggers import WandbLogger
-
-        loggers.append(
-            WandbLogger(
-                name=recipe.name,
-                project=recipe.wandb.project,
-                entity=recipe.wandb.entity,
-                offline=recipe.wandb.offline,
-                save_dir=folder.path,
-            )
-        )
-    return loggers
 
 
 def _announce(recipe: Recipe, has_val: bool) -> None:
@@ -329,13 +244,3 @@ def _report(trained: Trained) -> None:
     shown = [f"{name.removesuffix('_epoch')} {trained.metrics[name]:.2f}" for name in names if name in trained.metrics]
     print(f"Finished: {', '.join(shown)}" if shown else "Finished.")
     print(f"Run: {trained.folder.path}")
-
-
-def _hide_tips() -> None:
-    """Lightning advertises other products in the log of every run."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "Tip:" not in record.getMessage()
-    )
-
-
-_hide_tips()
