@@ -23,7 +23,7 @@ ON_COMMAND_LINE = "correct it in the recipe or on the command line (key=value)"
 
 
 def recipe_folders(kind: str) -> Path:
-    """Folder of the shipped recipes of a kind (``pretrain``, ``linear``): beside the package, or inside it if installed."""
+    """Folder of the shipped recipes of a kind (``pretrain``, ``linear``): beside the package, or in it if installed."""
     package = Path(__file__).parents[1]
     for folder in (package / "scripts" / kind, package.parent / "scripts" / kind):
         if folder.is_dir():
