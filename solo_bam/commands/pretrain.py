@@ -136,6 +136,7 @@ _KNOWN_WARNINGS = (
     ".*The `srun` command is available.*",
     ".*val_dataloader.* is empty.*",
     ".*`val_dataloader` returned.*",
+    ".*in eval mode at the start of training.*",  # a frozen backbone
 )
 
 

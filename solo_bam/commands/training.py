@@ -58,7 +58,8 @@ def build_trainer(
             strategy=recipe.strategy or "auto",
             precision=recipe.precision,  # type: ignore[arg-type]
             max_epochs=recipe.max_epochs,
-            sync_batchnorm=recipe.sync_batchnorm,
+            # One process has nothing to synchronise, and torch's class for it wants a GPU.
+            sync_batchnorm=recipe.sync_batchnorm and devices.count * recipe.num_nodes > 1,
             accumulate_grad_batches=recipe.accumulate_grad_batches,
             logger=_loggers(recipe, folder),
             callbacks=list(callbacks),

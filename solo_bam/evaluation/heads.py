@@ -140,7 +140,7 @@ def _layers(
             "name": f"backbone_{number}",
             "params": group["params"],
             "weight_decay": group["weight_decay"],
-            "lr": rate * group["lr_scale"],
+            "lr": rate * layer_decay * group["lr_scale"],  # the head is the layer after the last
         }
         for number, group in enumerate(groups)
     ]
