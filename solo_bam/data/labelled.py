@@ -194,19 +194,19 @@ def training_view(crop: LinearAugmentation, auto_augment: bool = False) -> Trans
     """A random crop and flip, as solo-learn and the published BAM train a linear layer on.
 
     Args:
-        crop: with its size, mean and standard deviation.
+        crop: with its size, mean and standard deviation; without a random crop, the view that it is tested on.
         auto_augment: timm's RandAugment and random erasing in place of the recipe's crop and flip.
     """
     size, mean, std = crop.crop_size, crop.mean or (), crop.std or ()
     assert size is not None, "complete"
     if auto_augment:
         return _AutoAugment(size, mean, std)
-    steps: list[Any] = [T.Resize((size, size))]
-    if crop.rrc.enabled:
-        steps = [T.RandomResizedCrop(size, scale=(crop.rrc.crop_min_scale, crop.rrc.crop_max_scale))]
-    if crop.horizontal_flip.prob:
-        steps.append(T.RandomHorizontalFlip(crop.horizontal_flip.prob))
-    view: Transform = T.Compose([*steps, T.ToTensor(), T.Normalize(mean, std)])
+    flip = T.RandomHorizontalFlip(crop.horizontal_flip.prob)
+    if not crop.rrc.enabled:  # nothing but the flip may differ from the images that it is tested on
+        whole: Transform = T.Compose([plain_view("custom", _augmentation(crop)), flip])
+        return whole
+    cut = T.RandomResizedCrop(size, scale=(crop.rrc.crop_min_scale, crop.rrc.crop_max_scale))
+    view: Transform = T.Compose([cut, flip, T.ToTensor(), T.Normalize(mean, std)])
     return view
 
 

@@ -329,7 +329,7 @@ CASES = {
     "a negative rate": ("RUN optimizer.lr=[0.1,-1]", r"optimizer.lr.1: got -1, must be greater than 0"),
     "a rate twice": ("RUN optimizer.lr=[0.1,0.1]", r"optimizer.lr: got \[0.1, 0.1\], .*must be different rates"),
     "no share of the labels": ("RUN data.label_fraction=0", r"data.label_fraction: got 0, must be greater than 0"),
-    "rates for fine-tuning": ("RUN finetune=True", r"optimizer.lr: got 5 rates, a backbone is fine-tuned with one"),
+    "rates for fine-tuning": ("RUN finetune=True", r"optimizer.lr: got 6 rates, a backbone is fine-tuned with one"),
     "layers of a frozen one": ("RUN optimizer.layer_decay=0.7", r"optimizer.layer_decay: got 0.7, the backbone is frozen"),
     "layers of a ResNet": (
         "RUN optimizer.layer_decay=0.7 finetune=True optimizer.lr=1",

@@ -6,6 +6,8 @@ import torch
 from PIL import Image
 
 from solo_bam.config.linear import LinearAugmentation, load_linear_recipe
+from solo_bam.config.schema import Augmentation, Chance
+from solo_bam.data.augmentations import plain_view
 from solo_bam.data.images import ArrayImages, Split
 from solo_bam.data.labelled import EveryNth, LabelledData, balanced_subset, find_labelled, training_view
 from solo_bam.data.sampling import seeded
@@ -115,6 +117,17 @@ def test_labels_are_needed(tmp_path):
         LabelledData(_recipe(), Source(_split([0, 1]), None, 2))
     with pytest.raises(UserError, match="data.tune_fraction: got 0.5, which does not fit 2 images"):
         LabelledData(_recipe("data.tune_fraction=0.5"), Source(_split([0, 1]), _split([0, 1]), 2))
+
+
+def test_without_augmentation_training_sees_what_is_tested():
+    """The digits' 8 pixels are drawn at 32: another interpolation costs a per cent of accuracy."""
+    crop = LinearAugmentation(crop_size=32, mean=[0.5] * 3, std=[0.5] * 3, rrc={"enabled": False})
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8))
+    tested = plain_view("custom", Augmentation(num_crops=1, **crop.model_dump()))
+    still = crop.model_copy(update={"horizontal_flip": Chance(prob=0)})
+    assert torch.equal(training_view(still)(image), tested(image))
+    mirrored = crop.model_copy(update={"horizontal_flip": Chance(prob=1)})
+    assert torch.equal(training_view(mirrored)(image), tested(image).flip(-1))
 
 
 def test_auto_augment_is_drawn_from_the_image_s_own_seed():
