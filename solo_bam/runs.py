@@ -6,6 +6,7 @@ checkpoints/         epoch=….ckpt, and last.ckpt, a link to the newest
 logs/, tensorboard/  every metric, per start of the run
 metrics.csv          the logs of all starts in one table, written at the end
 curves.png, boxes/   where matplotlib is installed
+evaluation/          numbers with their protocols
 """
 
 from __future__ import annotations

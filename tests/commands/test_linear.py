@@ -22,6 +22,7 @@ from solo_bam.commands.options import parse
 from solo_bam.config import recipe_folders
 from solo_bam.config.linear import load_linear_recipe
 from solo_bam.config.recipe import recipe_names
+from solo_bam.data.labelled import LabelledData, find_labelled
 from solo_bam.evaluation.records import read_records, wilson_interval
 from tests.pretrained import TINY, VIT, pretrained_run
 
@@ -196,37 +197,39 @@ def test_resuming_changes_nothing(resnet: Path, tmp_path: Path, monkeypatch: pyt
 
 
 def test_two_processes_test_every_image_once(resnet: Path, tmp_path: Path) -> None:
-    """Of 360 validation images, and 37 to tune on, which do not divide by two."""
-    overrides = [*TINY, "devices=2", "limit_val_batches=1.0", "data.tune_fraction=0.51", "optimizer.batch_size=32",
-                 "optimizer.lr=[0.1,1]", "probe.batch_norm=True", f"checkpoint.dir={tmp_path}",
-                 "checkpoint.enabled=True", "limit_train_batches=1"]  # fmt: skip
-    overrides.remove("devices=1")
-    overrides.remove("checkpoint.enabled=False")
+    """15 images on two processes: none twice, none left out."""
+    from tests.data.pictures import folders
+
+    data = ["data.dataset=custom", f"data.train_path={folders(tmp_path / 'train', 'abc')}", "data.fraction=-1",
+            f"data.val_path={folders(tmp_path / 'val', 'abc', 5)}", "optimizer.batch_size=4",
+            "limit_val_batches=1.0", "optimizer.lr=[0.1,1]", "probe.batch_norm=True"]  # fmt: skip
+    line = [str(resnet), "--config-name", "digits/linear", *TINY, *data]
+    both = [*line, f"checkpoint.dir={tmp_path}", "devices=2", "checkpoint.enabled=True"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "solo_bam", "linear", str(resnet), *overrides]
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-m", "solo_bam", "linear", *both],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     [folder] = (tmp_path / "linear").iterdir()
     record = read_records(folder / "evaluation")[0]
-    assert record.images == 360
-    assert record.protocol["batch"] == 64
-    # The same weights on one process give the same number of right answers.
-    kept = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    model = on(resnet, tmp_path / "one", "optimizer.lr=[0.1,1]", "probe.batch_norm=True").model
-    model.load_state_dict(kept)
+    assert (record.images, record.protocol["batch"]) == (15, 8)
+    # The same weights give the same answers in one batch on one process.
+    one = classify(*line, f"checkpoint.dir={tmp_path / 'one'}").model
+    one.load_state_dict(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
     rows = list(csv.DictReader((folder / "sweep.csv").open()))
-    accuracies = _accuracies(model.eval())
-    assert [float(row["val_acc1"]) for row in rows] == pytest.approx(accuracies, abs=1e-3)
+    assert [float(row["val_acc1"]) for row in rows] == pytest.approx(_accuracies(one.eval()), abs=1e-3)
 
 
 @torch.no_grad()
 def _accuracies(model: Any) -> list[float]:
     from torch.utils.data import DataLoader
 
-    from solo_bam.data.labelled import LabelledData, find_labelled
-
     data = LabelledData(model.recipe, find_labelled(model.recipe))
-    [(images, labels)] = DataLoader(data.test_sets[0], batch_size=360)
+    [(images, labels)] = DataLoader(data.test_sets[0], batch_size=15)
     shares: list[float] = (100 * (model(images).argmax(-1) == labels).double().mean(-1)).tolist()
     return shares
 
