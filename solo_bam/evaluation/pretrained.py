@@ -90,9 +90,8 @@ def _backbone(asked: Backbone | None, trained_by: Recipe | None, crop_size: int)
 
 def _check_same(asked: Backbone, theirs: Backbone) -> None:
     """Regularisation (``drop…``) may differ: it is no part of the weights."""
-    pairs = [("name", asked.name, theirs.name)]
-    if asked.cifar_stem is not None:
-        pairs.append(("cifar_stem", asked.cifar_stem, theirs.cifar_stem))  # type: ignore[arg-type]
+    named = [key for key in Backbone.model_fields if key in asked.model_fields_set and key != "kwargs"]
+    pairs = [(key, getattr(asked, key), getattr(theirs, key)) for key in named if getattr(asked, key) is not None]
     pairs += [
         (f"kwargs.{key}", value, theirs.kwargs[key])
         for key, value in asked.kwargs.items()
@@ -123,7 +122,14 @@ def load_extractor(
     assert section is not None, "complete"
     assert size is not None, "complete"
     if trained_by is None:
-        backbone = create_backbone(section.name, section.kwargs, bool(section.cifar_stem), [size]).eval()
+        backbone = create_backbone(
+            section.name,
+            section.kwargs,
+            bool(section.cifar_stem),
+            [size],
+            section.fixed_positions,
+            section.frozen_patches,
+        ).eval()
     else:
         backbone = backbone_of(trained_by.model_copy(update={"backbone": section}))
     state = content.get("state_dict")

@@ -84,7 +84,8 @@ def test_what_a_run_leaves_behind(resnet: Path, tmp_path: Path, capsys: Any) -> 
     about = json.loads((folder / "run.json").read_text())
     assert about["status"] == "finished"
     records = read_records(folder / "evaluation")
-    assert records == read_records(resnet / "evaluation")
+    [written] = (folder / "evaluation").iterdir()
+    assert (resnet / "evaluation" / written.name).read_bytes() == written.read_bytes()
     accuracy, top5, rate = records
     assert (accuracy.metric, top5.metric, rate.metric) == ("accuracy", "accuracy@5", "learning rate")
     assert about["results"]["accuracy"] == accuracy.value
@@ -312,7 +313,7 @@ def test_a_recipe_and_a_checkpoint_of_solo_learn(solo: Path, capsys: Any, caplog
     assert trained.folder.path.parent == solo / "trained_models" / "linear"
     # The recipe that a run leaves says all that it was trained by.
     left = yaml.safe_load((trained.folder.path / "recipe.yaml").read_text())
-    assert left["backbone"] == {"name": "resnet18", "kwargs": {}, "cifar_stem": False}
+    assert (left["backbone"]["name"], left["backbone"]["cifar_stem"]) == ("resnet18", False)
     assert left["data"]["augmentations"]["mean"] == [0.485, 0.456, 0.406]
 
 
