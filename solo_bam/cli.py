@@ -12,6 +12,7 @@ from solo_bam.errors import UserError, nearest
 COMMANDS = {
     "pretrain": "train a method from a recipe",
     "knn": "k-NN accuracy of a checkpoint's features",
+    "linear": "train a linear classifier on frozen features, or fine-tune",
     "davis": "segment videos with frozen features: label propagation on DAVIS-2017",
     "export": "write a backbone for timm or detectron2, with a model card",
     "import-official": "read a published BAM checkpoint",

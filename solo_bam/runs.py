@@ -6,6 +6,7 @@ checkpoints/         epoch=….ckpt, and last.ckpt, a link to the newest; epoch=
 logs/, tensorboard/  every metric, per start of the run
 metrics.csv          the logs of all starts in one table, written at the end
 curves.png, boxes/   where matplotlib is installed
+evaluation/          numbers with their protocols
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from solo_bam import run_log
-from solo_bam.config.schema import Recipe
+from solo_bam.config.schema import Run
 
 # A process that Lightning starts beside the first one finds the first one's folder here.
 _ENVIRONMENT_KEY = "SOLO_BAM_RUN"
@@ -46,7 +47,7 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def recipe_hash(recipe: Recipe) -> str:
+def recipe_hash(recipe: Run) -> str:
     """Eight hexadecimal digits of everything that the recipe asks for, the seed included, but :data:`MAY_CHANGE`."""
     asked = recipe.model_dump(mode="json")
     for key in MAY_CHANGE:
@@ -95,7 +96,7 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def new(cls, recipe: Recipe) -> RunFolder:
+    def new(cls, recipe: Run) -> RunFolder:
         """A folder for a new run, ``<checkpoint.dir>/<method>/<name>-<hash>``, numbered where it exists."""
         if shared := os.environ.get(_ENVIRONMENT_KEY):
             return cls(Path(shared))
@@ -108,7 +109,7 @@ class RunFolder:
         return cls(path)
 
     @classmethod
-    def unfinished(cls, recipe: Recipe) -> RunFolder | None:
+    def unfinished(cls, recipe: Run) -> RunFolder | None:
         """The newest unfinished run of the same recipe that has a checkpoint, no older than ``max_hours``."""
         if shared := os.environ.get(_ENVIRONMENT_KEY):
             return cls(Path(shared))
@@ -118,7 +119,7 @@ class RunFolder:
         return max(alike, key=lambda folder: folder.saved()[0].stat().st_mtime) if alike else None
 
     @classmethod
-    def nearest_unfinished(cls, recipe: Recipe) -> tuple[RunFolder, dict[str, tuple[Any, Any]]] | None:
+    def nearest_unfinished(cls, recipe: Run) -> tuple[RunFolder, dict[str, tuple[Any, Any]]] | None:
         """Of the unfinished runs in the same place, the one that differs in the fewest keys, and these keys."""
         found = [
             (folder, changes(before, recipe.model_dump(mode="json")))
@@ -128,7 +129,7 @@ class RunFolder:
         return min(found, key=lambda pair: len(pair[1])) if found else None
 
     @classmethod
-    def _resumable(cls, recipe: Recipe) -> list[RunFolder]:
+    def _resumable(cls, recipe: Run) -> list[RunFolder]:
         """Unfinished runs of the method that have a checkpoint, no older than ``max_hours``."""
         parent = recipe.checkpoint.dir.expanduser().resolve() / recipe.method
         oldest = time.time() - 3600 * recipe.auto_resume.max_hours
@@ -196,7 +197,7 @@ class RunFolder:
 
     # ---------------------------------------------------------------------------------------- record
 
-    def start(self, recipe: Recipe, hardware: Mapping[str, object]) -> None:
+    def start(self, recipe: Run, hardware: Mapping[str, object]) -> None:
         """Create the folder and write down what is about to run."""
         self.path.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(recipe.model_dump(mode="json")), self.path / "recipe.yaml")
@@ -214,7 +215,7 @@ class RunFolder:
         }
         self._write(about)
 
-    def adopt(self, recipe: Recipe, source: Mapping[str, object]) -> None:
+    def adopt(self, recipe: Run, source: Mapping[str, object]) -> None:
         """Create the folder of a run that was trained elsewhere, from a ``source`` that is written down."""
         self.path.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(recipe.model_dump(mode="json")), self.path / "recipe.yaml")

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -17,16 +17,17 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from solo_bam.config.schema import BAMOptions, Recipe
+from solo_bam.config.schema import BAMOptions, Recipe, Run
 from solo_bam.errors import UserError, nearest
 
 _CALLS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 _OURS = ("callbacks", "logger", "default_root_dir", "plugins", "profiler", "use_distributed_sampler")
+AnyRun = TypeVar("AnyRun", bound=Run)
 ON_COMMAND_LINE = "correct it in the recipe or on the command line (key=value)"
 
 
 def recipe_folders(kind: str) -> Path:
-    """Folder of the shipped recipes of one kind (``pretrain``): beside the package, or inside it once installed."""
+    """Folder of the shipped recipes of a kind (``pretrain``, ``linear``): beside the package, or in it if installed."""
     package = Path(__file__).parents[1]
     for folder in (package / "scripts" / kind, package.parent / "scripts" / kind):
         if folder.is_dir():
@@ -36,7 +37,7 @@ def recipe_folders(kind: str) -> Path:
 
 def recipe_names(folder: Path) -> list[str]:
     """Names of the recipes in a folder; the parts that they share are left out."""
-    parts = {"augmentations", "methods", "wandb"}
+    parts = {"augmentations", "methods", "protocols", "wandb"}
     paths = [p.relative_to(folder).with_suffix("") for p in folder.glob("**/*.yaml")]
     return sorted(str(p) for p in paths if p.name != "base" and not parts & set(p.parts[:-1]))
 
@@ -135,18 +136,28 @@ def _addable(override: Any, folder: Path) -> str:
 
 
 def parse_recipe(raw: dict[str, Any]) -> Recipe:
-    """Check types, ranges and names of every key; fill in the defaults.
+    """Check types, ranges and names of every key of a pretraining recipe; fill in the defaults.
+
+    Raises:
+        UserError: the first key at fault.
+    """
+    recipe = parse_run(raw, Recipe)
+    _check_method(recipe)
+    return recipe
+
+
+def parse_run(raw: dict[str, Any], model: type[AnyRun]) -> AnyRun:
+    """The same for any kind of run.
 
     Raises:
         UserError: the first key at fault.
     """
     _refuse_calls(raw)
     try:
-        recipe = Recipe.model_validate(raw)
+        recipe = model.model_validate(raw)
     except ValidationError as error:
-        raise user_error(error, Recipe) from None
+        raise user_error(error, model) from None
     _check_top_level(recipe)
-    _check_method(recipe)
     return recipe
 
 
@@ -160,10 +171,10 @@ def _refuse_calls(value: Any, place: str = "") -> None:
         _refuse_calls(member, f"{place}{key}.")
 
 
-def _check_top_level(recipe: Recipe) -> None:
+def _check_top_level(recipe: Run) -> None:
     from lightning.pytorch import Trainer
 
-    allowed = [*Recipe.model_fields, *list(inspect.signature(Trainer.__init__).parameters)[1:]]
+    allowed = [*type(recipe).model_fields, *list(inspect.signature(Trainer.__init__).parameters)[1:]]
     for key, value in recipe.trainer_arguments.items():
         if key in _OURS:
             raise UserError(key, "is set by solo-bam itself", "remove it")

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from solo_bam.config.schema import BAMOptions, Recipe
+from solo_bam.config.schema import BAMOptions, Recipe, Scheduler
 from solo_bam.errors import UserError
 
 # solo-learn 1.0.2: the other methods fail on crops that they do not unpack.
@@ -127,19 +127,28 @@ def _check_contrastive_crop(recipe: Recipe) -> None:
         raise UserError(key, "got True, no pipeline crops", "set augmentations.*.rrc.enabled=True")
 
 
-def _check_epochs(recipe: Recipe) -> None:
-    if recipe.scheduler.name == "warmup_cosine" and recipe.scheduler.warmup_epochs >= recipe.max_epochs:
+def check_schedule(scheduler: Scheduler, max_epochs: int) -> None:
+    """A schedule against the length of the training.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    if scheduler.name == "warmup_cosine" and scheduler.warmup_epochs >= max_epochs:
         raise UserError(
             "scheduler.warmup_epochs",
-            f"got {recipe.scheduler.warmup_epochs:g}, must be below max_epochs ({recipe.max_epochs})",
+            f"got {scheduler.warmup_epochs:g}, must be below max_epochs ({max_epochs})",
             "lower it or train longer",
         )
+    if scheduler.name == "step" and not scheduler.lr_decay_steps:
+        raise UserError("scheduler.lr_decay_steps", "is missing, scheduler.name=step needs it", "give a list of epochs")
+
+
+def _check_epochs(recipe: Recipe) -> None:
+    check_schedule(recipe.scheduler, recipe.max_epochs)
     if recipe.optimizer.weight_decay_end is not None and recipe.optimizer.weight_decay == 0:
         raise UserError(
             "optimizer.weight_decay", "got 0, must be above 0 with optimizer.weight_decay_end", "give where it starts"
         )
-    if recipe.scheduler.name == "step" and not recipe.scheduler.lr_decay_steps:
-        raise UserError("scheduler.lr_decay_steps", "is missing, scheduler.name=step needs it", "give a list of epochs")
     if recipe.method == "dino":
         warmup = recipe.method_kwargs.get("warmup_teacher_temperature_epochs", 50)
         if warmup > recipe.max_epochs:

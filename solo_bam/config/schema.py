@@ -264,29 +264,19 @@ class Dali(Section):
     encode_indexes_into_labels: bool = False
 
 
-class Recipe(Section):
-    """A pretraining recipe. Arguments of Lightning's Trainer are accepted beside these keys."""
+class Run(Section):
+    """What every training run needs. Arguments of Lightning's Trainer are accepted beside these keys."""
 
     model_config = ConfigDict(extra="allow")
 
     name: Name | None = None
     method: str
-    method_kwargs: dict[str, Any] = {}
-    backbone: Backbone
-    momentum: Momentum = Momentum()
-    data: Data
-    augmentations: Annotated[list[Augmentation], Field(min_length=1)]
-    optimizer: Optimizer
-    scheduler: Scheduler
-    knn_eval: KNNEval = KNNEval()
     checkpoint: Checkpoint = Checkpoint()
     auto_resume: AutoResume = AutoResume()
     resume_from_checkpoint: Path | None = None
     performance: Performance = Performance()
     wandb: Wandb = Wandb()
-    auto_umap: AutoUMAP = AutoUMAP()
     dali: Dali = Dali()
-    debug_augmentations: bool = False
     seed: Seed = 5
 
     max_epochs: Count
@@ -297,6 +287,26 @@ class Recipe(Section):
     precision: int | str = 32
     sync_batchnorm: bool = False
     accumulate_grad_batches: Count = 1
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Further Trainer arguments that the recipe gives."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Recipe(Run):
+    """A pretraining recipe."""
+
+    method_kwargs: dict[str, Any] = {}
+    backbone: Backbone
+    momentum: Momentum = Momentum()
+    data: Data
+    augmentations: Annotated[list[Augmentation], Field(min_length=1)]
+    optimizer: Optimizer
+    scheduler: Scheduler
+    knn_eval: KNNEval = KNNEval()
+    auto_umap: AutoUMAP = AutoUMAP()
+    debug_augmentations: bool = False
 
     @property
     def num_large_crops(self) -> int:
@@ -312,8 +322,3 @@ class Recipe(Section):
     def crop_sizes(self) -> list[int]:
         """Sides of the crops in pixels, each once, the large crops' first."""
         return list(dict.fromkeys(a.crop_size for a in self.augmentations))
-
-    @property
-    def trainer_arguments(self) -> dict[str, Any]:
-        """Further Trainer arguments that the recipe gives."""
-        return dict(self.__pydantic_extra__ or {})

@@ -64,7 +64,10 @@ CASES: dict[str, tuple[str, str]] = {
         r"--config-path: there is no folder .*nowhere;",
     ),
     "broken YAML": ("pretrain --config-path recipes --config-name broken", r"broken.*; correct"),
-    "recipe without its parts": ("pretrain --config-path recipes --config-name bare", r"backbone: is missing; add it"),
+    "recipe without its parts": (
+        "pretrain --config-path recipes --config-name bare",
+        r"max_epochs: is missing; add it",
+    ),
     "not key=value": (f"pretrain {DIGITS} optimizer.lr", r"optimizer.lr: is not of the form key=value"),
     "unknown group": (f"pretrain {DIGITS} augmentations=none", r"Could not find 'augmentations/none'.*correct it"),
     # keys

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from solo_bam import run_log
-from solo_bam.commands.pretrain import _newest_readable
+from solo_bam.commands.training import newest_readable
 from solo_bam.errors import UserError
 from solo_bam.runs import RunFolder
 from tests.recipes import tiny_overrides
@@ -130,7 +130,7 @@ torch.save = save
 """
 ON_CALL = """
 import os
-from solo_bam.commands.pretrain import _newest_readable
+from solo_bam.commands.training import newest_readable
 from solo_bam.errors import UserError
 from solo_bam.runs import RunFolder
 RunFolder.{name} = lambda *_: os.killpg(0, 9)
@@ -239,11 +239,11 @@ def test_truncation_is_noticed_wherever_it_is(left: int, tmp_path: Path) -> None
     whole = newest.read_bytes()
     newest.write_bytes(whole[:left])
     with pytest.warns(UserWarning, match="epoch=10-step=45.ckpt cannot be read safely.*before, .*epoch=9.ckpt"):
-        assert _newest_readable(run, "bam", "--resume")[0] == before
+        assert newest_readable(run, "bam", "--resume")[0] == before
     for path in run.saved():
         path.write_bytes(whole[:left])
     with pytest.raises(UserError, match="^--resume: none of its checkpoints can be read"):
-        _newest_readable(run, "bam", "--resume")
+        newest_readable(run, "bam", "--resume")
 
 
 FULL_DISK = """

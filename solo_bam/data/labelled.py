@@ -1,0 +1,251 @@
+"""Labelled images for a classifier: which of them train it, which choose its learning rate, which test it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision import transforms as T
+
+from solo_bam.config.linear import LinearAugmentation, LinearRecipe
+from solo_bam.config.schema import Augmentation
+from solo_bam.data.augmentations import Transform, plain_view
+from solo_bam.data.images import Images, Split
+from solo_bam.data.module import fraction
+from solo_bam.data.sampling import EpochSampler, LateLoader, Seeded, ignore_termination
+from solo_bam.data.sources import Source, find_source
+from solo_bam.errors import UserError
+
+
+class LabelledData(pl.LightningDataModule):
+    """Batches ``[indexes, images, labels]`` for training, ``[images, labels]`` for validation and tuning.
+
+    Args:
+        recipe: a checked recipe with its crop size, mean and standard deviation filled in.
+        source: its dataset.
+
+    Attributes:
+        train_split: what the classifier is trained on.
+        tune_split: what its learning rate is chosen on; None: the validation images.
+        val_split: what it is tested on.
+        num_classes: of the labels.
+        classes: their names.
+
+    Raises:
+        UserError: too few labelled images for the recipe, or no validation images.
+    """
+
+    def __init__(self, recipe: LinearRecipe, source: Source):
+        super().__init__()
+        if source.val is None:
+            raise UserError("data.val_path", "is missing, accuracy is that of labelled images", "give their folder")
+        self.recipe = recipe
+        self.val_split: Split = source.val
+        self.tune_split: Split | None = None
+        self.sampler: EpochSampler | None = None
+        self.train_split = _labelled(source.train, recipe)
+        self.classes = list(source.val.classes)
+        self.num_classes = len(self.classes)
+        if recipe.data.label_fraction < 1:
+            chosen = balanced_subset(self.train_split.targets, recipe.data.label_fraction, recipe.seed)
+            self.train_split = self.train_split.take(chosen)
+        if recipe.data.tune_fraction:
+            self.train_split, self.tune_split = _hold_out(self.train_split, recipe.data.tune_fraction, recipe.seed)
+        dataset, crop = recipe.data.dataset, recipe.data.augmentations
+        self.train_set = Seeded(self.train_split(training_view(crop, recipe.auto_augment)), recipe.seed)
+        view = plain_view(dataset, _augmentation(crop))
+        self.test_sets = [split(view) for split in (self.val_split, self.tune_split) if split is not None]
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled, the last incomplete batch dropped."""
+        trainer = self.trainer
+        self.sampler = sampler = EpochSampler(
+            self.train_set,
+            num_replicas=trainer.world_size if trainer else 1,
+            rank=trainer.global_rank if trainer else 0,
+            shuffle=True,
+            seed=self.recipe.seed,
+            drop_last=True,
+        )
+        return self._loader(self.train_set, sampler, LateLoader, drop_last=True)
+
+    def start_at(self, batch: int) -> None:
+        """Leave out the first batches of the next pass over the training images."""
+        assert self.sampler is not None
+        self.sampler.start = batch * self.recipe.optimizer.batch_size
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """The validation images, then those for tuning; every image on exactly one process."""
+        world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        return [self._loader(images, EveryNth(len(images), world_size, rank)) for images in self.test_sets]
+
+    def _loader(
+        self,
+        dataset: Dataset[Any],
+        sampler: Sampler[Any],
+        kind: type[DataLoader[Any]] = DataLoader,
+        drop_last: bool = False,
+    ) -> DataLoader[Any]:
+        workers = self.recipe.data.num_workers
+        return kind(
+            dataset,
+            batch_size=self.recipe.optimizer.batch_size,
+            sampler=sampler,
+            drop_last=drop_last,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=ignore_termination,
+        )
+
+    def unreadable_names(self) -> list[str]:
+        """Images that this process and its loader processes skipped so far (``data.on_error: skip``)."""
+        opened = [self.train_set.dataset, *self.test_sets]
+        return [name for images in opened if isinstance(images, Images) for name in images.unreadable_names()]
+
+    def write_subsets(self, folder: Path) -> None:
+        """List the images that were drawn: ``label_subset.txt`` and ``tune_split.txt``, a class and a name a line."""
+        if self.recipe.data.label_fraction < 1:
+            _write_names(self.train_split, folder / "label_subset.txt")
+        if self.tune_split is not None:
+            _write_names(self.tune_split, folder / "tune_split.txt")
+
+
+class EveryNth(Sampler[int]):
+    """This process's share of the images, none twice and none left out.
+
+    Args:
+        count: images.
+        world_size: processes.
+        rank: this process's number.
+    """
+
+    def __init__(self, count: int, world_size: int, rank: int):
+        self.indexes = range(rank, count, world_size)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indexes)
+
+    def __len__(self) -> int:
+        return len(self.indexes)
+
+
+def find_labelled(recipe: LinearRecipe) -> Source:
+    """The recipe's dataset; what is said of missing labels fits a classifier.
+
+    Raises:
+        UserError: as :func:`solo_bam.data.find_source`.
+    """
+    try:
+        return find_source(recipe.data.source)
+    except UserError as error:
+        if "no_labels" not in error.remedy:
+            raise
+        problem = f"{error.problem}, a classifier needs labels"
+        raise UserError(error.key, problem, "give a folder of class folders of images") from None
+
+
+def _labelled(train: Split, recipe: LinearRecipe) -> Split:
+    """The training images that have labels, as many as ``data.fraction`` says."""
+    known = np.flatnonzero(train.targets >= 0)
+    if not len(known):
+        raise UserError(train.key, f"none of the {len(train)} images has a label", "give labelled images")
+    split = train if len(known) == len(train) else train.take(known)
+    return fraction(split(lambda image: image), recipe.data.fraction).split
+
+
+def balanced_subset(targets: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Positions of a share of the images, as many of each class, drawn by the seed.
+
+    A class gets its part of the share's images (rounded), at least one, and at most all it has. Of one seed, the
+    smaller subset lies within the larger one.
+
+    Args:
+        targets: ``(N,)`` labels.
+        share: of all images, above 0 to 1.
+        seed: of the draw.
+    """
+    labels = np.unique(targets)
+    per_class = max(1, round(share * len(targets) / len(labels)))
+    generator = np.random.default_rng(seed)
+    drawn = [generator.permutation(np.flatnonzero(targets == label))[:per_class] for label in labels]
+    return np.sort(np.concatenate(drawn))
+
+
+def _hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
+    """The rest and a stratified share."""
+    from sklearn.model_selection import train_test_split
+
+    try:
+        rest, held = train_test_split(np.arange(len(split)), test_size=share, stratify=split.targets, random_state=seed)
+    except ValueError as error:  # scikit-learn says what is too few
+        problem = f"got {share}, which does not fit {len(split)} images ({str(error).rstrip('.')})"
+        raise UserError("data.tune_fraction", problem, "change it, or set 0 to choose on validation images") from None
+    return split.take(np.sort(rest)), split.take(np.sort(held))
+
+
+def _write_names(split: Split, path: Path) -> None:
+    lines = [f"{split.classes[label]}\t{split.reader.name(i)}\n" for i, label in enumerate(split.targets)]
+    path.write_text("".join(lines))
+
+
+# ------------------------------------------------------------------------------------------------ views
+
+
+def _augmentation(crop: LinearAugmentation) -> Augmentation:
+    return Augmentation(num_crops=1, **crop.model_dump())
+
+
+def training_view(crop: LinearAugmentation, auto_augment: bool = False) -> Transform:
+    """A random crop and flip, as solo-learn and the published BAM train a linear layer on.
+
+    Args:
+        crop: with its size, mean and standard deviation; without a random crop, the view that it is tested on.
+        auto_augment: timm's RandAugment and random erasing in place of the recipe's crop and flip.
+    """
+    size, mean, std = crop.crop_size, crop.mean or (), crop.std or ()
+    assert size is not None, "complete"
+    if auto_augment:
+        return _AutoAugment(size, mean, std)
+    flip = T.RandomHorizontalFlip(crop.horizontal_flip.prob)
+    if not crop.rrc.enabled:  # nothing but the flip may differ from the images that it is tested on
+        whole: Transform = T.Compose([plain_view("custom", _augmentation(crop)), flip])
+        return whole
+    cut = T.RandomResizedCrop(size, scale=(crop.rrc.crop_min_scale, crop.rrc.crop_max_scale))
+    view: Transform = T.Compose([cut, flip, T.ToTensor(), T.Normalize(mean, std)])
+    return view
+
+
+class _AutoAugment:
+    """timm's pipeline with solo-learn's settings. timm draws from numpy, which is seeded from torch here."""
+
+    def __init__(self, size: int, mean: Sequence[float], std: Sequence[float]):
+        from timm.data.transforms_factory import create_transform
+
+        self.pipeline: Any = create_transform(
+            input_size=size,
+            is_training=True,
+            color_jitter=None,  # type: ignore[arg-type]
+            auto_augment="rand-m9-mstd0.5-inc1",
+            interpolation="bicubic",
+            re_prob=0.25,
+            re_mode="pixel",
+            mean=tuple(mean),
+            std=tuple(std),
+        )
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        state = np.random.get_state()
+        np.random.seed(int(torch.randint(2**31, ()).item()))
+        try:
+            view: Tensor = self.pipeline(image)
+        finally:
+            np.random.set_state(state)
+        return view
