@@ -70,9 +70,6 @@ def _data(recipe: Recipe, source: Source) -> Finding:
 
 def _check_trainer(recipe: Recipe, devices: hardware.Devices) -> None:
     """Lightning's own checks of its arguments; nothing is written."""
-    if recipe.sync_batchnorm and devices.accelerator == "cpu" and devices.count * recipe.num_nodes > 1:
-        problem = "got True, torch synchronises batch norm over GPUs only"
-        raise UserError("sync_batchnorm", problem, "set sync_batchnorm=False or devices=1")
     fixed: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     try:
         with _silence():
