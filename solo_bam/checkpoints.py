@@ -103,6 +103,16 @@ def backbone_of(recipe: Recipe) -> nn.Module:
     return create_backbone(section.name, section.kwargs, uses_cifar_stem(recipe), recipe.crop_sizes).eval()
 
 
+def untrained_backbone(recipe: Recipe) -> nn.Module:
+    """A recipe's backbone as its run started it: same seed, same weights; in evaluation mode.
+
+    No random number outside is touched.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(recipe.seed)
+        return backbone_of(recipe)
+
+
 def backbone_state(state: Mapping[str, Tensor], branch: Branch, key: str) -> dict[str, Tensor]:
     """The backbone's share of a method's ``state_dict``, under the backbone's own names.
 

@@ -11,6 +11,8 @@ from solo_bam.errors import UserError, nearest
 
 COMMANDS = {
     "pretrain": "train a method from a recipe",
+    "plot": "pictures of runs and checkpoints: curves, attention, similarity, features, confusion",
+    "health": "measures of a checkpoint's features that need no labels",
     "doctor": "check data and loaders before a run spends time on them",
     "demo": "pretrain BAM on handwritten digits for a few minutes and show what it learned",
 }

@@ -128,7 +128,7 @@ def parse_recipe(raw: dict[str, Any]) -> Recipe:
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
-        raise _user_error(error, Recipe) from None
+        raise user_error(error, Recipe) from None
     _check_top_level(recipe)
     _check_method(recipe)
     return recipe
@@ -156,7 +156,7 @@ def _check_method(recipe: Recipe) -> None:
         try:
             recipe.method_kwargs = BAMOptions.model_validate(recipe.method_kwargs).model_dump()
         except ValidationError as error:
-            raise _user_error(error, BAMOptions, "method_kwargs.") from None
+            raise user_error(error, BAMOptions, "method_kwargs.") from None
         return
     options = toolkit.method_options(recipe.method)
     for key, value in recipe.method_kwargs.items():
@@ -177,7 +177,7 @@ def _check_choice(key: str, value: str, allowed: Sequence[str]) -> None:
         raise UserError(key, f"got {value!r}{nearest(value, allowed)}, allowed: {', '.join(allowed)}", ON_COMMAND_LINE)
 
 
-def _user_error(error: ValidationError, model: type[BaseModel], prefix: str = "") -> UserError:
+def user_error(error: ValidationError, model: type[BaseModel], prefix: str = "") -> UserError:
     """The first of pydantic's findings in our one-line form."""
     found = error.errors()[0]
     place = [str(part) for part in found["loc"]]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib
+import numpy as np
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_POINTS = 600  # of a line, at most
 
 STYLE = {
     "figure.dpi": 120,
@@ -17,3 +21,15 @@ STYLE = {
     "legend.frameon": False,
     "savefig.bbox": "tight",
 }
+
+
+def shortened(text: str, length: int = 22) -> str:
+    """A name that fits into a figure; its middle is left out, since runs differ at their ends."""
+    keep = (length - 1) // 2
+    return text if len(text) <= length else f"{text[:keep]}…{text[-keep:]}"
+
+
+def thinned(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """A long line as means of equal parts, since more points than pixels hide the course; a short one unchanged."""
+    parts = min(len(x), _POINTS)
+    return tuple(np.array([part.mean() for part in np.array_split(np.asarray(v), parts)]) for v in (x, y))  # type: ignore[return-value]

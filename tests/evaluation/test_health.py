@@ -78,7 +78,9 @@ def test_alignment_and_uniformity_are_the_published_formulas() -> None:
     few = np.array(list(combinations(range(60), 2)))
     squared = [np.sum((unit[i] - unit[j]) ** 2) for i, j in few]
     assert uniformity(a[:60]) == pytest.approx(np.log(np.mean(np.exp(-2 * np.array(squared)))))
-    assert uniformity(a) == pytest.approx(float(torch.pdist(torch.tensor(np.array(unit))).square().mul(-2).exp().mean().log()))
+    assert uniformity(a) == pytest.approx(
+        float(torch.pdist(torch.tensor(np.array(unit))).square().mul(-2).exp().mean().log())
+    )
 
 
 def test_the_ends_of_the_scales() -> None:

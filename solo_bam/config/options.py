@@ -1,0 +1,60 @@
+"""The ``key=value`` settings of the commands that evaluate a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
+from pydantic import ValidationError
+
+from solo_bam.config.recipe import user_error
+from solo_bam.config.schema import Data, Recipe, Section
+from solo_bam.errors import UserError
+
+S = TypeVar("S", bound=Section)
+
+
+def parse_options(model: type[S], lines: Sequence[str]) -> S:
+    """Settings from ``key=value`` lines in Hydra's grammar; dotted keys are sections.
+
+    Raises:
+        UserError: a line, key or value that is not allowed.
+    """
+    raw: dict[str, Any] = {}
+    try:
+        for change in OverridesParser.create().parse_overrides(list(lines)):
+            section = raw
+            *sections, name = change.key_or_group.split(".")
+            for part in sections:
+                section = section.setdefault(part, {})
+            section[name] = change.value()
+    except OverrideParseException as error:
+        raise UserError(error.override, "is not of the form key=value", "correct it") from None
+    except (AttributeError, TypeError, HydraException):
+        raise UserError(change.key_or_group, "is given both whole and in part", "give it once") from None
+    return _validated(model, raw)
+
+
+def evaluation_data(recipe: Recipe, changes: dict[str, Any]) -> Data:
+    """The section ``data`` to evaluate on: the recipe's, all its images, with some keys changed.
+
+    Where another dataset is asked for, nothing of the recipe's section but ``num_workers`` is kept.
+
+    Raises:
+        UserError: a key or value that is not allowed.
+    """
+    own = recipe.data.model_dump(exclude={"fraction", "contrastive_crop"})
+    if own["format"] == "dali":
+        own["format"] = "image_folder"  # the same files, read in the plain view
+    if changes.get("dataset", own["dataset"]) != own["dataset"]:
+        own = {"num_workers": own["num_workers"]}
+    return _validated(Data, own | changes, "data.")
+
+
+def _validated(model: type[S], raw: dict[str, Any], prefix: str = "") -> S:
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        raise user_error(error, model, prefix) from None
