@@ -189,7 +189,7 @@ def plot_features(subject: Subject, options: PlotOptions) -> Path:
     features = sample.features(subject.backbone)
     places, axes = reduce(features.values.numpy())
     target = _target(subject.folder, "features", options)
-    title = f"Features of {subject.title}: {len(places):,} images of {sample.name}"
+    title = f"Features of {subject.title}\n{len(places):,} images of {sample.name}"
     draw_features(places, features.labels.numpy(), sample.split.classes, axes, target, title)
     return target
 
@@ -210,7 +210,7 @@ def plot_attention(subject: Subject, options: PlotOptions) -> Path:
     images = _given_images(options.images, subject.sample) if options.images else _own_images(subject.sample, options)
     maps, names, what = _maps(subject.backbone, images)
     target = _target(subject.folder, "attention", options)
-    draw_attention(images, maps, names, target, title=f"{subject.title}: {what}")
+    draw_attention(images, maps, names, target, title=f"{subject.title}\n{what}")
     return target
 
 
@@ -227,8 +227,11 @@ def _maps(backbone: nn.Module, images: Tensor) -> tuple[Tensor, list[str], str]:
             heat = heat_map(backbone, images)[:, None]
         except ValueError as error:
             raise UserError("backbone.name", f"{type(backbone).__name__} {error}", "use another network") from None
+        if heat.shape[-2:] == (1, 1):
+            problem = f"the network's heat map of an image of {images.shape[-1]} px is a single point"
+            raise UserError("attention", problem, "use a network with larger feature maps, or a ViT") from None
         low = heat.amin((2, 3), keepdim=True)
-        return heat - low.clamp(max=0), ["heat map"], "no attention, last feature map summed over channels"
+        return heat - low.clamp(max=0), ["heat map"], "no [CLS] attention: last feature map, summed over channels"
     finally:
         backbone.train(training)
 

@@ -33,7 +33,7 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str], path: Path, title
     shares = np.divide(100.0 * matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
     count = len(classes)
     named = count <= _WITH_NAMES
-    size = min(9.0, max(3.6, 0.55 * count if count <= _WITH_VALUES else 0.24 * count))
+    size = max(3.6, 0.55 * count if count <= _WITH_VALUES else 0.22 * count) if named else 6.5
     with context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(size + (1.6 if named else 4.6), size + 0.6), layout="constrained")
         axes = figure.subplots(1, 1 if named else 2, squeeze=False, width_ratios=None if named else [size + 1, 3.6])
@@ -44,7 +44,8 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str], path: Path, title
         if named:
             names = [shortened(name) for name in classes]
             upright = max(map(len, names)) <= 3
-            axis.set_xticks(range(count), names, rotation=0 if upright else 45, ha="center" if upright else "right")
+            turn = 0 if upright else 45 if count <= _WITH_VALUES else 90
+            axis.set_xticks(range(count), names, rotation=turn, ha="right" if turn == 45 else "center")
             axis.set_yticks(range(count), names)
         if count <= _WITH_VALUES:
             _write_values(axis, shares)
@@ -69,7 +70,7 @@ def _list_confusions(axis: Axes, shares: np.ndarray, classes: Sequence[str]) -> 
     off = np.nan_to_num(shares) * (1 - np.eye(len(classes)))
     order = np.argsort(-off, axis=None, kind="stable")[:_LISTED]
     lines = [
-        f"{off[i, j]:4.1f} %  {shortened(classes[i])} ({i})\n            as {shortened(classes[j])} ({j})"
+        f"{off[i, j]:4.1f} %  {shortened(classes[i], 32)} ({i})\n            as {shortened(classes[j], 32)} ({j})"
         for i, j in zip(*np.unravel_index(order, off.shape))
         if off[i, j] > 0
     ]

@@ -47,10 +47,10 @@ def series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
-# What runs are compared by: title, y label, and keys of which a run's first is taken.
+# What runs are compared by: title, y label, and keys of which a run's first is taken; none: its method's loss.
 _COMPARED = (
-    ("Loss", "loss of the run's own method", tuple(_PANELS[0][2])),
-    ("Online k-NN", "accuracy on validation images (%)", ("val_knn_acc1",)),
+    ("Loss", "loss of the run's own method", ()),
+    ("Online k-NN on validation images", "accuracy (%)", ("knn_acc1", "val_knn_acc1")),
 )
 _DASHES = ("-", "--", ":", "-.")
 
@@ -86,7 +86,7 @@ def _draw_panel(axis: Axes, rows: Rows, name: str, label: str, keys: Mapping[str
             marker = "o" if len(steps) < 25 else None
             axis.plot(*thinned(steps, values), label=shown, marker=marker, markersize=3)
     axis.set(title=name, xlabel="step", ylabel=label)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axis.legend()
 
 
@@ -110,19 +110,26 @@ def draw_runs(runs: Mapping[str, Rows], path: Path, title: str) -> None:
                 dashes = _DASHES[i // len(COLOURS) % len(_DASHES)]
                 marker = "o" if len(epochs) < 25 else None
                 axis.plot(
-                    *thinned(epochs, values), dashes, color=COLOURS[i % len(COLOURS)], label=shortened(run, 60),
+                    *thinned(epochs, values, 200), dashes, color=COLOURS[i % len(COLOURS)], label=shortened(run, 60),
                     marker=marker, markersize=3,
                 )  # fmt: skip
             axis.set(title=name, xlabel="epoch", ylabel=label)
+            axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
         figure.savefig(path)
 
 
+def _own_losses(rows: Rows) -> list[str]:
+    """Keys of a method's loss by step, whatever it is called."""
+    names = sorted({key for row in rows for key in row if key.endswith("_step") and "class" not in key})
+    return [key for key in names if "loss" in key or "neg_cos_sim" in key]
+
+
 def _over_epochs(rows: Rows, keys: Sequence[str]) -> tuple[list[float], list[float]]:
     """Epochs, fractions by the step, and values of the first key that was logged."""
-    for key in keys:
+    for key in keys or _own_losses(rows):
         steps, values = series(rows, key)
-        if steps:
+        if steps and any("epoch" in row for row in rows):
             per_epoch = max((row["step"] + 1) / (row["epoch"] + 1) for row in rows if "epoch" in row and "step" in row)
             return [(step + 1) / per_epoch for step in steps], values
     return [], []

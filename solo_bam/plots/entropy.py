@@ -42,6 +42,6 @@ def draw_entropy(rows: Rows, path: Path, title: str) -> None:
             axis.axhline(ceiling, color="black", linewidth=1, linestyle=":", label=label)
         axis.set(title=title, xlabel="step", ylabel="entropy (nats)")
         axis.set_ylim(bottom=0)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         figure.legend(loc="outside lower center", ncols=3)
         figure.savefig(path)

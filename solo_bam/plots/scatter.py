@@ -48,15 +48,18 @@ def draw_features(
     with context(STYLE):
         figure = Figure(figsize=(7.0, 5.0), layout="constrained")
         axis = figure.add_subplot()
+        _draw_classes(axis, places, labels, classes, chosen)
         rest = ~np.isin(labels, chosen)
         if rest.any():
             label = "images" if not len(there) else f"{len(there) - len(chosen)} other classes"
             colour = COLOURS[0] if not len(there) else _GREY
-            axis.scatter(places[rest, 0], places[rest, 1], s=10, c=colour, alpha=0.6, linewidths=0, label=label)
-        _draw_classes(axis, places, labels, classes, chosen)
-        axis.set(title=title, xlabel=axes[0], ylabel=axes[1])
+            axis.scatter(
+                places[rest, 0], places[rest, 1], s=10, c=colour, alpha=0.6, linewidths=0, label=label, zorder=1
+            )
+        figure.suptitle(title)
+        axis.set(xlabel=axes[0], ylabel=axes[1])
         if len(there):
-            figure.legend(loc="outside right upper", markerscale=1.8, title="class")
+            axis.legend(loc="upper left", bbox_to_anchor=(1, 1), markerscale=1.8, title="class")
         figure.savefig(path)
 
 

@@ -9,15 +9,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.style import context
 from torch import Tensor
 
 from solo_bam.plots.style import COLOURS, STYLE
 
-_BINS = 60
+_BINS = 40
 _KINDS = ("same image, other view", "same class, other image", "other class")
 _UNLABELLED = ("same image, other view", "other image")
-_HATCHES = (None, "///", "...")
+_HATCHES = ("", "///", "...")
 
 Groups = dict[str, np.ndarray]
 
@@ -67,9 +69,13 @@ def draw_similarities(panels: Mapping[str, Groups], path: Path, title: str) -> N
                     continue
                 share = np.histogram(groups[kind], bins)[0] / len(groups[kind]) * 100
                 axis.stairs(share, bins, fill=True, color=colour, alpha=0.25)
-                axis.stairs(share, bins, color=colour, linewidth=1.5, hatch=hatch, label=kind)
+                axis.stairs(share, bins, color=colour, linewidth=1.5, hatch=hatch)
                 axis.axvline(groups[kind].mean(), color=colour, linewidth=1, linestyle="--")
             axis.set(title=name, xlabel="cosine similarity", ylabel="share of pairs (%)")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(kinds), title="dashed: mean")
+        handles = [
+            Patch(facecolor=f"{colour}40", edgecolor=colour, linewidth=1.5, hatch=hatch, label=kind)
+            for kind, colour, hatch in zip(kinds, COLOURS, _HATCHES)
+        ]
+        handles.append(Line2D([], [], color="black", linewidth=1, linestyle="--", label="mean"))
+        figure.legend(handles=handles, loc="outside lower center", ncols=4)
         figure.savefig(path)

@@ -8,7 +8,6 @@ import matplotlib
 import numpy as np
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_POINTS = 600  # of a line, at most
 
 STYLE = {
     "figure.dpi": 120,
@@ -29,7 +28,10 @@ def shortened(text: str, length: int = 22) -> str:
     return text if len(text) <= length else f"{text[:keep]}…{text[-keep:]}"
 
 
-def thinned(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def thinned(x: Sequence[float], y: Sequence[float], points: int = 600) -> tuple[np.ndarray, np.ndarray]:
     """A long line as means of equal parts, since more points than pixels hide the course; a short one unchanged."""
-    parts = min(len(x), _POINTS)
-    return tuple(np.array([part.mean() for part in np.array_split(np.asarray(v), parts)]) for v in (x, y))  # type: ignore[return-value]
+    parts = min(len(x), points)
+    if not parts:
+        return np.zeros(0), np.zeros(0)
+    xs, ys = (np.array([part.mean() for part in np.array_split(np.asarray(values), parts)]) for values in (x, y))
+    return xs, ys
