@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -72,7 +73,7 @@ def draw_similarities(panels: Mapping[str, Groups], path: Path, title: str) -> N
                 axis.stairs(share, bins, color=colour, linewidth=1.5, hatch=hatch)
                 axis.axvline(groups[kind].mean(), color=colour, linewidth=1, linestyle="--")
             axis.set(title=name, xlabel="cosine similarity", ylabel="share of pairs (%)")
-        handles = [
+        handles: list[Artist] = [
             Patch(facecolor=f"{colour}40", edgecolor=colour, linewidth=1.5, hatch=hatch, label=kind)
             for kind, colour, hatch in zip(kinds, COLOURS, _HATCHES)
         ]

@@ -57,6 +57,7 @@ def test_a_run_ends_with_its_pictures(run: Path, vit: Path) -> None:
         assert Image.open(path).width > 600
 
 
+@pytest.mark.pictures
 def test_an_error_in_a_picture_does_not_lose_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("no room")

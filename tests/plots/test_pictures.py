@@ -119,7 +119,7 @@ def test_similarities_before_and_after(drawn: list[Figure]) -> None:
 
 
 def test_attention_has_a_column_per_map(drawn: list[Figure]) -> None:
-    maps = torch.rand(2, 3, 4, 4)
+    maps = torch.rand(2, 3, 4, 4) * torch.tensor([1.0, 2.0, 3.0])[:, None, None]  # each by its own largest value
     draw_attention(torch.rand(2, 3, 8, 8), maps, ["head 1", "head 2", "mean"], Path("x.png"), "attention")
     *pictures, bar = drawn[0].axes
     assert [axis.get_title() for axis in pictures[:4]] == ["image", "head 1", "head 2", "mean"]
