@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -106,6 +107,26 @@ def _read_exported(path: Path, key: str) -> dict[str, Any]:
     }
 
 
+def recipe_in(content: Mapping[str, Any], path: Path, key: str) -> Recipe | None:
+    """The recipe that a checkpoint of solo-bam was trained by; None in any other.
+
+    Raises:
+        UserError: the checkpoint of a classifier, or a recipe that this version cannot read, naming ``key``.
+    """
+    about = content.get("solo_bam")
+    if not about:
+        return None
+    if about["method"] == "linear":
+        raise UserError(key, f"{path} is a classifier's", "give the checkpoint of a pretraining")
+    try:
+        return Recipe.model_validate(about["recipe"])
+    except ValidationError as error:
+        found = error.errors()[0]
+        place = ".".join(map(str, found["loc"]))
+        problem = f"{path} has a recipe that this version does not read ({place}: {found['msg']})"
+        raise UserError(key, problem, "use the version of solo-bam that its run.json names") from None
+
+
 def load_pretrained(path: Path, branch: Branch = "student", key: str = "checkpoint") -> Pretrained:
     """The backbone of a run of ``solo-bam pretrain``, or of a file of ``solo-bam export``.
 
@@ -120,10 +141,9 @@ def load_pretrained(path: Path, branch: Branch = "student", key: str = "checkpoi
     if branch not in _PREFIXES:
         raise UserError("branch", f"got {branch!r}, allowed: {', '.join(_PREFIXES)}", "correct it")
     content = read_checkpoint(path, key)
-    about = content.get("solo_bam")
-    if not about:
+    recipe = recipe_in(content, path, key)
+    if recipe is None:
         raise UserError(key, f"{path} was not saved by solo-bam", "give a checkpoint of solo-bam")
-    recipe = Recipe.model_validate(about["recipe"])
     backbone = backbone_of(recipe)
     load_weights(backbone, backbone_state(content["state_dict"], branch, key), key)
     epoch = int(content.get("epoch", -1)) + 1
@@ -147,6 +167,16 @@ def backbone_of(recipe: Recipe, any_size: bool = False) -> nn.Module:
         section.frozen_patches,
         any_size,
     ).eval()
+
+
+def untrained_backbone(recipe: Recipe) -> nn.Module:
+    """A recipe's backbone as its run started it: same seed, same weights; in evaluation mode.
+
+    No random number outside is touched.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(recipe.seed)
+        return backbone_of(recipe)
 
 
 def backbone_state(state: Mapping[str, Tensor], branch: Branch, key: str) -> dict[str, Tensor]:

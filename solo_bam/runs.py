@@ -5,7 +5,7 @@ run.json             versions, seed, git state, hardware, command, status
 checkpoints/         epoch=….ckpt, and last.ckpt, a link to the newest; epoch=…-step=….ckpt where it was stopped
 logs/, tensorboard/  every metric, per start of the run
 metrics.csv          the logs of all starts in one table, written at the end
-curves.png, boxes/   where matplotlib is installed
+curves.png, plots/, boxes/   pictures, where matplotlib is installed
 evaluation/          numbers with their protocols
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,11 @@ GOLDEN = Path(__file__).parent / "golden"
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The digits are written into a folder of the tests' own."""
     os.environ["SOLO_BAM_CACHE"] = str(tmp_path_factory.getbasetemp().parent / "solo-bam-cache")
+
+
+@pytest.fixture(autouse=True)
+def _few_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's pictures are drawn where a test looks at them: they cost as much as a small run itself."""
+    command = sys.modules.get("solo_bam.commands.pretrain")
+    if command is not None and "pictures" not in request.keywords:
+        monkeypatch.setattr(command, "_draw", lambda *_: None)

@@ -1,5 +1,6 @@
 """Lightning callbacks of a pretraining run."""
 
+from solo_bam.callbacks.collapse import CollapseMonitor, CollapseWarning
 from solo_bam.callbacks.contrastive_crop import ContrastiveCropBoxes
 from solo_bam.callbacks.guards import EpochSeed, NonFiniteLoss
 from solo_bam.callbacks.knn import OnlineKNN
@@ -9,6 +10,8 @@ from solo_bam.callbacks.schedules import CosineWeightDecay
 from solo_bam.callbacks.unreadable import UnreadableImages
 
 __all__ = [
+    "CollapseMonitor",
+    "CollapseWarning",
     "ContrastiveCropBoxes",
     "CosineWeightDecay",
     "EpochSeed",

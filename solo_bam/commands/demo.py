@@ -7,17 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import seed_everything
 from torch import nn
 from torch.utils.data import Dataset
 
-from solo_bam import toolkit
-from solo_bam.backbones import backbone_factory
-from solo_bam.checkpoints import hash_weights
+from solo_bam.checkpoints import hash_weights, untrained_backbone
 from solo_bam.commands.options import Parser, parse
 from solo_bam.commands.pretrain import Trained, pretrain
 from solo_bam.config import Recipe, load_recipe
-from solo_bam.config.resolve import resolve
 from solo_bam.data import find_source
 from solo_bam.data.augmentations import plain_view
 from solo_bam.errors import UserError
@@ -50,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     train, val = source.train(view), source.val(view)
 
     pixels = (pixel_features(train), pixel_features(val))
-    table = {"pixels": _accuracies(*pixels), "untrained network": _of_backbone(_untrained(recipe), train, val)}
+    table = {"pixels": _accuracies(*pixels), "untrained network": _of_backbone(untrained_backbone(recipe), train, val)}
     trained = pretrain(recipe)
     backbone: nn.Module = trained.model.backbone  # type: ignore[assignment]
     row = table[f"{recipe.method}, {recipe.max_epochs} epochs"] = _of_backbone(backbone, train, val)
@@ -82,15 +78,6 @@ def _records(recipe: Recipe, trained: Trained, row: dict[str, float], bank: int,
         )
         for column in _COLUMNS
     ]
-
-
-def _untrained(recipe: Recipe) -> nn.Module:
-    """The backbone exactly as the run will start it: same seed, same initial weights."""
-    seed_everything(recipe.seed, workers=True)
-    cfg = resolve(recipe, num_classes=10, has_val=True, world_size=1)
-    method = toolkit.build_method(cfg, backbone_factory(cfg.backbone))
-    backbone: nn.Module = method.backbone
-    return backbone
 
 
 def _of_backbone(backbone: nn.Module, train: Dataset[Any], val: Dataset[Any]) -> dict[str, float]:

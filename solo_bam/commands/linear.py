@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from solo_bam import hardware
 from solo_bam.callbacks import EpochSeed, NonFiniteLoss, ProgressBar, Saving, UnreadableImages
-from solo_bam.checkpoints import find_checkpoint, read_checkpoint
+from solo_bam.checkpoints import find_checkpoint, read_checkpoint, recipe_in
 from solo_bam.commands.options import Parser, parse
 from solo_bam.commands.training import (
     RecipeInCheckpoint,
@@ -32,7 +33,7 @@ from solo_bam.config.schema import Recipe
 from solo_bam.data.labelled import LabelledData, find_labelled
 from solo_bam.errors import UserError
 from solo_bam.evaluation.classifier import Classifier
-from solo_bam.evaluation.pretrained import complete, load_extractor, recipe_in
+from solo_bam.evaluation.pretrained import complete, load_extractor
 from solo_bam.evaluation.protocol import classifier_records
 from solo_bam.evaluation.records import Record, records_folder, write_records
 from solo_bam.evaluation.tally import Tally, write_confusion, write_per_class
@@ -105,7 +106,7 @@ def _recipe(
             raise UserError(CHECKPOINT, "is missing", "give a run's folder or a checkpoint")
     path = find_checkpoint(checkpoint, CHECKPOINT).absolute()
     content = read_checkpoint(path, CHECKPOINT)
-    trained_by = recipe_in(content, path)
+    trained_by = recipe_in(content, path, CHECKPOINT)
     if recipe is None and trained_by is not None:
         recipe = recipe_of_run(path, trained_by, options.config_name, overrides)
     elif recipe is None:
@@ -238,12 +239,22 @@ def _write(
     confusion = model.tallies[0].confusion[model.best].cpu().numpy()
     write_per_class(folder.path / "per_class.csv", confusion, data.classes)
     write_confusion(folder.path / "confusion.csv", confusion, data.classes)
+    _draw(folder, confusion, data.classes)
     if len(model.rates) > 1:
         _write_sweep(folder.path / "sweep.csv", recipe.optimizer.lr, model.tallies)
     for place in (folder.path / "evaluation", records_folder(pretrained)):
         write_records(place, f"{recipe.name or 'linear'}-{recipe_hash(recipe)}", records)
     folder.write_metrics()
     folder.finish(**{record.metric: record.value for record in records})
+
+
+def _draw(folder: RunFolder, confusion: np.ndarray, classes: Sequence[str]) -> None:
+    try:
+        from solo_bam.plots.confusion import draw_confusion
+    except ImportError:
+        rank_zero_info("No picture of the confusion matrix: pip install 'solo-bam[plots]'")
+        return
+    draw_confusion(confusion, classes, folder.path / "confusion.png", title=folder.path.name)
 
 
 def _write_sweep(path: Path, rates: Sequence[float], tallies: Sequence[Tally]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from solo_bam.errors import UserError
@@ -32,3 +33,9 @@ def recipe_parser(command: str, description: str) -> Parser:
 def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     """Options and overrides in any order."""
     return parser.parse_intermixed_args(list(arguments))
+
+
+def split_settings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Paths and ``key=value`` settings; what is there is a path (``epoch=19.ckpt``)."""
+    settings = [a for a in arguments if "=" in a and not Path(a).expanduser().exists()]
+    return [a for a in arguments if a not in settings], settings

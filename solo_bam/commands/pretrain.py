@@ -14,6 +14,7 @@ from solo_bam import hardware, toolkit
 from solo_bam.backbones import backbone_factory, check_crop_sizes, check_heat_map, is_resnet
 from solo_bam.batch_norm import check_synchronisable
 from solo_bam.callbacks import (
+    CollapseMonitor,
     ContrastiveCropBoxes,
     CosineWeightDecay,
     EpochSeed,
@@ -35,7 +36,7 @@ from solo_bam.commands.training import (
 )
 from solo_bam.config import Recipe, load_recipe
 from solo_bam.config.resolve import resolve, uses_cifar_stem
-from solo_bam.data import PretrainData, find_source
+from solo_bam.data import PretrainData, Source, find_source
 from solo_bam.data.contrastive_crop import BoxSchedule
 from solo_bam.errors import UserError
 from solo_bam.runs import RunFolder
@@ -105,7 +106,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     metrics = saved | {key: float(value) for key, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
         folder.write_metrics()
-        _draw(folder)
+        _draw(folder, recipe, model, source)
         folder.finish(**metrics)
     return Trained(folder, model, metrics)
 
@@ -114,6 +115,7 @@ def _callbacks(recipe: Recipe, folder: RunFolder, data: PretrainData) -> list[pl
     callbacks: list[pl.Callback] = [
         EpochSeed(recipe.seed),
         NonFiniteLoss(),
+        CollapseMonitor(recipe.optimizer.batch_size),
         LearningRateMonitor(),
         RecipeInCheckpoint(recipe),
     ]
@@ -153,13 +155,13 @@ def _announce(recipe: Recipe, has_val: bool) -> None:
         rank_zero_info(str(Crops(recipe.data.dataset, recipe.augmentations)))
 
 
-def _draw(folder: RunFolder) -> None:
+def _draw(folder: RunFolder, recipe: Recipe, model: pl.LightningModule, source: Source) -> None:
     try:
-        from solo_bam.plots.curves import draw_curves
+        from solo_bam.pictures import draw_finished
     except ImportError:
-        rank_zero_info("No picture of the curves: pip install 'solo-bam[plots]'")
+        rank_zero_info("No pictures of the run: pip install 'solo-bam[plots]'")
         return
-    draw_curves(folder.metrics(), folder.path / "curves.png", title=folder.path.name)
+    draw_finished(folder, recipe, model.backbone, source)  # type: ignore[arg-type]
 
 
 @rank_zero_only

@@ -36,20 +36,6 @@ class Extractor:
     about: dict[str, Any]
 
 
-def recipe_in(content: Mapping[str, Any], path: Path) -> Recipe | None:
-    """The recipe that a checkpoint of solo-bam was trained by; None in one of solo-learn.
-
-    Raises:
-        UserError: the checkpoint of a classifier.
-    """
-    about = content.get("solo_bam")
-    if about is None:
-        return None
-    if about["method"] == "linear":
-        raise UserError(CHECKPOINT, f"{path} is a classifier's", "give the checkpoint of a pretraining")
-    return Recipe.model_validate(about["recipe"])
-
-
 def complete(recipe: LinearRecipe, trained_by: Recipe | None) -> LinearRecipe:
     """Fill in what follows from the pretraining: the backbone, the crop's size and the images' normalisation.
 

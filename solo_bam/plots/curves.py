@@ -1,4 +1,4 @@
-"""A run's curves in one picture."""
+"""A run's curves in one picture, or several runs in one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.style import context
 from matplotlib.ticker import MaxNLocator
 
-from solo_bam.plots.style import STYLE
+from solo_bam.plots.style import COLOURS, STYLE, shortened, thinned
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -43,12 +43,22 @@ _PANELS: tuple[tuple[str, str, dict[str, str]], ...] = (
         "cosine, standard deviation",
         {"positive_similarity_step": "cosine of positives", "z_std_step": "std of features"},
     ),
+    ("Effective rank of the features", "RankMe (dimensions)", {"rankme": "backbone's features"}),
 )
 
 
-def _series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
+def series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
+    """Steps and values of a logged key; empty where it was not logged."""
     points = [(row["step"], row[key]) for row in rows if key in row and "step" in row]
     return [x for x, _ in points], [y for _, y in points]
+
+
+# What runs are compared by: title, y label, and keys of which a run's first is taken; none: its method's loss.
+_COMPARED = (
+    ("Loss", "loss of the run's own method", ()),
+    ("Online k-NN on validation images", "accuracy (%)", ("knn_acc1", "val_knn_acc1")),
+)
+_DASHES = ("-", "--", ":", "-.")
 
 
 def draw_curves(rows: Rows, path: Path, title: str) -> None:
@@ -59,7 +69,7 @@ def draw_curves(rows: Rows, path: Path, title: str) -> None:
         path: of the PNG.
         title: over the picture.
     """
-    panels = [(name, label, keys) for name, label, keys in _PANELS if any(_series(rows, key)[0] for key in keys)]
+    panels = [(name, label, keys) for name, label, keys in _PANELS if any(series(rows, key)[0] for key in keys)]
     if not panels:
         return
     with context(STYLE):
@@ -77,9 +87,55 @@ def draw_curves(rows: Rows, path: Path, title: str) -> None:
 
 def _draw_panel(axis: Axes, rows: Rows, name: str, label: str, keys: Mapping[str, str]) -> None:
     for key, shown in keys.items():
-        steps, values = _series(rows, key)
+        steps, values = series(rows, key)
         if steps:
-            axis.plot(steps, values, label=shown, marker="o" if len(steps) < 25 else None, markersize=3)
+            marker = "o" if len(steps) < 25 else None
+            axis.plot(*thinned(steps, values), label=shown, marker=marker, markersize=3)
     axis.set(title=name, xlabel="step", ylabel=label)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axis.legend()
+
+
+def draw_runs(runs: Mapping[str, Rows], path: Path, title: str) -> None:
+    """Draw loss and k-NN accuracy of several runs over the epochs, a colour for each run.
+
+    Args:
+        runs: name -> logged metrics, each with ``step`` and ``epoch``.
+        path: of the picture; its ending chooses the format.
+        title: over the picture.
+    """
+    with context(STYLE):
+        columns = 1 if max(map(len, runs)) > 40 else 2
+        lines = -(-len(runs) // columns)
+        figure = Figure(figsize=(10.0, 3.4 + 0.2 * lines), layout="constrained")
+        figure.suptitle(title)
+        axes = figure.subplots(1, len(_COMPARED))
+        for axis, (name, label, keys) in zip(axes, _COMPARED):
+            for i, (run, rows) in enumerate(runs.items()):
+                epochs, values = _over_epochs(rows, keys)
+                dashes = _DASHES[i // len(COLOURS) % len(_DASHES)]
+                marker = "o" if len(epochs) < 25 else None
+                axis.plot(
+                    *thinned(epochs, values, 200), dashes, color=COLOURS[i % len(COLOURS)], label=shortened(run, 60),
+                    marker=marker, markersize=3,
+                )  # fmt: skip
+            axis.set(title=name, xlabel="epoch", ylabel=label)
+            axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+        figure.savefig(path)
+
+
+def _own_losses(rows: Rows) -> list[str]:
+    """Keys of a method's loss by step, whatever it is called."""
+    names = sorted({key for row in rows for key in row if key.endswith("_step") and "class" not in key})
+    return [key for key in names if "loss" in key or "neg_cos_sim" in key]
+
+
+def _over_epochs(rows: Rows, keys: Sequence[str]) -> tuple[list[float], list[float]]:
+    """Epochs, fractions by the step, and values of the first key that was logged."""
+    for key in keys or _own_losses(rows):
+        steps, values = series(rows, key)
+        if steps and any("epoch" in row for row in rows):
+            per_epoch = max((row["step"] + 1) / (row["epoch"] + 1) for row in rows if "epoch" in row and "step" in row)
+            return [(step + 1) / per_epoch for step in steps], values
+    return [], []

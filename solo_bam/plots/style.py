@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib
+import numpy as np
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
@@ -17,3 +20,18 @@ STYLE = {
     "legend.frameon": False,
     "savefig.bbox": "tight",
 }
+
+
+def shortened(text: str, length: int = 22) -> str:
+    """A name that fits into a figure; its middle is left out, since runs differ at their ends."""
+    keep = (length - 1) // 2
+    return text if len(text) <= length else f"{text[:keep]}…{text[-keep:]}"
+
+
+def thinned(x: Sequence[float], y: Sequence[float], points: int = 600) -> tuple[np.ndarray, np.ndarray]:
+    """A long line as means of equal parts, since more points than pixels hide the course; a short one unchanged."""
+    parts = min(len(x), points)
+    if not parts:
+        return np.zeros(0), np.zeros(0)
+    xs, ys = (np.array([part.mean() for part in np.array_split(np.asarray(values), parts)]) for values in (x, y))
+    return xs, ys

@@ -49,6 +49,7 @@ def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
     assert not list(folder.rglob("*wandb*"))
 
 
+@pytest.mark.pictures
 def test_the_curves_are_drawn_where_matplotlib_is(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from PIL import Image

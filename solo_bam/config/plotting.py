@@ -1,0 +1,32 @@
+"""The ``key=value`` settings of ``solo-bam plot`` and ``solo-bam health``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from solo_bam.config.schema import Count, Index, Section
+
+
+class NetworkOptions(Section):
+    """What is shown to which network.
+
+    ``data``: changes to the recipe's section. ``num_images``: of the validation images, else of the training images,
+    drawn at random, the same ones every time. ``num_workers``: null: the recipe's.
+    """
+
+    branch: Literal["student", "teacher"] = "student"
+    data: dict[str, Any] = {}
+    num_images: Count | None = None
+    batch_size: Count = 64
+    num_workers: Index | None = None
+    accelerator: str = "auto"
+
+
+class PlotOptions(NetworkOptions):
+    """``output``: the picture's file, its ending chooses the format; null: ``plots/`` of the run."""
+
+    output: Path | None = None
+    format: Literal["png", "pdf", "svg"] = "png"
+    images: list[Path] = []
+    reduction: Literal["pca", "umap"] = "pca"
