@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 
 def _methods() -> dict[str, type]:
-    from solo_bam.methods import BAM, BAMMomentum
+    from solo_bam.methods.bam import BAM, BAMMomentum
 
     return {"bam": BAM, "bam_momentum": BAMMomentum}
 

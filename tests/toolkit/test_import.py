@@ -93,3 +93,9 @@ def test_help_does_not_load_torch() -> None:
     done = _python("from solo_bam.cli import main; import sys; main(['--help']); print('torch' in sys.modules)")
     assert done.stdout.splitlines()[-1] == "False"
     assert "pretrain" in done.stdout
+
+
+def test_any_door_may_be_the_first() -> None:
+    """The methods ask for solo-learn, which asks for the methods."""
+    code = "from solo_bam.methods.bam import BAM; from solo.methods import METHODS; print(METHODS['bam'] is BAM)"
+    assert _python(code).stdout.split() == ["True"]
