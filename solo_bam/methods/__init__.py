@@ -6,4 +6,4 @@ METHODS = toolkit.METHODS  # first: solo-learn asks for the classes below as soo
 
 from solo_bam.methods.bam import BAM, BAMMomentum  # noqa: E402
 
-__all__ = ["METHODS", "BAM", "BAMMomentum"]
+__all__ = ["BAM", "METHODS", "BAMMomentum"]
