@@ -107,6 +107,7 @@ def backbone_of(recipe: Recipe) -> nn.Module:
         recipe.crop_sizes,
         section.fixed_positions,
         section.frozen_patches,
+        method=recipe.method,
     ).eval()
 
 

@@ -43,6 +43,7 @@ def backbone_factory(backbone: DictConfig) -> Callable[[], nn.Module]:
         crop_sizes=tuple(backbone.get("crop_sizes") or ()),
         fixed_positions=bool(backbone.get("fixed_positions")),
         frozen_patches=bool(backbone.get("frozen_patches")),
+        method=str(backbone.get("method") or ""),
     )
 
 
@@ -58,6 +59,7 @@ def create_backbone(
     crop_sizes: Sequence[int] = (),
     fixed_positions: bool = False,
     frozen_patches: bool = False,
+    method: str = "",
 ) -> nn.Module:
     """A network with random weights and ``num_features``, the width of what it gives.
 
@@ -69,6 +71,7 @@ def create_backbone(
             is the first, and its position embedding is interpolated where there are others.
         fixed_positions: a ViT's positions are sines and cosines, and are not trained.
         frozen_patches: a ViT's patch projection keeps its initial weights.
+        method: that it is for; some of solo-learn's (MAE, MoCo v3) have ViTs of their own.
 
     Raises:
         UserError: an unknown name, or keys or values that the network does not take.
@@ -77,7 +80,7 @@ def create_backbone(
     asked = dict(kwargs or {})
     _check_keys(name, asked)
     try:
-        network = _build(name, asked, _defaults(name, crop_sizes))
+        network = _build(_constructor(name, method), asked, _defaults(name, crop_sizes))
     except UserError:
         raise
     except Exception as error:  # networks refuse values with whatever exception comes first
@@ -142,9 +145,8 @@ def _defaults(name: str, crop_sizes: Sequence[int]) -> dict[str, Any]:
     return defaults
 
 
-def _build(name: str, asked: Mapping[str, Any], defaults: dict[str, Any]) -> nn.Module:
+def _build(create: Callable[..., nn.Module], asked: Mapping[str, Any], defaults: dict[str, Any]) -> nn.Module:
     """Build with the defaults that the network knows."""
-    create = _constructor(name)
     while True:
         try:
             network = create(**{**defaults, **asked})
@@ -165,8 +167,8 @@ def _build(name: str, asked: Mapping[str, Any], defaults: dict[str, Any]) -> nn.
     return network
 
 
-def _constructor(name: str) -> Callable[..., nn.Module]:
-    solo = toolkit.solo_backbones()
+def _constructor(name: str, method: str = "") -> Callable[..., nn.Module]:
+    solo = toolkit.solo_backbones(method)
     if name in solo:
         return solo[name]
     timms = partial(timm.create_model, name, pretrained=False, num_classes=0)

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from solo_bam.config.schema import BAMOptions, Recipe
+from solo_bam.config.schema import Recipe
 from solo_bam.errors import UserError, nearest
 
 ON_COMMAND_LINE = "correct it in the recipe or on the command line (key=value)"
@@ -149,16 +149,16 @@ def _check_method(recipe: Recipe) -> None:
     """Method, its own keys and the backbone against what the installed solo-learn has."""
     from solo_bam import backbones, toolkit
 
-    methods = sorted(set(toolkit.METHODS) - {"base", "linear"})
-    _check_choice("method", recipe.method, methods)
+    _check_choice("method", recipe.method, toolkit.method_names())
     backbones.check_backbone_name(recipe.backbone.name)
-    if recipe.method.startswith("bam"):
+    model = toolkit.options_model(recipe.method)
+    if model is not None:
         try:
-            recipe.method_kwargs = BAMOptions.model_validate(recipe.method_kwargs).model_dump()
+            recipe.method_kwargs = model.model_validate(recipe.method_kwargs).model_dump()
         except ValidationError as error:
-            raise _user_error(error, BAMOptions, "method_kwargs.") from None
+            raise _user_error(error, model, "method_kwargs.") from None
         return
-    options = toolkit.method_options(recipe.method)
+    options = toolkit.own_options(recipe.method)
     for key, value in recipe.method_kwargs.items():
         if key not in options:
             raise UserError(

@@ -85,9 +85,9 @@ def test_learning_rates_and_optimizer_reach_the_method(tmp_path: Path) -> None:
     assert method.classifier_lr == pytest.approx(0.25 * 16 / 256 * 2)
 
 
-def test_method_options_are_those_of_the_constructor() -> None:
-    assert toolkit.method_options("byol") == {"proj_output_dim": 256, "proj_hidden_dim": 2048, "pred_hidden_dim": 512}
-    assert toolkit.method_options("dino")["warmup_teacher_temperature_epochs"] == 50
+def test_own_options_are_those_of_the_constructor() -> None:
+    assert toolkit.own_options("byol") == {"proj_output_dim": 256, "proj_hidden_dim": 2048, "pred_hidden_dim": 512}
+    assert toolkit.own_options("dino")["warmup_teacher_temperature_epochs"] == 50
 
 
 def test_method_kwargs_reach_the_method(tmp_path: Path) -> None:
