@@ -58,6 +58,7 @@ def mend() -> None:
     _mend_simclr()
     _mend_wmse()
     _name_what_the_head_names()
+    _lay_out_as_the_head_does()
     SoloMethod._optimizer_settings = _optimizer_settings
 
 
@@ -150,6 +151,20 @@ def _name_what_the_head_names() -> None:
     SoloMethod.learnable_params = property(learnable_params)
 
 
+def _lay_out_as_the_head_does() -> None:
+    """Images go in channels-last, as the network is; other memory layouts change the last bits of the results."""
+
+    def laid_out(ordinary: Callable[[Any, Tensor], Any]) -> Callable[[Any, Tensor], Any]:
+        return lambda self, X: ordinary(self, _layout(self, X))
+
+    SoloMethod.base_forward = laid_out(SoloMethod.base_forward)
+    SoloMomentumMethod.base_momentum_forward = laid_out(SoloMomentumMethod.base_momentum_forward)
+
+
+def _layout(self: Any, X: Tensor) -> Tensor:
+    return X if getattr(self, "no_channel_last", True) else X.contiguous(memory_format=torch.channels_last)
+
+
 def _optimizer_settings(self: Any) -> dict[str, Any]:
     """What the recipe says of the optimiser, for :func:`solo_bam.toolkit.schedule.build_optimizer`."""
     lars = {"eta": self.eta_lars, "clip_lr": self.grad_clip_lars, "exclude_bias_n_norm": self.exclude_bias_n_norm}
@@ -215,8 +230,7 @@ class BaseMethod(OnlineHeads, SoloMethod):  # type: ignore[misc, valid-type]
         self.update_online_knn(torch.cat(outs["feats"][: self.num_large_crops]), targets)
         return outs
 
-    def _layout(self, X: Tensor) -> Tensor:
-        return X if self.no_channel_last else X.contiguous(memory_format=torch.channels_last)
+    _layout = _layout
 
 
 class BaseMomentumMethod(BaseMethod, SoloMomentumMethod):  # type: ignore[misc, valid-type]
@@ -323,6 +337,7 @@ def build_method(cfg: DictConfig, create_backbone: Backbones | None = None) -> p
             options = own_options(cfg.method) | _plain(cfg.method_kwargs)
             method = cls(**_constructor_arguments(cfg), **options)
     method.encoder_name = cfg.backbone.name
+    method.no_channel_last = cfg.performance.disable_channel_last
     if cfg.knn_eval.enabled:
         method.knn.distance_fx, method.knn.T = cfg.knn_eval.distance_func, cfg.knn_eval.temperature
     return method

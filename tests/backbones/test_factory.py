@@ -169,18 +169,18 @@ def method(tmp_path: Path, name: str, kind: str, *overrides: str) -> Any:
 def test_a_training_step_of_student_and_teacher(kind: str, name: str, tmp_path: Path) -> None:
     built = method(tmp_path, name, kind)
     built.log = built.log_dict = lambda *args, **kwargs: None  # no trainer here
-    assert built.encoder_name == KINDS[kind][0]
+    assert built.backbone_name == KINDS[kind][0]
     assert built.features_dim == KINDS[kind][2]
     assert any(key.startswith("encoder.") for key in built.state_dict())
     if name != "simclr":
-        pairs = zip(built.encoder.state_dict().items(), built.momentum_encoder.state_dict().items(), strict=True)
+        pairs = zip(built.backbone.state_dict().items(), built.momentum_backbone.state_dict().items(), strict=True)
         assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
-        assert not any(p.requires_grad for p in built.momentum_encoder.parameters())
+        assert not any(p.requires_grad for p in built.momentum_backbone.parameters())
     if name == "dino":
         built.dino_loss_func.epoch = 0
     loss = built.training_step(batch([0, 1, 2, 3], size=32), 0)
     (loss["loss"] if isinstance(loss, dict) else loss).backward()
-    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in built.encoder.parameters())
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in built.backbone.parameters())
 
 
 @pytest.mark.parametrize("name", sorted(set(toolkit.METHODS) - {"base", "linear"}))
@@ -202,9 +202,9 @@ def test_every_method_takes_any_backbone(name: str, tmp_path: Path) -> None:
     )  # fmt: skip
     cfg = resolve(recipe, num_classes=10, has_val=True, world_size=1)
     built: Any = toolkit.build_method(cfg, backbone_factory(cfg.backbone))
-    assert type(built.encoder).__module__ == "timm.models.regnet"
-    assert type(getattr(built, "momentum_encoder", built.encoder)) is type(built.encoder)
-    assert (built.encoder_name, built.features_dim) == ("regnetx_002", 368)
+    assert type(built.backbone).__module__ == "timm.models.regnet"
+    assert type(getattr(built, "momentum_backbone", built.backbone)) is type(built.backbone)
+    assert (built.backbone_name, built.features_dim) == ("regnetx_002", 368)
     assert built.classifier.in_features == 368
 
 
@@ -212,14 +212,14 @@ def test_every_method_takes_any_backbone(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["solo's ResNet", "timm's ResNet"])
 def test_both_branches_have_the_stem(name: str, kind: str, tmp_path: Path) -> None:
     built = method(tmp_path, name, kind)
-    for network in (built.encoder, built.momentum_encoder):
+    for network in (built.backbone, built.momentum_backbone):
         assert network.conv1.kernel_size == (3, 3)
         assert isinstance(network.maxpool, nn.Identity)
 
 
 def test_teacher_has_the_students_stochastic_depth(tmp_path: Path) -> None:
     built = method(tmp_path, "byol", "solo's ViT")
-    assert built.momentum_encoder.blocks[-1].drop_path1.drop_prob == pytest.approx(0.1)
+    assert built.momentum_backbone.blocks[-1].drop_path1.drop_prob == pytest.approx(0.1)
 
 
 def test_solo_learn_is_left_as_it_was(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def fit(method: Any, tmp_path: Path, steps: int = 1, labels: Any = None, **kwarg
 def test_what_the_project_touches_is_there(name: str, tmp_path: Path) -> None:
     method = build(tmp_path, f"digits/{name}")
     assert isinstance(method, pl.LightningModule)
-    assert method.backbone is method.encoder
+    assert method.backbone is method.backbone
     assert isinstance(method.classifier, torch.nn.Linear)
     assert method.features_dim == 512
     assert method.num_large_crops == 2
@@ -68,7 +68,7 @@ def test_what_the_project_touches_is_there(name: str, tmp_path: Path) -> None:
     assert names[:2] == ["encoder", "classifier"]
     assert {"logits", "feats"} <= set(method(batch([0, 1])[1][0]))
     if name in ("byol", "dino", "bam_momentum"):
-        assert method.momentum_backbone is method.momentum_encoder
+        assert method.momentum_backbone is method.momentum_backbone
         assert len(method.momentum_pairs) == 2
         assert method.momentum_updater.cur_tau == pytest.approx(0.99)
         for online, momentum in method.momentum_pairs:
@@ -98,8 +98,8 @@ def test_method_kwargs_reach_the_method(tmp_path: Path) -> None:
 def test_stem_for_small_images(crop: int, tmp_path: Path) -> None:
     method = build(tmp_path, "digits/simclr", f"augmentations.0.crop_size={crop}", "backbone.cifar_stem=null")
     small = crop <= 64
-    assert method.encoder.conv1.kernel_size == ((3, 3) if small else (7, 7))
-    assert isinstance(method.encoder.maxpool, torch.nn.Identity) == small
+    assert method.backbone.conv1.kernel_size == ((3, 3) if small else (7, 7))
+    assert isinstance(method.backbone.maxpool, torch.nn.Identity) == small
 
 
 def test_a_method_written_for_the_head_edition_trains(tmp_path: Path) -> None:
@@ -238,9 +238,9 @@ def test_validation_reports_its_metrics(name: str, tmp_path: Path) -> None:
 @pytest.mark.momentum
 def test_the_teacher_follows_and_tau_rises(tmp_path: Path) -> None:
     method = build(tmp_path, "digits/byol", "momentum.base_tau=0.5", "max_epochs=2")
-    before = method.momentum_encoder.conv1.weight.detach().clone()
+    before = method.momentum_backbone.conv1.weight.detach().clone()
     fit(method, tmp_path, steps=2, max_epochs=2)
-    assert not torch.equal(before, method.momentum_encoder.conv1.weight)
+    assert not torch.equal(before, method.momentum_backbone.conv1.weight)
     assert method.momentum_updater.cur_tau == pytest.approx(1.0)
 
 
@@ -273,9 +273,9 @@ def test_lars_moves_weights_by_its_trust_ratio(tmp_path: Path) -> None:
         tmp_path, "digits/simclr", "optimizer.name=lars", "optimizer.lr=1.6", "optimizer.kwargs.eta=0.02",
         "optimizer.weight_decay=1e-4", "scheduler.name=none",
     )  # fmt: skip
-    before = method.encoder.conv1.weight.detach().clone()
+    before = method.backbone.conv1.weight.detach().clone()
     fit(method, tmp_path, steps=1)
-    moved = (method.encoder.conv1.weight.detach() - before).norm() / before.norm()
+    moved = (method.backbone.conv1.weight.detach() - before).norm() / before.norm()
     # One step: lr * eta * |g + wd w| / (|g| + wd |w|), and the decay is small beside the gradient.
     assert moved.item() == pytest.approx(0.1 * 0.02, rel=2e-2)
 
@@ -374,9 +374,9 @@ def test_labels_do_not_scale_the_clipped_gradient(algorithm: str, tmp_path: Path
     for labels in ([0] * 16, list(np.arange(16) % 10)):
         torch.manual_seed(0)
         method = build(tmp_path, "digits/simclr", "optimizer.name=sgd", "scheduler.name=none", "optimizer.lr=16")
-        before = method.encoder.conv1.weight.detach().clone()
+        before = method.backbone.conv1.weight.detach().clone()
         fit(method, tmp_path, labels=labels, gradient_clip_val=1e-2, gradient_clip_algorithm=algorithm)
-        moved.append(method.encoder.conv1.weight.detach() - before)
+        moved.append(method.backbone.conv1.weight.detach() - before)
     assert moved[0].abs().sum() > 0
     torch.testing.assert_close(*moved)
 
@@ -385,9 +385,9 @@ def test_labels_do_not_scale_the_clipped_gradient(algorithm: str, tmp_path: Path
 def test_clipping_limits_the_gradients_norm(tmp_path: Path) -> None:
     plain = ["optimizer.name=sgd", "scheduler.name=none", "optimizer.lr=16", "optimizer.weight_decay=0"]
     method = build(tmp_path, "digits/simclr", *plain)
-    before = [p.detach().clone() for p in [*method.encoder.parameters(), *method.projector.parameters()]]
+    before = [p.detach().clone() for p in [*method.backbone.parameters(), *method.projector.parameters()]]
     fit(method, tmp_path, gradient_clip_val=1e-2)
-    after = [*method.encoder.parameters(), *method.projector.parameters()]
+    after = [*method.backbone.parameters(), *method.projector.parameters()]
     moved = torch.cat([(a.detach() - b).flatten() for a, b in zip(after, before)])
     assert moved.norm().item() == pytest.approx(1e-2, rel=1e-2)  # lr 16 x 16 / 256 = 1
 
