@@ -39,3 +39,11 @@ def batch(labels: Any, crops: int = 2, size: int = 16) -> list[Any]:
     generator = torch.Generator().manual_seed(0)
     images = [torch.randn(len(labels), 3, size, size, generator=generator) for _ in range(crops)]
     return [torch.arange(len(labels)), images, labels]
+
+
+def known_kwargs(method: str) -> set[str]:
+    """The ``method_kwargs`` that a method takes on the installed edition."""
+    from solo_bam import toolkit
+
+    model = toolkit.options_model(method)
+    return set(toolkit.own_options(method) if model is None else model.model_fields)

@@ -20,6 +20,7 @@ import solo.utils.backbones
 import solo.utils.misc
 import solo.utils.whitening
 import torch
+import torch.nn.functional as F
 import torchvision.models
 from omegaconf import DictConfig, OmegaConf
 from solo.methods import METHODS
@@ -94,26 +95,47 @@ def _mend_gather() -> None:
             setattr(module, "gather", gather)  # noqa: B010  mypy knows no such attribute
 
 
-def _mend_simclr() -> None:
-    """SimCLR contrasts within one process only; the negatives of the others are missing."""
-    two_crop_loss = solo.losses.simclr.simclr_loss_func
-    multi_crop_loss = solo.losses.simclr.manual_simclr_loss_func
+def simclr_loss(z: Tensor, positive: Tensor, temperature: float) -> Tensor:
+    """SimCLR's loss as the head edition has it: this process's rows against the columns of all processes.
 
-    # Each process computes the loss of the whole batch. The gather adds the processes' equal gradients up
-    # and DDP's averaging divides them again: the gradient is that of one process with all images.
+    The mean over processes is the loss of the whole batch. An image's views count together, as one positive.
+
+    Args:
+        z: ``(N, D)`` projections of this process, any length.
+        positive: ``(N, N)`` booleans, true where two rows are views of one image, the diagonal left out.
+        temperature: above 0.
+    """
+    z = F.normalize(z, dim=-1)
+    similarity = torch.exp(torch.einsum("if, jf -> ij", z, gather(z)) / temperature)
+    own = slice(distributed.rank() * len(z), (distributed.rank() + 1) * len(z))
+    near = torch.zeros_like(similarity, dtype=torch.bool)
+    near[:, own] = positive
+    far = ~near
+    far[:, own].fill_diagonal_(False)
+    positives, negatives = (similarity * near).sum(1), (similarity * far).sum(1)
+    return -(positives / (positives + negatives)).log().mean()
+
+
+def _mend_simclr() -> None:
+    """SimCLR contrasts within one process only; the negatives of the others are missing.
+
+    With small crops it also averaged over an image's positives where the head edition adds them up.
+    """
+    with_labels = solo.losses.simclr.simclr_loss_func
+
     def simclr_loss_func(
         z1: Tensor, z2: Tensor, temperature: float = 0.1, extra_pos_mask: Tensor | None = None
     ) -> Tensor:
-        if extra_pos_mask is not None and distributed.is_distributed():
-            raise ValueError("method_kwargs.supervised: True needs one process with solo-learn 1.0.2")
-        return two_crop_loss(gather(z1), gather(z2), temperature, extra_pos_mask)
+        if extra_pos_mask is not None:
+            if distributed.is_distributed():
+                raise ValueError("method_kwargs.supervised: True needs one process with solo-learn 1.0.2")
+            loss: Tensor = with_labels(z1, z2, temperature, extra_pos_mask)
+            return loss
+        views = torch.eye(len(z1), dtype=torch.bool, device=z1.device).repeat(2, 2).fill_diagonal_(False)
+        return simclr_loss(torch.cat([z1, z2]), views, temperature)
 
     def manual_simclr_loss_func(z: Tensor, pos_mask: Tensor, neg_mask: Tensor, temperature: float = 0.1) -> Tensor:
-        if distributed.is_distributed():
-            # Positives are views of one image, which live on one process.
-            pos_mask = torch.block_diag(*distributed.gather(pos_mask.float())).bool()  # type: ignore[no-untyped-call]
-            neg_mask = (~pos_mask).fill_diagonal_(False)
-        return multi_crop_loss(gather(z), pos_mask, neg_mask, temperature)
+        return simclr_loss(z, pos_mask, temperature)
 
     solo.methods.simclr.simclr_loss_func = simclr_loss_func
     solo.methods.simclr.manual_simclr_loss_func = manual_simclr_loss_func

@@ -12,11 +12,11 @@ from torch import nn
 
 from solo_bam import toolkit
 from solo_bam.backbones import backbone_factory, check_crop_sizes, create_backbone, is_resnet
+from solo_bam.checkpoints import backbone_state
 from solo_bam.commands.pretrain import pretrain
-from solo_bam.config import BAMOptions
 from solo_bam.config.resolve import resolve
 from solo_bam.errors import UserError
-from tests.recipes import batch, tiny
+from tests.recipes import batch, known_kwargs, tiny
 
 # name, its kwargs, width of its features
 KINDS: dict[str, tuple[str, dict[str, Any], int]] = {
@@ -171,7 +171,7 @@ def test_a_training_step_of_student_and_teacher(kind: str, name: str, tmp_path: 
     built.log = built.log_dict = lambda *args, **kwargs: None  # no trainer here
     assert built.backbone_name == KINDS[kind][0]
     assert built.features_dim == KINDS[kind][2]
-    assert any(key.startswith("encoder.") for key in built.state_dict())
+    assert backbone_state(built.state_dict(), "student", "checkpoint").keys() == built.backbone.state_dict().keys()
     if name != "simclr":
         pairs = zip(built.backbone.state_dict().items(), built.momentum_backbone.state_dict().items(), strict=True)
         assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
@@ -194,7 +194,7 @@ def test_every_method_takes_any_backbone(name: str, tmp_path: Path) -> None:
     }
     own |= {"num_prototypes": "[4,4]"} if name == "deepclusterv2" else {}
     own |= {"proj_output_dim": 4, "whitening_size": 8} if name == "wmse" else {}
-    known = BAMOptions.model_fields if name.startswith("bam") else toolkit.method_options(name)
+    known = known_kwargs(name)
     kwargs = [f"method_kwargs.{key}={value}" for key, value in own.items() if key in known]
     recipe = tiny(
         tmp_path, "digits/byol", f"method={name}", "~method_kwargs", *kwargs, "backbone.name=regnetx_002",

@@ -77,7 +77,7 @@ def test_every_method_of_solo_learn_trains(name: str, tmp_path: Path) -> None:
         "wmse": ["method_kwargs.whitening_size=8", "method_kwargs.proj_output_dim=4"],
     }
     own = {"proj_hidden_dim": 32, "proj_output_dim": 16, "pred_hidden_dim": 32, "queue_size": 64, "num_prototypes": 16}
-    kwargs = [f"method_kwargs.{key}={value}" for key, value in own.items() if key in toolkit.method_options(name)]
+    kwargs = [f"method_kwargs.{key}={value}" for key, value in own.items() if key in toolkit.own_options(name)]
     overrides = [f"method={name}", "~method_kwargs", *kwargs, *needs.get(name, [])]
     metrics = pretrain(tiny(tmp_path, "digits/byol", *overrides)).metrics
     assert {"train_class_loss_epoch", "val_acc1", "val_knn_acc1"} <= set(metrics)

@@ -20,7 +20,7 @@ LOSSES = ("bam_loss_step", "train_neg_cos_sim_step", "train_nce_loss_step", "tra
 OVERRIDES = [
     "data.num_workers=0", "data.fraction=0.12", "max_epochs=2", "scheduler.warmup_epochs=1", "optimizer.name=lars",
     "optimizer.lr=4", "optimizer.weight_decay=1e-4", "optimizer.kwargs={eta: 0.02, exclude_bias_n_norm: True}",
-    "momentum.base_tau=0.9", "backbone.cifar_stem=True",
+    "momentum.base_tau=0.9",
 ]  # fmt: skip
 
 
