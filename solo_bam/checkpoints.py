@@ -15,6 +15,7 @@ from solo_bam.backbones import create_backbone
 from solo_bam.config import Recipe
 from solo_bam.config.resolve import uses_cifar_stem
 from solo_bam.errors import UserError
+from solo_bam.foreign import about_solo_learn
 
 Branch = Literal["student", "teacher"]
 # The names of our checkpoints and solo-learn's head edition, then those of solo-learn's release edition.
@@ -76,7 +77,7 @@ def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
 
 
 def load_pretrained(path: Path, branch: Branch = "student", key: str = "checkpoint") -> Pretrained:
-    """The backbone of a run of ``solo-bam pretrain``.
+    """The backbone of a run of ``solo-bam pretrain`` or of solo-learn's own script.
 
     Args:
         path: a checkpoint, or a run's folder.
@@ -84,12 +85,13 @@ def load_pretrained(path: Path, branch: Branch = "student", key: str = "checkpoi
         key: for messages.
 
     Raises:
-        UserError: not a checkpoint of solo-bam, or its weights are not those of its recipe's backbone.
+        UserError: not a checkpoint of either, or its weights are not those of its recipe's backbone.
     """
     content = read_checkpoint(path, key)
-    about = content.get("solo_bam")
+    about = content.get("solo_bam") or about_solo_learn(find_checkpoint(path, key), key)
     if not about:
-        raise UserError(key, f"{path} was not saved by solo-bam", "give a checkpoint of solo-bam")
+        problem = f"{path} was not saved by solo-bam, and has no args.json of solo-learn's beside it"
+        raise UserError(key, problem, "give a checkpoint of solo-bam or solo-learn")
     recipe = Recipe.model_validate(about["recipe"])
     backbone = backbone_of(recipe)
     load_weights(backbone, backbone_state(content["state_dict"], branch, key), key)

@@ -26,6 +26,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from solo_bam import toolkit
 from solo_bam.config.schema import Recipe
 
 # A process that Lightning starts beside the first one finds the first one's folder here.
@@ -174,7 +175,7 @@ def _versions() -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return found | toolkit.version()
 
 
 def _git_state() -> dict[str, object] | None:

@@ -28,7 +28,7 @@ from solo_bam.callbacks import (
     UnreadableImages,
 )
 from solo_bam.checkpoints import read_checkpoint
-from solo_bam.commands.options import parse, recipe_parser
+from solo_bam.commands.options import import_modules, parse, recipe_parser
 from solo_bam.config import Recipe, load_recipe
 from solo_bam.config.resolve import resolve, uses_cifar_stem
 from solo_bam.data import PretrainData, find_source
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = recipe_parser("pretrain", "Train a self-supervised method from a recipe.")
     parser.add_argument("--resume", action="store_true", help="continue the newest unfinished run of this recipe")
     options = parse(parser, arguments)
+    import_modules(options.modules)
     recipe = load_recipe(options.config_name, options.overrides, options.config_path)
     trained = pretrain(recipe, resume=options.resume)
     _report(trained)

@@ -7,6 +7,7 @@ Everything else speaks the vocabulary of solo-learn's head edition and takes it 
     build_method(cfg, create)        any registered method from a head-edition cfg, with the backbones of create()
     method_names()                   the methods that a recipe may name
     options_model(name)              the pydantic model of a method's method_kwargs, where its class has one
+    version()                        which solo-learn it is, for the record of a run
     own_options(name)                the method_kwargs of one of solo-learn's own methods and their defaults
     crop_rule(name)                  which crops a method takes
     solo_backbones(method)           what builds the backbones of the installed edition, by name
@@ -18,13 +19,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from solo_bam.toolkit.hook import run_after_import
-from solo_bam.toolkit.rules import CropRule
+from solo_bam.toolkit.rules import CropRule as CropRule
 
 INSTALL = "pip install --no-deps solo-learn==1.0.2"
 MISSING = f"solo-bam needs solo-learn, which is not installed; install it with: {INSTALL}"
@@ -43,6 +45,19 @@ def edition() -> str | None:
     # The head edition moved its loaders from solo/utils to solo/data.
     folders = [Path(p) for p in spec.submodule_search_locations]
     return "head" if any((folder / "data").is_dir() for folder in folders) else "release"
+
+
+def version() -> dict[str, str]:
+    """``{"solo-learn": …}``: the release's number, or «head» and the commit of its checkout; empty without one.
+
+    The head edition is often on the path beside an installed release, so the installed number says nothing of it.
+    """
+    if edition() != "head":
+        return {}
+    spec = importlib.util.find_spec("solo")
+    folder = next(iter(spec.submodule_search_locations or ())) if spec else "."
+    asked = subprocess.run(["git", "-C", folder, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return {"solo-learn": f"head {asked.stdout.strip()}".strip()}
 
 
 def install(methods: Callable[[], dict[str, type]]) -> None:

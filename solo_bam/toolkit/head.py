@@ -21,7 +21,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from solo.data.pretrain_dataloader import GaussianBlur
 from solo.methods import METHODS
-from torch import Tensor
 
 from solo_bam.toolkit import mends
 from solo_bam.toolkit.mends import SoloMethod, SoloMomentumMethod
@@ -116,11 +115,11 @@ def _optimizer_settings(self: Any) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------- contract
 
 
-class BaseMethod(OnlineHeads, SoloMethod):  # type: ignore[misc, valid-type]
+class BaseMethod(OnlineHeads, SoloMethod):
     """solo-learn's ``BaseMethod``, and the online heads for methods that forward all crops at once."""
 
 
-class BaseMomentumMethod(BaseMethod, SoloMomentumMethod):  # type: ignore[misc, valid-type]
+class BaseMomentumMethod(BaseMethod, SoloMomentumMethod):
     """solo-learn's ``BaseMomentumMethod``, likewise."""
 
 

@@ -70,5 +70,3 @@ def _cat(state: Any) -> Tensor:
     if isinstance(state, Tensor):
         return state
     return torch.cat(state) if state else torch.empty(0)
-
-

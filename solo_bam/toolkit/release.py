@@ -201,7 +201,7 @@ def _optimizer_settings(self: Any) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------- contract
 
 
-class BaseMethod(OnlineHeads, SoloMethod):  # type: ignore[misc, valid-type]
+class BaseMethod(OnlineHeads, SoloMethod):
     """solo-learn's ``BaseMethod`` with the head edition's contract: built from a ``cfg``, ``backbone``, ….
 
     Args:
@@ -255,7 +255,7 @@ class BaseMethod(OnlineHeads, SoloMethod):  # type: ignore[misc, valid-type]
     _layout = _layout
 
 
-class BaseMomentumMethod(BaseMethod, SoloMomentumMethod):  # type: ignore[misc, valid-type]
+class BaseMomentumMethod(BaseMethod, SoloMomentumMethod):
     """solo-learn's ``BaseMomentumMethod`` with the head edition's contract."""
 
     @torch.no_grad()
@@ -322,6 +322,13 @@ def _is_replaced() -> bool:
     return getattr(solo.utils.backbones, _REPLACED) is not _SOLO_BACKBONES[_REPLACED]
 
 
+# Where the editions' defaults differ, the head's hold.
+_HEADS_DEFAULTS: dict[str, dict[str, Any]] = {
+    "dino": {"warmup_teacher_temperature_epochs": 0},
+    "swav": {"queue_size": 65536},
+}
+
+
 def own_options(name: str) -> dict[str, Any]:
     """The ``method_kwargs`` of one of solo-learn's own methods, with their defaults.
 
@@ -339,6 +346,7 @@ def own_options(name: str) -> dict[str, Any]:
     defaults = {
         action.dest: inspect.Parameter.empty if action.required else action.default for action in parser._actions
     }
+    defaults |= _HEADS_DEFAULTS.get(name, {})
     own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     return {p.name: defaults.get(p.name, p.default) for p in own if p.name != "self"}
 

@@ -97,7 +97,8 @@ def build_optimizer(
         name: ``sgd``, ``lars``, ``adam`` or ``adamw``.
         lr: rate of the groups that name none.
         weight_decay: of the groups that name none.
-        kwargs: ``optimizer.kwargs``; ``momentum`` is 0.9 unless given; for ``lars`` also ``eta``, ``clip_lr`` and ``exclude_bias_n_norm``.
+        kwargs: ``optimizer.kwargs``; SGD's and LARS's ``momentum`` is 0.9 unless given; for ``lars`` also ``eta``,
+            ``clip_lr`` and ``exclude_bias_n_norm``.
         exclude_bias_n_norm_wd: no weight decay on biases and norms.
     """
     if exclude_bias_n_norm_wd:

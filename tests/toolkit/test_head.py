@@ -62,7 +62,10 @@ def test_a_loss_that_ignores_small_crops_says_so(name: str, warns: bool, tmp_pat
 
 
 def test_the_methods_with_vits_of_their_own_get_them(tmp_path: Path) -> None:
-    kinds = {method: type(toolkit.solo_backbones(method)["vit_tiny"](img_size=32)).__name__ for method in ("mae", "mocov3", "byol")}
+    kinds = {
+        method: type(toolkit.solo_backbones(method)["vit_tiny"](img_size=32)).__name__
+        for method in ("mae", "mocov3", "byol")
+    }
     assert len(set(kinds.values())) == 3
 
 
