@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
+from lightning.pytorch.utilities import rank_zero_info
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
@@ -159,6 +160,9 @@ def _check_method(recipe: Recipe) -> None:
             raise _user_error(error, model, "method_kwargs.") from None
         return
     options = toolkit.own_options(recipe.method)
+    for key in toolkit.UNREAD_OPTIONS.get(recipe.method, ()):
+        if recipe.method_kwargs.pop(key, None) is not None:
+            rank_zero_info(f"method_kwargs.{key}: solo-learn's {recipe.method} does not read it")
     for key, value in recipe.method_kwargs.items():
         if key not in options:
             raise UserError(

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as F
+from pydantic import BaseModel
 from torch import Tensor
+
+from solo_bam.toolkit.rules import CropRule, NoOptions
 
 
 def classify(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -25,7 +28,15 @@ def classify(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
 
 
 class OnlineHeads:
-    """What both editions' base classes add to solo-learn's: losses of the online classifiers, and k-NN's bank."""
+    """What both editions' base classes add to solo-learn's: losses of the online classifiers, and k-NN's bank.
+
+    Attributes:
+        Options: pydantic model of ``method_kwargs``.
+        crops: that the method takes.
+    """
+
+    Options: type[BaseModel] = NoOptions
+    crops = CropRule(large=2, small=False)
 
     classifier: Any
     momentum_classifier: Any

@@ -4,6 +4,21 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pydantic import BaseModel, ConfigDict
+
+
+# In solo-learn's own recipes, and read by neither edition.
+UNREAD_OPTIONS = {
+    "ressl": ("base_tau_momentum", "final_tau_momentum", "momentum_classifier"),
+    "simsiam": ("temperature",),
+}
+
+
+class NoOptions(BaseModel):
+    """``method_kwargs`` of a method that has none."""
+
+    model_config = ConfigDict(extra="forbid")
+
 
 class CropRule(NamedTuple):
     """Which crops a method takes.
