@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-
 # In solo-learn's own recipes, and read by neither edition.
 UNREAD_OPTIONS = {
     "ressl": ("base_tau_momentum", "final_tau_momentum", "momentum_classifier"),
