@@ -18,6 +18,7 @@ import torch
 from solo_bam import toolkit
 from solo_bam.commands.pretrain import pretrain
 from solo_bam.config.resolve import resolve
+from solo_bam.toolkit.schedule import build_optimizer
 from tests import processes
 from tests.recipes import batch, tiny
 from tests.toolkit.editions import release_only
@@ -407,6 +408,29 @@ def test_simclr_on_two_processes_is_simclr_on_one(multi_crop: bool) -> None:
     for rank, (_, part_grad) in enumerate(results):
         # DDP divides the sum over processes by their number.
         np.testing.assert_allclose(part_grad / 2, grad.reshape(3, 2, 4, 5)[:, rank], rtol=1e-9, atol=1e-12)
+
+
+@release_only
+@pytest.mark.simclr
+def test_simclr_adds_an_images_positives_up() -> None:
+    """The head edition's loss; the release's took the mean of the positives' log-probabilities."""
+    import solo.methods.simclr
+
+    toolkit.METHODS  # noqa: B018
+    z = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)  # 3 views of 2 images
+    same = (torch.arange(6)[:, None] % 2 == torch.arange(6) % 2).fill_diagonal_(False)
+    loss = solo.methods.simclr.manual_simclr_loss_func(z, pos_mask=same, neg_mask=~same, temperature=0.2)
+    weights = (torch.nn.functional.cosine_similarity(z[:, None], z[None], dim=-1) / 0.2).exp().fill_diagonal_(0)
+    expected = -(weights[:, 0::2].sum(1) / weights.sum(1))[0::2].log().sum() / 6
+    expected = expected - (weights[:, 1::2].sum(1) / weights.sum(1))[1::2].log().sum() / 6
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize(("kwargs", "momentum"), [({}, 0.9), ({"momentum": 0.5}, 0.5)])
+def test_sgd_has_solo_learns_momentum(kwargs: dict[str, float], momentum: float) -> None:
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))]}]
+    optimizer = build_optimizer(groups, "sgd", 0.1, 0.0, kwargs, exclude_bias_n_norm_wd=False)
+    assert optimizer.defaults["momentum"] == momentum
 
 
 @pytest.mark.clipping
