@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from solo_bam import toolkit
+from solo_bam.backbones import backbone_factory
 from solo_bam.commands.pretrain import pretrain
 from solo_bam.config.resolve import resolve
 from solo_bam.toolkit.schedule import build_optimizer
@@ -103,7 +104,9 @@ def test_method_kwargs_reach_the_method(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("crop", [16, 65])
 def test_stem_for_small_images(crop: int, tmp_path: Path) -> None:
-    method = build(tmp_path, "digits/simclr", f"augmentations.0.crop_size={crop}", "backbone.cifar_stem=null")
+    recipe = tiny(tmp_path, "digits/simclr", f"augmentations.0.crop_size={crop}", "backbone.cifar_stem=null")
+    cfg = resolve(recipe, num_classes=10, has_val=True, world_size=1)
+    method: Any = toolkit.build_method(cfg, backbone_factory(cfg.backbone))
     small = crop <= 64
     assert method.backbone.conv1.kernel_size == ((3, 3) if small else (7, 7))
     assert isinstance(method.backbone.maxpool, torch.nn.Identity) == small
