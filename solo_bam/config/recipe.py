@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
+from solo_bam import toolkit
 from solo_bam.config.schema import Recipe
 from solo_bam.errors import UserError, nearest
 
@@ -138,6 +139,9 @@ def parse_recipe(raw: dict[str, Any]) -> Recipe:
 def _check_top_level(recipe: Recipe) -> None:
     from lightning.pytorch import Trainer
 
+    for key in toolkit.UNREAD_KEYS:
+        if (recipe.__pydantic_extra__ or {}).pop(key, None) is not None:
+            rank_zero_info(f"{key}: solo-learn does not read it")
     allowed = [*Recipe.model_fields, *list(inspect.signature(Trainer.__init__).parameters)[1:]]
     for key, value in recipe.trainer_arguments.items():
         if key not in allowed:
@@ -148,7 +152,7 @@ def _check_top_level(recipe: Recipe) -> None:
 
 def _check_method(recipe: Recipe) -> None:
     """Method, its own keys and the backbone against what the installed solo-learn has."""
-    from solo_bam import backbones, toolkit
+    from solo_bam import backbones
 
     _check_choice("method", recipe.method, toolkit.method_names())
     backbones.check_backbone_name(recipe.backbone.name)

@@ -9,7 +9,7 @@ Everything else speaks the vocabulary of solo-learn's head edition and takes it 
     options_model(name)              the pydantic model of a method's method_kwargs, where its class has one
     version()                        which solo-learn it is, for the record of a run
     own_options(name)                the method_kwargs of one of solo-learn's own methods and their defaults
-    UNREAD_OPTIONS                   method_kwargs of solo-learn's recipes that nothing reads
+    UNREAD_KEYS, UNREAD_OPTIONS      keys and method_kwargs of solo-learn's recipes that nothing reads
     crop_rule(name)                  which crops a method takes
     solo_backbones(method)           what builds the backbones of the installed edition, by name
     GaussianBlur                     its augmentation for PIL images
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from solo_bam.toolkit.hook import run_after_import
+from solo_bam.toolkit.rules import UNREAD_KEYS as UNREAD_KEYS
 from solo_bam.toolkit.rules import UNREAD_OPTIONS as UNREAD_OPTIONS
 from solo_bam.toolkit.rules import CropRule as CropRule
 

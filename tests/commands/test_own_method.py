@@ -39,7 +39,7 @@ def test_it_trains_two_steps(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "problem"),
     [
-        ("method_kwargs.uniformiy=1", "method_kwargs.uniformiy: unknown key .*did you mean 'uniformity'"),
+        ("method_kwargs.uniformiy=1", "method_kwargs.uniformiy: unknown key .*did you mean uniformity"),
         ("method_kwargs.uniformity=-1", "method_kwargs.uniformity: got -1, must be greater than or equal to 0"),
         ("augmentations.0.num_crops=3", "augmentations: got 3 large crops, alignment takes 2"),
     ],

@@ -225,3 +225,4 @@ def test_what_solo_learns_recipes_hold_and_nothing_reads() -> None:
         load_recipe("digits/simclr", ["augmentations.0.grayscale={enabled: False, prob: 0.2}"])
     recipe = load_recipe("cifar/simsiam", ["method_kwargs.temperature=0.2"])
     assert "temperature" not in recipe.method_kwargs
+    assert load_recipe("cifar/simsiam", ["+augmentations_cfg=weak.yaml"]).trainer_arguments == recipe.trainer_arguments
