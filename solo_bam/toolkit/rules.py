@@ -7,7 +7,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 # In solo-learn's own recipes, and read by neither edition: at the top level, and in method_kwargs.
-UNREAD_KEYS = ("augmentations_cfg",)
+UNREAD_KEYS = ("augmentations_cfg", "wandb_cfg")
 UNREAD_OPTIONS = {
     "ressl": ("base_tau_momentum", "final_tau_momentum", "momentum_classifier"),
     "simsiam": ("temperature",),
