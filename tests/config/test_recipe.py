@@ -217,6 +217,13 @@ def test_bam_defaults_are_the_published_ones() -> None:
     }  # fmt: skip
 
 
+def test_a_file_that_hydra_does_not_read(tmp_path: Path) -> None:
+    (tmp_path / "mine.yml").write_text("method: bam\n")
+    for name in ("mine", "mine.yml"):
+        with pytest.raises(UserError, match=r"--config-name: got 'mine.*end in \.yaml alone"):
+            load_recipe(name, config_path=str(tmp_path))
+
+
 def test_what_solo_learns_recipes_hold_and_nothing_reads() -> None:
     """Some name ``enabled`` beside ``prob``, or settings of other methods."""
     recipe = load_recipe("digits/simclr", ["augmentations.0.grayscale={enabled: True, prob: 0.2}"])
