@@ -59,7 +59,10 @@ def version() -> dict[str, str]:
         return {}
     spec = importlib.util.find_spec("solo")
     folder = next(iter(spec.submodule_search_locations or ())) if spec else "."
-    asked = subprocess.run(["git", "-C", folder, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    try:
+        asked = subprocess.run(["git", "-C", folder, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    except OSError:  # no git
+        return {"solo-learn": "head"}
     return {"solo-learn": f"head {asked.stdout.strip()}".strip()}
 
 
