@@ -1,11 +1,13 @@
 # make demo   install everything into .venv and pretrain BAM on handwritten digits (a few minutes)
-# make test   the tests, ruff and mypy
+# make test   the tests, ruff and mypy; make test SOLO=/path/to/solo-learn runs them on a checkout of solo-learn's head
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Several test processes; one thread each (tests/conftest.py).
 WORKERS ?= 2
+# A checkout of solo-learn to test on, in place of the installed release.
+SOLO ?=
 
 .PHONY: install demo test lint clean
 
@@ -27,7 +29,7 @@ demo: install
 	$(BIN)/solo-bam demo
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+	PYTHONPATH="$(SOLO)$${PYTHONPATH:+:$$PYTHONPATH}" $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check solo_bam tests benchmarks setup.py

@@ -18,6 +18,7 @@ from solo_bam.backbones import create_backbone
 from solo_bam.config import Recipe
 from solo_bam.config.resolve import uses_cifar_stem
 from solo_bam.errors import UserError
+from solo_bam.foreign import about_solo_learn
 
 Branch = Literal["student", "teacher"]
 # The names of our checkpoints and solo-learn's head edition, then those of solo-learn's release edition.
@@ -108,12 +109,12 @@ def _read_exported(path: Path, key: str) -> dict[str, Any]:
 
 
 def recipe_in(content: Mapping[str, Any], path: Path, key: str) -> Recipe | None:
-    """The recipe that a checkpoint of solo-bam was trained by; None in any other.
+    """The recipe that a checkpoint was trained by: its own, or what solo-learn's ``args.json`` beside it says; or None.
 
     Raises:
         UserError: the checkpoint of a classifier, or a recipe that this version cannot read, naming ``key``.
     """
-    about = content.get("solo_bam")
+    about = content.get("solo_bam") or about_solo_learn(find_checkpoint(path, key), key)
     if not about:
         return None
     if about["method"] == "linear":
@@ -128,7 +129,7 @@ def recipe_in(content: Mapping[str, Any], path: Path, key: str) -> Recipe | None
 
 
 def load_pretrained(path: Path, branch: Branch = "student", key: str = "checkpoint") -> Pretrained:
-    """The backbone of a run of ``solo-bam pretrain``, or of a file of ``solo-bam export``.
+    """The backbone of a run of ``solo-bam pretrain``, of solo-learn's own script, or of a file of ``solo-bam export``.
 
     Args:
         path: a checkpoint, a run's folder, or an exported ``.safetensors``.
@@ -136,14 +137,15 @@ def load_pretrained(path: Path, branch: Branch = "student", key: str = "checkpoi
         key: for messages.
 
     Raises:
-        UserError: not a checkpoint of solo-bam, or its weights are not those of its recipe's backbone.
+        UserError: not a checkpoint of either, or its weights are not those of its recipe's backbone.
     """
     if branch not in _PREFIXES:
         raise UserError("branch", f"got {branch!r}, allowed: {', '.join(_PREFIXES)}", "correct it")
     content = read_checkpoint(path, key)
     recipe = recipe_in(content, path, key)
     if recipe is None:
-        raise UserError(key, f"{path} was not saved by solo-bam", "give a checkpoint of solo-bam")
+        problem = f"{path} was not saved by solo-bam, and has no args.json of solo-learn's beside it"
+        raise UserError(key, problem, "give a checkpoint of solo-bam or solo-learn")
     backbone = backbone_of(recipe)
     load_weights(backbone, backbone_state(content["state_dict"], branch, key), key)
     epoch = int(content.get("epoch", -1)) + 1
@@ -166,6 +168,7 @@ def backbone_of(recipe: Recipe, any_size: bool = False) -> nn.Module:
         section.fixed_positions,
         section.frozen_patches,
         any_size,
+        method=recipe.method,
     ).eval()
 
 

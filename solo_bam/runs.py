@@ -29,7 +29,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from solo_bam import run_log
+from solo_bam import run_log, toolkit
 from solo_bam.config.schema import Run
 
 # A process that Lightning starts beside the first one finds the first one's folder here.
@@ -314,7 +314,7 @@ def _versions() -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return found | toolkit.version()
 
 
 def _git_state() -> dict[str, object] | None:

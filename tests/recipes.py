@@ -41,3 +41,32 @@ def batch(labels: Any, crops: int = 2, size: int = 16) -> list[Any]:
     generator = torch.Generator().manual_seed(0)
     images = [torch.randn(len(labels), 3, size, size, generator=generator) for _ in range(crops)]
     return [torch.arange(len(labels)), images, labels]
+
+
+def known_kwargs(method: str) -> set[str]:
+    """The ``method_kwargs`` that a method takes on the installed edition."""
+    from solo_bam import toolkit
+
+    model = toolkit.options_model(method)
+    return set(toolkit.own_options(method) if model is None else model.model_fields)
+
+
+# Widths that train in seconds; on the head edition some keys have no default.
+_SMALL = {
+    "proj_hidden_dim": 32, "proj_output_dim": 16, "pred_hidden_dim": 32, "num_prototypes": 16, "queue_size": 64,
+    "whitening_size": 8, "temperature": 0.2, "temperature_q": 0.1, "temperature_k": 0.04,
+    "warmup_teacher_temperature_epochs": 1, "decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 2,
+}  # fmt: skip
+_OWN: dict[str, dict[str, Any]] = {
+    "deepclusterv2": {"num_prototypes": "[4,4]"},
+    "wmse": {"proj_output_dim": 4},
+    "swav": {"queue_size": 0},
+}
+
+
+def small(method: str) -> list[str]:
+    """Overrides that make a small one of solo-learn's methods out of another's recipe."""
+    values = {**_SMALL, **_OWN.get(method, {})}
+    kwargs = [f"method_kwargs.{key}={value}" for key, value in values.items() if key in known_kwargs(method)]
+    vit = ["backbone.name=vit_tiny", "backbone.kwargs.patch_size=4"] if method == "mae" else []
+    return [f"method={method}", "~method_kwargs", *kwargs, *vit]

@@ -51,6 +51,7 @@ def backbone_factory(backbone: DictConfig) -> Callable[[], nn.Module]:
         crop_sizes=tuple(backbone.get("crop_sizes") or ()),
         fixed_positions=bool(backbone.get("fixed_positions")),
         frozen_patches=bool(backbone.get("frozen_patches")),
+        method=str(backbone.get("method") or ""),
     )
 
 
@@ -67,6 +68,7 @@ def create_backbone(
     fixed_positions: bool = False,
     frozen_patches: bool = False,
     any_size: bool = False,
+    method: str = "",
 ) -> nn.Module:
     """A network with random weights and ``num_features``, the width of what it gives.
 
@@ -79,6 +81,7 @@ def create_backbone(
         fixed_positions: a ViT's positions are sines and cosines, and are not trained.
         frozen_patches: a ViT's patch projection keeps its initial weights.
         any_size: it will also see images of other sizes.
+        method: that it is for; some of solo-learn's (MAE, MoCo v3) have ViTs of their own.
 
     Raises:
         UserError: an unknown name, or keys or values that the network does not take.
@@ -87,7 +90,7 @@ def create_backbone(
     asked = dict(kwargs or {})
     _check_keys(name, asked)
     try:
-        network, _ = _build(name, asked, _defaults(name, crop_sizes, any_size))
+        network, _ = _build(_constructor(name, method), asked, _defaults(name, crop_sizes, any_size))
     except UserError:
         raise
     except Exception as error:  # networks refuse values with whatever exception comes first
@@ -150,7 +153,7 @@ def timm_call(name: str, kwargs: Mapping[str, Any], crop_sizes: Sequence[int]) -
     known = _TIMM_NAMES.get(name, None if name in toolkit.solo_backbones() else name)
     if known is None:
         return None
-    _, arguments = _build(name, dict(kwargs), _defaults(name, crop_sizes))
+    _, arguments = _build(_constructor(name), dict(kwargs), _defaults(name, crop_sizes))
     ours = _CAFORMER if name.startswith("caformer") else {}
     return known, {"num_classes": 0, **ours, **arguments}
 
@@ -168,9 +171,10 @@ def _defaults(name: str, crop_sizes: Sequence[int], any_size: bool = False) -> d
     return defaults
 
 
-def _build(name: str, asked: Mapping[str, Any], defaults: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+def _build(
+    create: Callable[..., nn.Module], asked: Mapping[str, Any], defaults: dict[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
     """Build with the defaults that the network knows; the network and the arguments that it was built with."""
-    create = _constructor(name)
     while True:
         try:
             network = create(**{**defaults, **asked})
@@ -191,8 +195,8 @@ def _build(name: str, asked: Mapping[str, Any], defaults: dict[str, Any]) -> tup
     return network, {**defaults, **asked}
 
 
-def _constructor(name: str) -> Callable[..., nn.Module]:
-    solo = toolkit.solo_backbones()
+def _constructor(name: str, method: str = "") -> Callable[..., nn.Module]:
+    solo = toolkit.solo_backbones(method)
     if name in solo:
         return solo[name]
     timms = partial(timm.create_model, name, pretrained=False, num_classes=0)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -25,9 +28,33 @@ def recipe_parser(command: str, description: str) -> Parser:
         "--config-path", metavar="FOLDER", help="folder of your own recipes, relative to where you stand"
     )
     parser.add_argument(
+        "--import", dest="modules", action="append", default=[], metavar="MODULE",
+        help="import a module of your own first, which registers a method (docs/adding-a-method.md)",
+    )  # fmt: skip
+    parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="changes to the recipe, e.g. optimizer.lr=0.1"
     )
     return parser
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Import the user's own modules, from the Python path or from where the user stands.
+
+    Only the command line names them: a recipe, which may come from somebody else, cannot run code.
+
+    Raises:
+        UserError: there is no such module.
+    """
+    if names and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # the module is there, and misses another
+            problem = f"there is no module {name!r} on the Python path or in {os.getcwd()}"
+            raise UserError("--import", problem, "correct its name, or set PYTHONPATH") from None
 
 
 def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:

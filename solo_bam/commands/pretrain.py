@@ -24,7 +24,7 @@ from solo_bam.callbacks import (
     Saving,
     UnreadableImages,
 )
-from solo_bam.commands.options import parse, recipe_parser
+from solo_bam.commands.options import import_modules, parse, recipe_parser
 from solo_bam.commands.training import (
     RecipeInCheckpoint,
     build_trainer,
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = recipe_parser("pretrain", "Train a self-supervised method from a recipe.")
     parser.add_argument("--resume", action="store_true", help="continue the newest unfinished run of this recipe")
     options = parse(parser, arguments)
+    import_modules(options.modules)
     recipe = load_recipe(options.config_name, options.overrides, options.config_path)
     trained = pretrain(recipe, resume=options.resume)
     _report(trained)

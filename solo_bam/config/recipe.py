@@ -13,11 +13,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
+from lightning.pytorch.utilities import rank_zero_info
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from solo_bam.config.schema import BAMOptions, Recipe, Run
+from solo_bam import toolkit
+from solo_bam.config.schema import Recipe, Run
 from solo_bam.errors import UserError, nearest
 
 _CALLS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
@@ -102,6 +104,8 @@ def _find(config_name: str, config_path: str | None, kind: str) -> Path:
     path = root / f"{name}.yaml"
     if os.path.isfile(path):
         return path
+    if (root / f"{name.removesuffix('.yml')}.yml").is_file():
+        raise UserError("--config-name", f"got {config_name!r}, Hydra reads files that end in .yaml alone", "rename it")
     known = recipe_names(root)
     shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
     raise UserError(
@@ -174,6 +178,9 @@ def _refuse_calls(value: Any, place: str = "") -> None:
 def _check_top_level(recipe: Run) -> None:
     from lightning.pytorch import Trainer
 
+    for key in toolkit.UNREAD_KEYS:
+        if (recipe.__pydantic_extra__ or {}).pop(key, None) is not None:
+            rank_zero_info(f"{key}: solo-learn does not read it")
     allowed = [*type(recipe).model_fields, *list(inspect.signature(Trainer.__init__).parameters)[1:]]
     for key, value in recipe.trainer_arguments.items():
         if key in _OURS:
@@ -186,18 +193,21 @@ def _check_top_level(recipe: Run) -> None:
 
 def _check_method(recipe: Recipe) -> None:
     """Method, its own keys and the backbone against what the installed solo-learn has."""
-    from solo_bam import backbones, toolkit
+    from solo_bam import backbones
 
-    methods = sorted(set(toolkit.METHODS) - {"base", "linear"})
-    _check_choice("method", recipe.method, methods)
+    _check_choice("method", recipe.method, toolkit.method_names())
     backbones.check_backbone_name(recipe.backbone.name)
-    if recipe.method.startswith("bam"):
+    model = toolkit.options_model(recipe.method)
+    if model is not None:
         try:
-            recipe.method_kwargs = BAMOptions.model_validate(recipe.method_kwargs).model_dump()
+            recipe.method_kwargs = model.model_validate(recipe.method_kwargs).model_dump()
         except ValidationError as error:
-            raise user_error(error, BAMOptions, "method_kwargs.") from None
+            raise user_error(error, model, "method_kwargs.") from None
         return
-    options = toolkit.method_options(recipe.method)
+    options = toolkit.own_options(recipe.method)
+    for key in toolkit.UNREAD_OPTIONS.get(recipe.method, ()):
+        if recipe.method_kwargs.pop(key, None) is not None:
+            rank_zero_info(f"method_kwargs.{key}: solo-learn's {recipe.method} does not read it")
     for key, value in recipe.method_kwargs.items():
         if key not in options:
             raise UserError(

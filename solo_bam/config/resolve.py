@@ -6,11 +6,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from solo_bam import toolkit
 from solo_bam.config.schema import BAMOptions, Recipe, Scheduler
 from solo_bam.errors import UserError
 
-# solo-learn 1.0.2: the other methods fail on crops that they do not unpack.
-MULTI_CROP = ("bam", "bam_momentum", "byol", "simclr", "wmse")
 CIFAR_STEM_UP_TO = 64  # pixels
 
 
@@ -36,7 +35,7 @@ def resolve(recipe: Recipe, num_classes: int, has_val: bool, world_size: int) ->
         "num_large_crops": recipe.num_large_crops,
         "num_small_crops": recipe.num_small_crops,
     }
-    cfg["backbone"] |= {"cifar_stem": uses_cifar_stem(recipe), "crop_sizes": recipe.crop_sizes}
+    cfg["backbone"] |= {"cifar_stem": uses_cifar_stem(recipe), "crop_sizes": recipe.crop_sizes, "method": recipe.method}
     scale = recipe.optimizer.batch_size * world_size / 256
     if recipe.scheduler.min_lr > recipe.optimizer.lr * scale:
         raise UserError(
@@ -73,7 +72,7 @@ def check(recipe: Recipe, world_size: int) -> None:
     _check_epochs(recipe)
     _check_stem(recipe)
     _check_contrastive_crop(recipe)
-    if recipe.method.startswith("bam"):
+    if recipe.method in ("bam", "bam_momentum"):
         _check_bam(recipe, recipe.optimizer.batch_size * world_size)
     if recipe.momentum.base_tau > recipe.momentum.final_tau:
         raise UserError(
@@ -92,21 +91,23 @@ def _check_crops(recipe: Recipe) -> None:
                 f"got {a.rrc.crop_min_scale}, must be at most crop_max_scale ({a.rrc.crop_max_scale})",
                 "lower it",
             )
-    if small and recipe.method not in MULTI_CROP:
+    rule = toolkit.crop_rule(recipe.method)
+    if small and not rule.small:
+        those = ", ".join(name for name in toolkit.method_names() if toolkit.crop_rule(name).small)
         raise UserError(
             "augmentations",
             f"{recipe.method} takes no small crops (got {small} of another size than the first pipeline's), "
-            f"allowed with: {', '.join(MULTI_CROP)}",
+            f"allowed with: {those}",
             "use crops of one size",
         )
-    if recipe.method.startswith("bam"):
+    if recipe.method in ("bam", "bam_momentum"):
         if large + small < 2:
             raise UserError("augmentations", "got 1 crop, BAM matches at least 2", "raise num_crops")
-    elif recipe.method != "wmse" and large != 2:
+    elif rule.large is not None and large != rule.large:
         raise UserError(
             "augmentations",
-            f"got {large} large crops, {recipe.method} takes 2",
-            "set num_crops so that they add up to 2",
+            f"got {large} large crops, {recipe.method} takes {rule.large}",
+            f"set num_crops so that they add up to {rule.large}",
         )
 
 
@@ -150,10 +151,11 @@ def _check_epochs(recipe: Recipe) -> None:
             "optimizer.weight_decay", "got 0, must be above 0 with optimizer.weight_decay_end", "give where it starts"
         )
     if recipe.method == "dino":
-        warmup = recipe.method_kwargs.get("warmup_teacher_temperature_epochs", 50)
+        key = "warmup_teacher_temperature_epochs"
+        warmup = recipe.method_kwargs.get(key, toolkit.own_options("dino")[key])
         if warmup > recipe.max_epochs:
             raise UserError(
-                "method_kwargs.warmup_teacher_temperature_epochs",
+                f"method_kwargs.{key}",
                 f"got {warmup}, must be at most max_epochs ({recipe.max_epochs})",
                 "lower it",
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Sharpness = Annotated[float, Field(ge=1e-6, allow_inf_nan=False)]  # the loss's own limit
@@ -77,20 +77,29 @@ class Affine(Section):
     shear: NonNegative = 0.0
 
 
-class ColorJitter(Section):
-    """Random brightness, contrast, saturation (relative ranges) and hue (share of the circle)."""
+class Chance(Section):
+    """An operation applied with a probability.
+
+    ``enabled`` stands in some of solo-learn's recipes, and nothing reads it: the probability alone counts.
+    """
 
     prob: Share = 0.0
+    enabled: bool = Field(default=True, exclude=True)
+
+    @model_validator(mode="after")
+    def _off_means_never(self) -> Chance:
+        if not self.enabled and self.prob:
+            raise ValueError("enabled=False needs prob=0, which alone is read")
+        return self
+
+
+class ColorJitter(Chance):
+    """Random brightness, contrast, saturation (relative ranges) and hue (share of the circle)."""
+
     brightness: NonNegative = 0.0
     contrast: NonNegative = 0.0
     saturation: NonNegative = 0.0
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-
-
-class Chance(Section):
-    """An operation applied with a probability."""
-
-    prob: Share = 0.0
 
 
 class Augmentation(Section):

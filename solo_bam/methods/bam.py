@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from solo_bam.config.schema import BAMOptions
 from solo_bam.losses import BAMLoss
-from solo_bam.toolkit import BaseMethod, BaseMomentumMethod
+from solo_bam.toolkit import BaseMethod, BaseMomentumMethod, CropRule
 
 
 class BAM(BaseMethod):
@@ -29,6 +29,9 @@ class BAM(BaseMethod):
     Args:
         cfg: recipe; ``method_kwargs`` are :class:`solo_bam.config.schema.BAMOptions`.
     """
+
+    Options = BAMOptions
+    crops = CropRule(large=None, small=True)
 
     def __init__(self, cfg: DictConfig):
         super().__init__(cfg)
@@ -96,6 +99,12 @@ class BAMMomentum(BAM, BaseMomentumMethod):
         self.momentum_projector = build_projector(self.features_dim, self.options)
         self.momentum_projector.load_state_dict(self.projector.state_dict())
         self.momentum_projector.requires_grad_(False)
+
+    @staticmethod
+    def add_and_assert_specific_cfg(cfg: DictConfig) -> DictConfig:
+        """As :class:`BAM`'s, with solo-learn's defaults for the teacher."""
+        cfg.momentum = cfg.get("momentum") or {}
+        return BAM.add_and_assert_specific_cfg(BaseMomentumMethod.add_and_assert_specific_cfg(cfg))
 
     @property
     def momentum_pairs(self) -> list[tuple[nn.Module, nn.Module]]:

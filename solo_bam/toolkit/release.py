@@ -1,7 +1,7 @@
 """solo-learn 1.0.2 (the release edition): its faults mended, and the head edition's contract over it.
 
-Imported only once ``solo`` is. Every mend is one function named ``_mend_…`` whose docstring says which
-break it mends; each has a test in ``tests/toolkit`` that fails without it.
+Imported only once ``solo`` is. What is wrong in both editions is mended in ``mends.py``; the rest here, by the
+same rules.
 """
 
 from __future__ import annotations
@@ -15,13 +15,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 import solo.losses.simclr
-import solo.methods.base
-import solo.methods.deepclusterv2
 import solo.methods.simclr
 import solo.utils.backbones
-import solo.utils.knn
 import solo.utils.misc
-import solo.utils.momentum
 import solo.utils.whitening
 import torch
 import torch.nn.functional as F
@@ -30,12 +26,12 @@ from omegaconf import DictConfig, OmegaConf
 from solo.methods import METHODS
 from solo.utils.pretrain_dataloader import GaussianBlur
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_
-from torchmetrics.metric import Metric
 
 from solo_bam import distributed
-from solo_bam.knn import accuracy, knn_scores
-from solo_bam.toolkit.schedule import build_optimizer, build_scheduler
+from solo_bam.toolkit import mends
+from solo_bam.toolkit.mends import SoloMethod, SoloMomentumMethod
+from solo_bam.toolkit.online import OnlineHeads
+from solo_bam.toolkit.rules import CropRule
 
 __all__ = [
     "METHODS",
@@ -44,14 +40,12 @@ __all__ = [
     "GaussianBlur",
     "build_method",
     "mend",
-    "method_options",
+    "own_crop_rule",
+    "own_options",
     "solo_backbones",
 ]
 
 Backbones = Callable[[], torch.nn.Module]
-
-SoloMethod = solo.methods.base.BaseMethod
-SoloMomentumMethod = solo.methods.base.BaseMomentumMethod
 
 
 # ---------------------------------------------------------------------------------------------- mends
@@ -59,125 +53,14 @@ SoloMomentumMethod = solo.methods.base.BaseMomentumMethod
 
 def mend() -> None:
     """Mend solo-learn's classes in memory; its files are left as they are."""
-    _mend_knn()
-    _mend_labels()
+    mends.mend()
     _mend_validation()
-    _mend_momentum()
-    _mend_optimizer()
     _mend_gather()
     _mend_simclr()
-    _mend_clipping()
     _mend_wmse()
-    _mend_deepcluster()
-    _name_backbones()
-
-
-class WeightedKNNClassifier(Metric):
-    """solo-learn's online k-NN under its own interface.
-
-    Mended: torchmetrics has no ``compute_on_step`` any more and ``forward`` must only update; classes that
-    the validation set lacks no longer crash it; cosine distance compares normalised features; images
-    without a label (-1) stay out of the bank and of the accuracy.
-
-    Args:
-        k: neighbours; a smaller bank is used whole.
-        T: temperature of the cosine vote.
-        distance_fx: ``euclidean`` (solo-learn's default online) or ``cosine``.
-    """
-
-    full_state_update = False
-
-    def __init__(self, k: int = 20, T: float = 0.07, distance_fx: str = "cosine", **kwargs: Any):
-        super().__init__()
-        self.k, self.T, self.distance_fx = k, T, distance_fx
-        for name in ("train_features", "train_targets", "test_features", "test_targets"):
-            self.add_state(name, default=[], persistent=False, dist_reduce_fx="cat")
-
-    def update(
-        self,
-        train_features: Tensor | None = None,
-        train_targets: Tensor | None = None,
-        test_features: Tensor | None = None,
-        test_targets: Tensor | None = None,
-    ) -> None:
-        """Add features ``(N, D)`` and labels ``(N,)`` to the bank (train) or to the queries (test)."""
-        for split, features, targets in (
-            ("train", train_features, train_targets),
-            ("test", test_features, test_targets),
-        ):
-            if features is not None and targets is not None:
-                labelled = targets != -1
-                getattr(self, f"{split}_features").append(features[labelled].detach())
-                getattr(self, f"{split}_targets").append(targets[labelled].detach())
-
-    def forward(self, *args: Any, **kwargs: Any) -> None:
-        """Only :meth:`update`: computing at every step would cost more than the training."""
-        self.update(*args, **kwargs)
-
-    @torch.no_grad()
-    def compute(self) -> tuple[float, float]:
-        """Accuracy @1 and @5 in percent, over all processes; NaN without labelled images."""
-        bank, labels = _cat(self.train_features), _cat(self.train_targets)
-        queries, targets = _cat(self.test_features), _cat(self.test_targets)
-        if not len(bank) or not len(queries):
-            return float("nan"), float("nan")
-        classes = int(max(labels.max(), targets.max())) + 1
-        scores = knn_scores(bank, labels, queries, classes, min(self.k, len(bank)), self.T, self.distance_fx)
-        return accuracy(scores, targets), accuracy(scores, targets, k=5)
-
-
-def _cat(state: Any) -> Tensor:
-    """A torchmetrics list state as one tensor (after a sync over processes it already is one)."""
-    if isinstance(state, Tensor):
-        return state
-    return torch.cat(state) if state else torch.empty(0)
-
-
-def _mend_knn() -> None:
-    """The k-NN metric fails on today's torchmetrics and is silently wrong on some labels."""
-    solo.utils.knn.WeightedKNNClassifier = WeightedKNNClassifier
-    solo.methods.base.WeightedKNNClassifier = WeightedKNNClassifier
-
-    def on_train_epoch_end(self: Any) -> None:
-        # An epoch without a validation must not leave its features to the next.
-        if self.knn_eval:
-            self.knn.reset()
-
-    SoloMethod.on_train_epoch_end = on_train_epoch_end
-
-
-def classify(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Cross-entropy and accuracy (percent) over the labelled images; all 0 where there are none.
-
-    Args:
-        logits: ``(N, classes)``.
-        targets: ``(N,)``, -1 for images without a label.
-    """
-    labelled = targets != -1
-    count = labelled.sum().clamp(min=1)
-    loss = F.cross_entropy(logits, targets, ignore_index=-1, reduction="sum") / count
-    best = logits.detach().topk(min(5, logits.shape[1])).indices
-    hits = (best == targets[:, None]) & labelled[:, None]
-    acc1, acc5 = (100.0 * hits[:, :k].any(1).sum() / count for k in (1, 5))
-    return {"loss": loss, "acc1": acc1, "acc5": acc5}
-
-
-def _mend_labels() -> None:
-    """Without labels the classification loss is NaN; with fewer than 5 classes the momentum branch fails."""
-
-    def _base_shared_step(self: Any, X: Tensor, targets: Tensor) -> dict[str, Any]:
-        out = self.base_forward(X)
-        return {**out, **classify(out["logits"], targets)}
-
-    def _shared_step_momentum(self: Any, X: Tensor, targets: Tensor) -> dict[str, Any]:
-        out = self.base_momentum_forward(X)
-        if self.momentum_classifier is None:
-            return out
-        logits = self.momentum_classifier(out["feats"])
-        return {**out, "logits": logits, **classify(logits, targets)}
-
-    SoloMethod._base_shared_step = _base_shared_step
-    SoloMomentumMethod._shared_step_momentum = _shared_step_momentum
+    _name_what_the_head_names()
+    _lay_out_as_the_head_does()
+    SoloMethod._optimizer_settings = _optimizer_settings
 
 
 def _mend_validation() -> None:
@@ -185,109 +68,16 @@ def _mend_validation() -> None:
     for cls in (SoloMethod, SoloMomentumMethod):
         del cls.validation_epoch_end
 
-    def mean(outs: list[dict[str, Any]], key: str) -> Tensor:
-        sizes = torch.tensor([float(out["batch_size"]) for out in outs])
-        values = torch.stack([out[key].detach().float().reshape(()) for out in outs])
-        return (values * sizes.to(values)).sum() / sizes.sum()
-
     def on_validation_epoch_start(self: Any) -> None:
         self.validation_step_outputs = []
 
     def on_validation_batch_end(self: Any, outputs: Any, *_: Any) -> None:
-        self.validation_step_outputs.append(outputs)
-
-    def on_validation_epoch_end(self: Any) -> None:
-        outs = self.validation_step_outputs
-        pairs = [out if isinstance(out, tuple) else (out, None) for out in outs]
-        log = {key: mean([out for out, _ in pairs], key) for key in ("val_loss", "val_acc1", "val_acc5")}
-        if pairs and pairs[0][1] is not None:
-            keys = ("momentum_val_loss", "momentum_val_acc1", "momentum_val_acc5")
-            log |= {key: mean([out for _, out in pairs], key) for key in keys}
-        if self.knn_eval and not self.trainer.sanity_checking:
-            acc1, acc5 = self.knn.compute()
-            self.knn.reset()
-            log |= {"val_knn_acc1": torch.tensor(acc1), "val_knn_acc5": torch.tensor(acc5)}
-        self.log_dict(log, sync_dist=True)
-        outs.clear()
+        # A momentum method gives a pair, whose second half is None without a momentum classifier.
+        parts = outputs if isinstance(outputs, tuple) else (outputs,)
+        self.validation_step_outputs.append({key: value for part in parts for key, value in (part or {}).items()})
 
     SoloMethod.on_validation_epoch_start = on_validation_epoch_start
     SoloMethod.on_validation_batch_end = on_validation_batch_end
-    SoloMethod.on_validation_epoch_end = on_validation_epoch_end
-
-
-def _mend_momentum() -> None:
-    """``on_train_batch_end`` wants a fourth argument; tau restarts at its base value after a resume.
-
-    The update also replaced the teacher's tensors, whose memory layout then differed from that of a
-    resumed run, and with it the last bits of the results; it works in place now.
-    """
-
-    @torch.no_grad()
-    def update(self: Any, online_net: torch.nn.Module, momentum_net: torch.nn.Module) -> None:
-        online: list[Tensor] = list(online_net.parameters())
-        momentum: list[Tensor] = list(momentum_net.parameters())
-        torch._foreach_mul_(momentum, self.cur_tau)
-        torch._foreach_add_(momentum, online, alpha=1 - self.cur_tau)
-
-    def update_tau(self: Any) -> None:
-        self.momentum_updater.update_tau(
-            cur_step=self.trainer.global_step, max_steps=self.trainer.estimated_stepping_batches
-        )
-
-    def on_train_start(self: Any) -> None:
-        self.last_step = self.trainer.global_step
-        update_tau(self)
-
-    def on_train_batch_end(self: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.trainer.global_step > self.last_step:
-            for online, momentum in self.momentum_pairs:
-                self.momentum_updater.update(online, momentum)
-            self.log("tau", self.momentum_updater.cur_tau)
-            update_tau(self)
-        self.last_step = self.trainer.global_step
-
-    solo.utils.momentum.MomentumUpdater.update = update
-    SoloMomentumMethod.on_train_start = on_train_start
-    SoloMomentumMethod.on_train_batch_end = on_train_batch_end
-
-
-def _mend_optimizer() -> None:
-    """LARS has no useful effect, schedules step by epoch only, and some checkpoints cannot be loaded."""
-
-    def configure_optimizers(self: Any) -> Any:
-        optimizer = build_optimizer(
-            self.learnable_params,
-            name="lars" if self.lars else self.optimizer,
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            kwargs=self._optimizer_kwargs(),
-            exclude_bias_n_norm_wd=self.extra_args.get("exclude_bias_n_norm_wd", False),
-        )
-        scheduler = build_scheduler(
-            optimizer,
-            name=self.scheduler,
-            interval=self.extra_args.get("scheduler_interval", "step"),
-            max_epochs=self.max_epochs,
-            total_steps=self.trainer.estimated_stepping_batches,
-            warmup_epochs=self.warmup_epochs,
-            warmup_start_lr=self.warmup_start_lr,
-            min_lr=self.min_lr,
-            lr_decay_steps=self.lr_decay_steps,
-        )
-        return optimizer if scheduler is None else ([optimizer], [scheduler])
-
-    def _optimizer_kwargs(self: Any) -> dict[str, Any]:
-        kwargs = dict(self.extra_optimizer_args)
-        if self.lars:
-            kwargs |= {
-                "eta": self.eta_lars,
-                "clip_lr": self.grad_clip_lars,
-                "exclude_bias_n_norm": self.exclude_bias_n_norm,
-            }
-        return kwargs
-
-    SoloMethod.configure_optimizers = configure_optimizers
-    SoloMethod._optimizer_kwargs = _optimizer_kwargs
 
 
 def gather(X: Tensor, dim: int = 0) -> Tensor:
@@ -305,49 +95,50 @@ def _mend_gather() -> None:
             setattr(module, "gather", gather)  # noqa: B010  mypy knows no such attribute
 
 
-def _mend_simclr() -> None:
-    """SimCLR contrasts within one process only; the negatives of the others are missing."""
-    two_crop_loss = solo.losses.simclr.simclr_loss_func
-    multi_crop_loss = solo.losses.simclr.manual_simclr_loss_func
+def simclr_loss(z: Tensor, positive: Tensor, temperature: float) -> Tensor:
+    """SimCLR's loss as the head edition has it: this process's rows against the columns of all processes.
 
-    # Each process computes the loss of the whole batch. The gather adds the processes' equal gradients up
-    # and DDP's averaging divides them again: the gradient is that of one process with all images.
+    The mean over processes is the loss of the whole batch. An image's views count together, as one positive.
+
+    Args:
+        z: ``(N, D)`` projections of this process, any length.
+        positive: ``(N, N)`` booleans, true where two rows are views of one image, the diagonal left out.
+        temperature: above 0.
+    """
+    z = F.normalize(z, dim=-1)
+    similarity = torch.exp(torch.einsum("if, jf -> ij", z, gather(z)) / temperature)
+    own = slice(distributed.rank() * len(z), (distributed.rank() + 1) * len(z))
+    near = torch.zeros_like(similarity, dtype=torch.bool)
+    near[:, own] = positive
+    far = ~near
+    far[:, own].fill_diagonal_(False)
+    positives, negatives = (similarity * near).sum(1), (similarity * far).sum(1)
+    return -(positives / (positives + negatives)).log().mean()
+
+
+def _mend_simclr() -> None:
+    """SimCLR contrasts within one process only; the negatives of the others are missing.
+
+    With small crops it also averaged over an image's positives where the head edition adds them up.
+    """
+    with_labels = solo.losses.simclr.simclr_loss_func
+
     def simclr_loss_func(
         z1: Tensor, z2: Tensor, temperature: float = 0.1, extra_pos_mask: Tensor | None = None
     ) -> Tensor:
-        if extra_pos_mask is not None and distributed.is_distributed():
-            raise ValueError("method_kwargs.supervised: True needs one process with solo-learn 1.0.2")
-        return two_crop_loss(gather(z1), gather(z2), temperature, extra_pos_mask)
+        if extra_pos_mask is not None:
+            if distributed.is_distributed():
+                raise ValueError("method_kwargs.supervised: True needs one process with solo-learn 1.0.2")
+            loss: Tensor = with_labels(z1, z2, temperature, extra_pos_mask)
+            return loss
+        views = torch.eye(len(z1), dtype=torch.bool, device=z1.device).repeat(2, 2).fill_diagonal_(False)
+        return simclr_loss(torch.cat([z1, z2]), views, temperature)
 
     def manual_simclr_loss_func(z: Tensor, pos_mask: Tensor, neg_mask: Tensor, temperature: float = 0.1) -> Tensor:
-        if distributed.is_distributed():
-            # Positives are views of one image, which live on one process.
-            pos_mask = torch.block_diag(*distributed.gather(pos_mask.float())).bool()  # type: ignore[no-untyped-call]
-            neg_mask = (~pos_mask).fill_diagonal_(False)
-        return multi_crop_loss(gather(z), pos_mask, neg_mask, temperature)
+        return simclr_loss(z, pos_mask, temperature)
 
     solo.methods.simclr.simclr_loss_func = simclr_loss_func
     solo.methods.simclr.manual_simclr_loss_func = manual_simclr_loss_func
-
-
-def _mend_clipping() -> None:
-    """The online classifier's gradient counts in the norm that all gradients are clipped by.
-
-    Labels then scale the backbone's gradient. Besides, DINO's ``clip_gradients(clip)`` hides Lightning's
-    method of that name, which Lightning's own clipping calls.
-    """
-
-    def configure_gradient_clipping(
-        self: Any, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
-        if not gradient_clip_val:
-            return
-        clip = clip_grad_value_ if str(gradient_clip_algorithm).endswith("value") else clip_grad_norm_
-        for of_classifier in (False, True):
-            groups = [g for g in optimizer.param_groups if ("classifier" in g.get("name", "")) is of_classifier]
-            clip([p for group in groups for p in group["params"]], gradient_clip_val)
-
-    SoloMethod.configure_gradient_clipping = configure_gradient_clipping
 
 
 def _mend_wmse() -> None:
@@ -368,29 +159,49 @@ def _mend_wmse() -> None:
     solo.utils.whitening.torch = TorchOfItsDay()
 
 
-def _mend_deepcluster() -> None:
-    """DeepClusterV2 has no assignments in its first epoch; its loss is then NaN, with a gradient of zero."""
-    ordinary = solo.methods.deepclusterv2.deepclusterv2_loss_func
-
-    def deepclusterv2_loss_func(outputs: Tensor, assignments: Tensor, temperature: float = 0.1) -> Tensor:
-        if (assignments == -1).all():
-            return outputs.sum() * 0.0
-        loss: Tensor = ordinary(outputs, assignments, temperature)
-        return loss
-
-    solo.methods.deepclusterv2.deepclusterv2_loss_func = deepclusterv2_loss_func
-
-
-def _name_backbones() -> None:
+def _name_what_the_head_names() -> None:
     """The head edition's names for what the release edition calls ``encoder`` and ``momentum_encoder``."""
     SoloMethod.backbone = property(lambda self: self.encoder)
+    SoloMethod.backbone_name = property(lambda self: self.encoder_name)
     SoloMomentumMethod.momentum_backbone = property(lambda self: self.momentum_encoder)
+    own = SoloMethod.learnable_params.fget
+
+    def learnable_params(self: Any) -> list[dict[str, Any]]:
+        groups: list[dict[str, Any]] = own(self)
+        return [{**group, "name": "backbone"} if group.get("name") == "encoder" else group for group in groups]
+
+    SoloMethod.learnable_params = property(learnable_params)
+
+
+def _lay_out_as_the_head_does() -> None:
+    """Images go in channels-last, as the network is; other memory layouts change the last bits of the results."""
+
+    def laid_out(ordinary: Callable[[Any, Tensor], Any]) -> Callable[[Any, Tensor], Any]:
+        return lambda self, X: ordinary(self, _layout(self, X))
+
+    SoloMethod.base_forward = laid_out(SoloMethod.base_forward)
+    SoloMomentumMethod.base_momentum_forward = laid_out(SoloMomentumMethod.base_momentum_forward)
+
+
+def _layout(self: Any, X: Tensor) -> Tensor:
+    return X if getattr(self, "no_channel_last", True) else X.contiguous(memory_format=torch.channels_last)
+
+
+def _optimizer_settings(self: Any) -> dict[str, Any]:
+    """What the recipe says of the optimiser, for :func:`solo_bam.toolkit.schedule.build_optimizer`."""
+    lars = {"eta": self.eta_lars, "clip_lr": self.grad_clip_lars, "exclude_bias_n_norm": self.exclude_bias_n_norm}
+    return {
+        "name": "lars" if self.lars else self.optimizer,
+        "kwargs": {**self.extra_optimizer_args, **(lars if self.lars else {})},
+        "exclude_bias_n_norm_wd": self.extra_args.get("exclude_bias_n_norm_wd", False),
+        "interval": self.extra_args.get("scheduler_interval", "step"),
+    }
 
 
 # ------------------------------------------------------------------------------------------- contract
 
 
-class BaseMethod(SoloMethod):  # type: ignore[misc, valid-type]
+class BaseMethod(OnlineHeads, SoloMethod):
     """solo-learn's ``BaseMethod`` with the head edition's contract: built from a ``cfg``, ``backbone``, ….
 
     Args:
@@ -441,32 +252,10 @@ class BaseMethod(SoloMethod):  # type: ignore[misc, valid-type]
         self.update_online_knn(torch.cat(outs["feats"][: self.num_large_crops]), targets)
         return outs
 
-    def online_classification(self, feats: Tensor, targets: Tensor) -> Tensor:
-        """Loss of the online linear classifier on the large crops, logged under solo-learn's names.
-
-        Args:
-            feats: ``(L B, D)`` features, crop-major; they receive no gradient.
-            targets: ``(B,)`` labels, -1 for none.
-        """
-        outs = classify(self.classifier(feats.detach()), targets.repeat(self.num_large_crops))
-        self._log_classifier(outs, "train_")
-        self.update_online_knn(feats, targets)
-        return outs["loss"]
-
-    def update_online_knn(self, feats: Tensor, targets: Tensor) -> None:
-        """Add the large crops' features ``(L B, D)`` to the online k-NN's bank, where it is on."""
-        if self.knn_eval:
-            self.knn(train_features=feats.detach(), train_targets=targets.repeat(self.num_large_crops))
-
-    def _log_classifier(self, outs: dict[str, Any], prefix: str) -> None:
-        metrics = {f"{prefix}class_loss": outs["loss"], f"{prefix}acc1": outs["acc1"], f"{prefix}acc5": outs["acc5"]}
-        self.log_dict(metrics, on_epoch=True, sync_dist=True)
-
-    def _layout(self, X: Tensor) -> Tensor:
-        return X if self.no_channel_last else X.contiguous(memory_format=torch.channels_last)
+    _layout = _layout
 
 
-class BaseMomentumMethod(BaseMethod, SoloMomentumMethod):  # type: ignore[misc, valid-type]
+class BaseMomentumMethod(BaseMethod, SoloMomentumMethod):
     """solo-learn's ``BaseMomentumMethod`` with the head edition's contract."""
 
     @torch.no_grad()
@@ -493,14 +282,6 @@ class BaseMomentumMethod(BaseMethod, SoloMomentumMethod):  # type: ignore[misc, 
             outs["loss"] = outs["loss"] + outs["momentum_loss"]
         return outs
 
-    def momentum_classification(self, feats: Tensor, targets: Tensor) -> Tensor:
-        """As :meth:`online_classification`, of the teacher's features; 0 where ``momentum.classifier`` is off."""
-        if self.momentum_classifier is None:
-            return feats.new_zeros(())
-        outs = classify(self.momentum_classifier(feats.detach()), targets.repeat(self.num_large_crops))
-        self._log_classifier(outs, "train_momentum_")
-        return outs["loss"]
-
 
 # ------------------------------------------------------------------------------------ building methods
 
@@ -512,9 +293,14 @@ _SOLO_BACKBONES: dict[str, Callable[..., torch.nn.Module]] = {
 _REPLACED = "vit_tiny"
 
 
-def solo_backbones() -> dict[str, Callable[..., torch.nn.Module]]:
-    """What builds each of solo-learn's own backbones, by name."""
+def solo_backbones(method: str = "") -> dict[str, Callable[..., torch.nn.Module]]:
+    """What builds each of solo-learn's own backbones, by name; the same for every ``method``."""
     return dict(_SOLO_BACKBONES)
+
+
+def own_crop_rule(name: str) -> CropRule:
+    """Which crops one of solo-learn's own methods takes; the others fail on small ones, which they do not unpack."""
+    return CropRule(large=None if name == "wmse" else 2, small=name in ("byol", "simclr", "wmse"))
 
 
 @contextmanager
@@ -536,11 +322,18 @@ def _is_replaced() -> bool:
     return getattr(solo.utils.backbones, _REPLACED) is not _SOLO_BACKBONES[_REPLACED]
 
 
-def method_options(name: str) -> dict[str, Any]:
+# Where the editions' defaults differ, the head's hold.
+_HEADS_DEFAULTS: dict[str, dict[str, Any]] = {
+    "dino": {"warmup_teacher_temperature_epochs": 0},
+    "swav": {"queue_size": 65536},
+}
+
+
+def own_options(name: str) -> dict[str, Any]:
     """The ``method_kwargs`` of one of solo-learn's own methods, with their defaults.
 
     Args:
-        name: a key of ``METHODS``; not bam or bam_momentum.
+        name: a key of ``METHODS`` as solo-learn has it.
 
     Returns:
         key -> default; ``inspect.Parameter.empty`` where a value is required.
@@ -553,6 +346,7 @@ def method_options(name: str) -> dict[str, Any]:
     defaults = {
         action.dest: inspect.Parameter.empty if action.required else action.default for action in parser._actions
     }
+    defaults |= _HEADS_DEFAULTS.get(name, {})
     own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     return {p.name: defaults.get(p.name, p.default) for p in own if p.name != "self"}
 
@@ -570,9 +364,10 @@ def build_method(cfg: DictConfig, create_backbone: Backbones | None = None) -> p
         if issubclass(cls, BaseMethod):
             method = cls(cfg)
         else:
-            options = method_options(cfg.method) | _plain(cfg.method_kwargs)
+            options = own_options(cfg.method) | _plain(cfg.method_kwargs)
             method = cls(**_constructor_arguments(cfg), **options)
     method.encoder_name = cfg.backbone.name
+    method.no_channel_last = cfg.performance.disable_channel_last
     if cfg.knn_eval.enabled:
         method.knn.distance_fx, method.knn.T = cfg.knn_eval.distance_func, cfg.knn_eval.temperature
     return method

@@ -97,14 +97,16 @@ def build_optimizer(
         name: ``sgd``, ``lars``, ``adam`` or ``adamw``.
         lr: rate of the groups that name none.
         weight_decay: of the groups that name none.
-        kwargs: ``optimizer.kwargs``; for ``lars`` also ``eta``, ``clip_lr`` and ``exclude_bias_n_norm``.
+        kwargs: ``optimizer.kwargs``; SGD's and LARS's ``momentum`` is 0.9 unless given; for ``lars`` also ``eta``,
+            ``clip_lr`` and ``exclude_bias_n_norm``.
         exclude_bias_n_norm_wd: no weight decay on biases and norms.
     """
     if exclude_bias_n_norm_wd:
         groups = split_by_rank(groups, {"weight_decay": 0})
     if name != "lars":
         kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-        return kinds[name](groups, lr=lr, weight_decay=weight_decay, **kwargs)
+        defaults = {"momentum": 0.9} if name == "sgd" else {}
+        return kinds[name](groups, lr=lr, weight_decay=weight_decay, **defaults | kwargs)
     kwargs = dict(kwargs)
     trust_coeff, trust_clip = kwargs.pop("eta", 1e-3), kwargs.pop("clip_lr", False)
     groups = [{"always_adapt": True, **group} for group in groups]

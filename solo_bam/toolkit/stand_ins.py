@@ -49,14 +49,21 @@ def _replacements() -> dict[str, ModuleType]:
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Let solo-learn's head edition be imported: its and its dependencies' deprecation warnings are kept quiet."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
 def stand_ins() -> Iterator[None]:
     """Let solo-learn 1.0.2 be imported; its and its dependencies' deprecation warnings are kept quiet."""
     replacements = _replacements()
     before = {name: sys.modules.get(name) for name in replacements}
     sys.modules.update(replacements)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             yield
     finally:
         for name, module in before.items():

@@ -23,7 +23,7 @@ def test_weight_decay_follows_a_cosine_and_spares_biases_norms_and_classifier(tm
     groups = {group["name"]: group["weight_decay"] for group in trained.model.optimizers().param_groups}  # type: ignore[union-attr]
     decayed = pytest.approx(expected[-1])
     assert groups == {
-        "encoder": decayed, "projector": decayed, "encoder_no_decay": 0, "projector_no_decay": 0,
+        "backbone": decayed, "projector": decayed, "backbone_no_decay": 0, "projector_no_decay": 0,
         "classifier": 0, "classifier_no_decay": 0,
     }  # fmt: skip
 

@@ -18,7 +18,7 @@ import yaml
 from solo_bam import toolkit
 from solo_bam.commands.pretrain import pretrain
 from solo_bam.runs import RunFolder
-from tests.recipes import tiny, tiny_overrides
+from tests.recipes import small, tiny, tiny_overrides
 
 METHODS = sorted(set(toolkit.METHODS) - {"base", "linear", "bam", "bam_momentum"})
 
@@ -38,7 +38,7 @@ def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
     assert about["status"] == "finished"
     assert about["seed"] == recipe["seed"] == 5
     assert torch.__version__.startswith(about["versions"]["torch"])
-    assert about["versions"]["solo-learn"] == "1.0.2"
+    assert about["versions"]["solo-learn"].startswith("1.0.2" if toolkit.edition() == "release" else "head")
     assert about["git"] is None or len(about["git"]["commit"]) == 40
     assert about["hardware"]["cores"] == os.cpu_count()
     assert about["results"]["val_knn_acc1"] > 0
@@ -71,16 +71,7 @@ def test_a_second_run_does_not_touch_the_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_of_solo_learn_trains(name: str, tmp_path: Path) -> None:
-    needs = {
-        "dino": ["method_kwargs.warmup_teacher_temperature_epochs=1"],
-        "swav": ["method_kwargs.queue_size=0"],
-        "deepclusterv2": ["method_kwargs.num_prototypes=[4,4]"],
-        "wmse": ["method_kwargs.whitening_size=8", "method_kwargs.proj_output_dim=4"],
-    }
-    own = {"proj_hidden_dim": 32, "proj_output_dim": 16, "pred_hidden_dim": 32, "queue_size": 64, "num_prototypes": 16}
-    kwargs = [f"method_kwargs.{key}={value}" for key, value in own.items() if key in toolkit.method_options(name)]
-    overrides = [f"method={name}", "~method_kwargs", *kwargs, *needs.get(name, [])]
-    metrics = pretrain(tiny(tmp_path, "digits/byol", *overrides)).metrics
+    metrics = pretrain(tiny(tmp_path, "digits/byol", *small(name))).metrics
     assert {"train_class_loss_epoch", "val_acc1", "val_knn_acc1"} <= set(metrics)
     assert all(value == value for value in metrics.values())  # no NaN
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from solo_bam import toolkit
 from solo_bam.commands.pretrain import pretrain
 from solo_bam.config import load_recipe, recipe_folders
 from solo_bam.config.recipe import recipe_names
+from tests.recipes import known_kwargs
 
 RECIPES = [name for name in recipe_names(recipe_folders("pretrain")) if not name.startswith("digits/")]
 # Heads and queues of a few units; what a method does not know is left out.
@@ -27,7 +27,7 @@ _TINY = [
 
 def _overrides(name: str) -> list[str]:
     recipe = load_recipe(name)
-    known = recipe.method_kwargs if recipe.method.startswith("bam") else toolkit.method_options(recipe.method)
+    known = known_kwargs(recipe.method)
     sizes = {size: 32 if i == 0 else 16 for i, size in enumerate(recipe.crop_sizes)}
     crops = [f"augmentations.{i}.crop_size={sizes[a.crop_size]}" for i, a in enumerate(recipe.augmentations)]
     # CAFormer's last feature map of a 32-px image is a single point, which has no box.

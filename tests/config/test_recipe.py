@@ -12,6 +12,7 @@ from solo_bam import toolkit
 from solo_bam.config import load_recipe, recipe_folders
 from solo_bam.config.recipe import recipe_names
 from solo_bam.config.resolve import resolve, uses_cifar_stem
+from solo_bam.errors import UserError
 
 SHIPPED = recipe_names(recipe_folders("pretrain"))
 DIGITS = ("bam", "bam_momentum", "byol", "simclr", "dino")
@@ -214,3 +215,21 @@ def test_bam_defaults_are_the_published_ones() -> None:
         "proj_last_bn": True, "proj_act": "gelu", "reg": 0.05, "reg_final": None, "reg_warmup_epochs": 30,
         "temperature": 0.1, "num_sink_iter": 3, "top_k_sink": 0, "positive_masking": True, "target_crops_number": None,
     }  # fmt: skip
+
+
+def test_a_file_that_hydra_does_not_read(tmp_path: Path) -> None:
+    (tmp_path / "mine.yml").write_text("method: bam\n")
+    for name in ("mine", "mine.yml"):
+        with pytest.raises(UserError, match=r"--config-name: got 'mine.*end in \.yaml alone"):
+            load_recipe(name, config_path=str(tmp_path))
+
+
+def test_what_solo_learns_recipes_hold_and_nothing_reads() -> None:
+    """Some name ``enabled`` beside ``prob``, or settings of other methods."""
+    recipe = load_recipe("digits/simclr", ["augmentations.0.grayscale={enabled: True, prob: 0.2}"])
+    assert recipe.augmentations[0].grayscale.model_dump() == {"prob": 0.2}
+    with pytest.raises(UserError, match="enabled=False needs prob=0"):
+        load_recipe("digits/simclr", ["augmentations.0.grayscale={enabled: False, prob: 0.2}"])
+    recipe = load_recipe("cifar/simsiam", ["method_kwargs.temperature=0.2"])
+    assert "temperature" not in recipe.method_kwargs
+    assert load_recipe("cifar/simsiam", ["+augmentations_cfg=weak.yaml"]).trainer_arguments == recipe.trainer_arguments

@@ -198,7 +198,7 @@ def test_solo_learns_own_way_of_building_works() -> None:
         {
             "method": "bam", "max_epochs": 1, "accumulate_grad_batches": 1,
             "backbone": {"name": "resnet18", "kwargs": {}, "cifar_stem": True},
-            "data": {"num_classes": 10, "num_large_crops": 2, "num_small_crops": 0},
+            "data": {"dataset": "custom", "num_classes": 10, "num_large_crops": 2, "num_small_crops": 0},
             "optimizer": {"name": "sgd", "batch_size": 4, "lr": 0.1, "classifier_lr": 0.1, "weight_decay": 0,
                           "exclude_bias_n_norm_wd": False, "kwargs": {}},
             "scheduler": {"name": "none", "min_lr": 0, "warmup_start_lr": 0, "warmup_epochs": 0, "lr_decay_steps": None,

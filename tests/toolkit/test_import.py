@@ -80,13 +80,13 @@ def test_every_command_but_the_doctor_says_that_solo_learn_is_missing(tmp_path: 
     assert "pip install --no-deps solo-learn==1.0.2" in done.stderr
 
 
-def test_the_head_edition_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_the_edition_is_told_by_its_folders(tmp_path: Path) -> None:
     (tmp_path / "solo" / "data").mkdir(parents=True)
     (tmp_path / "solo" / "__init__.py").write_text("")
-    done = _python("from solo_bam.cli import main; print(main(['pretrain']))", PYTHONPATH=str(tmp_path))
-    assert done.stdout.strip() == "2"
-    assert len(done.stderr.splitlines()) == 1
-    assert "install its release: pip install --no-deps solo-learn==1.0.2" in done.stderr
+    code = "from solo_bam import toolkit; print(toolkit.edition(), toolkit.problem())"
+    assert _python(code, PYTHONPATH=str(tmp_path)).stdout.strip() == "head None"
+    (tmp_path / "solo" / "data").rmdir()
+    assert _python(code, PYTHONPATH=str(tmp_path)).stdout.strip() == "release None"
 
 
 def test_help_does_not_load_torch() -> None:

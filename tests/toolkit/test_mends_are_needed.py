@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from solo_bam import toolkit
+
 ROOT = Path(__file__).parents[2]
-MENDS = sorted(set(re.findall(r"^def _mend_(\w+)", (ROOT / "solo_bam/toolkit/release.py").read_text(), re.MULTILINE)))
+FILES = [ROOT / "solo_bam" / "toolkit" / f"{name}.py" for name in ("mends", toolkit.edition())]
+MENDS = sorted({name for file in FILES for name in re.findall(r"^def _mend_(\w+)", file.read_text(), re.MULTILINE)})
 
 
 def test_mends_are_found() -> None:
@@ -21,8 +24,9 @@ def test_mends_are_found() -> None:
 
 @pytest.mark.parametrize("name", MENDS)
 def test_fails_without(name: str) -> None:
+    files = ["tests/toolkit/test_mends.py", "tests/toolkit/test_head.py"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "tests/toolkit/test_release.py", "-m", name, "-p", "no:cacheprovider", "-x"],
+        [sys.executable, "-m", "pytest", *files, "-m", name, "-p", "no:cacheprovider", "-x"],
         cwd=ROOT, env={**os.environ, "SOLO_BAM_TEST_UNMENDED": name}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout

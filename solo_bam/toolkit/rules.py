@@ -1,0 +1,34 @@
+"""What a method says about itself: its settings and the crops that it takes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+# In solo-learn's own recipes, and read by neither edition: at the top level, and in method_kwargs.
+UNREAD_KEYS = ("augmentations_cfg", "wandb_cfg")
+UNREAD_OPTIONS = {
+    "ressl": ("base_tau_momentum", "final_tau_momentum", "momentum_classifier"),
+    "simsiam": ("temperature",),
+}
+
+
+class NoOptions(BaseModel):
+    """``method_kwargs`` of a method that has none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class CropRule(NamedTuple):
+    """Which crops a method takes.
+
+    A method class may have one as its attribute ``crops``.
+
+    Attributes:
+        large: how many large crops, None for any number.
+        small: whether its loss uses small crops.
+    """
+
+    large: int | None
+    small: bool
