@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,15 @@ GOLDEN = Path(__file__).parent / "golden"
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The digits are written into a folder of the tests' own."""
     os.environ["SOLO_BAM_CACHE"] = str(tmp_path_factory.getbasetemp().parent / "solo-bam-cache")
+
+
+@pytest.fixture(autouse=True)
+def _environment() -> Iterator[None]:
+    """A run of several processes leaves its address in the environment, for runs that a later test starts."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(autouse=True)

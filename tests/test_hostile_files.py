@@ -309,6 +309,7 @@ FORBIDDEN = {
     "hydra's instantiate": re.compile(r"instantiate\(|hydra\.utils|get_class\(|get_method\("),
     "unsafe YAML": re.compile(r"yaml\.(unsafe_|full_)?load\(|UnsafeLoader|FullLoader"),
     "a resolver": re.compile(r"register_new_resolver|register_resolver"),
+    "an image of any format": re.compile(r"Image\.open\((?!.*formats=)"),
     "an archive unpacked as it is": re.compile(r"extract_archive|unpack_archive|download_and_extract"),
 }  # fmt: skip
 
@@ -321,10 +322,14 @@ def _offences(text: str) -> list[str]:
     "line",
     ["torch.load(path)", "torch.load(path, weights_only=False)", '{"weights_only": False}', "import pickle", "pickle.loads(x)",
      "np.load(x, allow_pickle=True)", "eval(x)", "    exec(code)", "hydra.utils.instantiate(cfg)", "yaml.load(x)",
-     "os.system('x')", "OmegaConf.register_new_resolver('eval', eval)", "extract_archive(a, b)"],
+     "os.system('x')", "OmegaConf.register_new_resolver('eval', eval)", "extract_archive(a, b)", "Image.open(path)"],
 )  # fmt: skip
 def test_the_search_finds(line: str) -> None:
     assert _offences(line)
+
+
+# What may stand where: detectron2 reads pickles, which are only written here.
+ALLOWED = {("export/detectron2.py", "pickle")}
 
 
 def test_nothing_in_the_package_runs_what_it_reads() -> None:
@@ -334,5 +339,6 @@ def test_nothing_in_the_package_runs_what_it_reads() -> None:
         for path in sorted(root.rglob("*.py"))
         for number, line in enumerate(path.read_text().splitlines(), 1)
         for name in _offences(line)
+        if (str(path.relative_to(root)), name) not in ALLOWED
     ]
     assert found == []

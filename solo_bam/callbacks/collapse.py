@@ -56,10 +56,12 @@ class CollapseMonitor(pl.Callback):
         if self._hook is not None:
             self._hook.remove()
 
-    def _keep(self, _: nn.Module, __: Any, features: Tensor) -> None:
+    def _keep(self, _: nn.Module, __: Any, features: Any) -> None:
         """The last rows of a split, at least :data:`ROWS` where there are as many."""
         if self._now is None:
             return
+        if isinstance(features, tuple):  # solo-learn's MAE masks in the backbone, which gives its masks too
+            features = features[0]
         kept = self._rows[self._now]
         kept.append(features.detach().clone())
         while sum(map(len, kept)) - len(kept[0]) >= ROWS:

@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from solo_bam.commands.options import Parser, parse
+from solo_bam.commands.options import Parser, add_import, import_modules, parse
 from solo_bam.config import Recipe, load_recipe
 from solo_bam.errors import UserError
 
@@ -14,6 +14,7 @@ from solo_bam.errors import UserError
 def main(arguments: Sequence[str]) -> int:
     """Print what was found; 0 where nothing is in the way, 1 where something is."""
     options = _parse(arguments)
+    import_modules(options.modules)
     recipe = _recipe(options)
     if options.data and recipe:
         from solo_bam.data.inspection import scan
@@ -40,6 +41,7 @@ def _parse(arguments: Sequence[str]) -> Namespace:
         "--loaders", metavar="RECIPE", help="compare DALI's crops with torchvision's over the same images"
     )
     parser.add_argument("--config-path", metavar="FOLDER", help="folder of your own recipes")
+    add_import(parser)
     parser.add_argument("words", nargs="*", metavar="RECIPE key=value", help="a recipe, and changes to it")
     return parse(parser, arguments)
 

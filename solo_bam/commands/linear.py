@@ -18,16 +18,6 @@ from solo_bam import hardware
 from solo_bam.callbacks import EpochSeed, NonFiniteLoss, ProgressBar, Saving, UnreadableImages
 from solo_bam.checkpoints import find_checkpoint, read_checkpoint, recipe_in
 from solo_bam.commands.options import Parser, parse
-from solo_bam.commands.training import (
-    RecipeInCheckpoint,
-    build_trainer,
-    check_size,
-    find_devices,
-    fit,
-    folder_and_checkpoint,
-    seed_everything,
-    without_known_warnings,
-)
 from solo_bam.config.linear import CHECKPOINT, LinearRecipe, load_linear_recipe, named_keys, recipe_of_run
 from solo_bam.config.schema import Recipe
 from solo_bam.data.labelled import LabelledData, find_labelled
@@ -38,6 +28,16 @@ from solo_bam.evaluation.protocol import classifier_records
 from solo_bam.evaluation.records import Record, records_folder, write_records
 from solo_bam.evaluation.tally import Tally, write_confusion, write_per_class
 from solo_bam.runs import RunFolder, recipe_hash
+from solo_bam.training import (
+    RecipeInCheckpoint,
+    build_trainer,
+    check_size,
+    find_devices,
+    fit,
+    folder_and_checkpoint,
+    seed_everything,
+    without_known_warnings,
+)
 
 
 @dataclass(frozen=True)

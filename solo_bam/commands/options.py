@@ -27,14 +27,19 @@ def recipe_parser(command: str, description: str) -> Parser:
     parser.add_argument(
         "--config-path", metavar="FOLDER", help="folder of your own recipes, relative to where you stand"
     )
-    parser.add_argument(
-        "--import", dest="modules", action="append", default=[], metavar="MODULE",
-        help="import a module of your own first, which registers a method (docs/adding-a-method.md)",
-    )  # fmt: skip
+    add_import(parser)
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="changes to the recipe, e.g. optimizer.lr=0.1"
     )
     return parser
+
+
+def add_import(parser: Parser) -> None:
+    """The option ``--import``, for :func:`import_modules`."""
+    parser.add_argument(
+        "--import", dest="modules", action="append", default=[], metavar="MODULE",
+        help="import a module of your own first, which registers a method (docs/adding-a-method.md)",
+    )  # fmt: skip
 
 
 def import_modules(names: Sequence[str]) -> None:

@@ -10,9 +10,8 @@ import torch
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from solo_bam import hardware, toolkit
-from solo_bam.backbones import backbone_factory, check_crop_sizes, check_heat_map, is_resnet
-from solo_bam.batch_norm import check_synchronisable
+from solo_bam import hardware
+from solo_bam.backbones import is_resnet
 from solo_bam.callbacks import (
     CollapseMonitor,
     ContrastiveCropBoxes,
@@ -25,8 +24,14 @@ from solo_bam.callbacks import (
     UnreadableImages,
 )
 from solo_bam.commands.options import import_modules, parse, recipe_parser
-from solo_bam.commands.training import (
+from solo_bam.config import Recipe, load_recipe
+from solo_bam.config.resolve import resolve, uses_cifar_stem
+from solo_bam.data import PretrainData, Source, find_source
+from solo_bam.data.contrastive_crop import BoxSchedule
+from solo_bam.runs import RunFolder
+from solo_bam.training import (
     RecipeInCheckpoint,
+    build_model,
     build_trainer,
     check_size,
     find_devices,
@@ -34,12 +39,6 @@ from solo_bam.commands.training import (
     folder_and_checkpoint,
     seed_everything,
 )
-from solo_bam.config import Recipe, load_recipe
-from solo_bam.config.resolve import resolve, uses_cifar_stem
-from solo_bam.data import PretrainData, Source, find_source
-from solo_bam.data.contrastive_crop import BoxSchedule
-from solo_bam.errors import UserError
-from solo_bam.runs import RunFolder
 
 
 @dataclass(frozen=True)
@@ -83,17 +82,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     trainer = build_trainer(recipe, devices, folder, _callbacks(recipe, folder, data), steps_per_epoch)
 
     seed_everything(recipe.seed)
-    try:
-        model = toolkit.build_method(cfg, backbone_factory(cfg.backbone))
-    except AssertionError as error:  # solo-learn's way of refusing a method's own settings
-        raise UserError(
-            "method_kwargs", f"{recipe.method} refuses them ({error or 'no reason given'})", "correct them"
-        ) from None
-    check_crop_sizes(model.backbone, recipe.backbone.name, recipe.crop_sizes, model.features_dim)
-    if recipe.data.contrastive_crop.enabled:
-        check_heat_map(model.backbone, recipe.backbone.name, recipe.crop_sizes[0])
-    if recipe.sync_batchnorm and devices.accelerator == "cpu" and world_size > 1:
-        check_synchronisable(model)
+    model = build_model(recipe, cfg, devices)
     if not recipe.performance.disable_channel_last:
         model = model.to(memory_format=torch.channels_last)
     _announce(recipe, source.val is not None)

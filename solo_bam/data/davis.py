@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from solo_bam.data.images import open_image, reason
 from solo_bam.errors import UserError
 
 _KEY = "data.path"
@@ -86,10 +87,11 @@ def write_labels(path: Path, labels: NDArray[np.uint8], palette: list[int]) -> N
 
 def _open(path: Path) -> Image.Image:
     try:
-        image = Image.open(path)
-        image.load()
-    except OSError as error:
-        raise UserError(_KEY, f"{path} cannot be read ({error})", "replace the file") from None
+        with path.open("rb") as stream:
+            image = open_image(stream)
+            image.load()
+    except Exception as error:  # PIL meets damage with whatever exception comes first
+        raise UserError(_KEY, f"{path} cannot be read ({reason(error)})", "replace the file") from None
     return image
 
 

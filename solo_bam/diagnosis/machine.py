@@ -91,7 +91,7 @@ def _solo_learn() -> Finding:
     if found := toolkit.problem():
         text, _, remedy = found.partition("; ")
         return Finding("failure", "solo-learn", text, remedy)
-    version = metadata.version("solo-learn")
+    version = toolkit.version().get("solo-learn") or metadata.version("solo-learn")
     return Finding("ok", "solo-learn", f"{version}, its {toolkit.edition()} edition, mended in memory")
 
 

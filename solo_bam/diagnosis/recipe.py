@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from solo_bam import hardware, toolkit
-from solo_bam.backbones import backbone_factory, check_crop_sizes, check_heat_map, is_resnet
+from solo_bam import hardware
+from solo_bam.backbones import is_resnet
+from solo_bam.callbacks import OnlineKNN
 from solo_bam.config import Recipe
 from solo_bam.config.resolve import resolve, uses_cifar_stem
 from solo_bam.data import PretrainData, Source, find_source
@@ -23,6 +23,7 @@ from solo_bam.diagnosis.gradients import check_gradients
 from solo_bam.diagnosis.machine import GIB, disk
 from solo_bam.errors import UserError
 from solo_bam.runs import RunFolder, recipe_hash
+from solo_bam.training import build_model, build_trainer, check_size, folder_and_checkpoint
 
 # Numbers that the optimiser keeps beside each weight.
 _STATES = {"adam": 2, "adamw": 2, "sgd": 1, "lars": 1}
@@ -46,7 +47,7 @@ def examine_recipe(recipe: Recipe) -> list[Finding]:
         if source is not None and (cfg := _try(findings, "batch", lambda: _cfg(recipe, source, processes))) is not None:
             findings.append(_batch(recipe, cfg, processes))
             _try(findings, "steps", lambda: findings.append(_steps(recipe, source, processes)))
-            _try(findings, "network", lambda: findings.extend(_network(recipe, cfg)))
+            _try(findings, "network", lambda: findings.extend(_network(recipe, cfg, devices)))
     findings += [*_earlier_runs(recipe), check_gradients()]
     return findings
 
@@ -69,21 +70,10 @@ def _data(recipe: Recipe, source: Source) -> Finding:
 
 
 def _check_trainer(recipe: Recipe, devices: hardware.Devices) -> None:
-    """Lightning's own checks of its arguments; nothing is written."""
-    fixed: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    try:
-        with _silence():
-            pl.Trainer(
-                accelerator=devices.accelerator,
-                devices=devices.devices,
-                num_nodes=recipe.num_nodes,
-                strategy=recipe.strategy or "auto",
-                precision=recipe.precision,  # type: ignore[arg-type]
-                max_epochs=recipe.max_epochs,
-                **{**recipe.trainer_arguments, **fixed, "enable_model_summary": False},
-            )
-    except (MisconfigurationException, TypeError, ValueError) as error:
-        raise UserError("Trainer", " ".join(str(error).split()), "correct the recipe") from None
+    """Lightning's own checks of its arguments, the loggers and what the run would continue; nothing is written."""
+    with _silence():
+        folder, _ = folder_and_checkpoint(recipe, resume=False, world_size=devices.count * recipe.num_nodes)
+        build_trainer(recipe, devices, folder, callbacks=[], steps_per_epoch=1)
 
 
 @contextmanager
@@ -110,23 +100,18 @@ def _batch(recipe: Recipe, cfg: DictConfig, processes: int) -> Finding:
 
 
 def _steps(recipe: Recipe, source: Source, processes: int) -> Finding:
-    images, size = len(PretrainData(recipe, source).train_set), recipe.optimizer.batch_size * processes
-    if images < size:
-        problem = f"got {recipe.optimizer.batch_size} on {processes} process(es), there are only {images} images"
-        raise UserError("optimizer.batch_size", problem, "lower it")
+    data = PretrainData(recipe, source)
+    images, size = len(data.train_set), recipe.optimizer.batch_size * processes
+    check_size(images, recipe.optimizer.batch_size, processes)
+    if recipe.knn_eval.freq is not None and data.val_set is not None:
+        OnlineKNN.of(data)  # its k may not fit the bank
     steps = images // size
     return Finding("ok", "steps", f"{steps:,} an epoch, {steps * recipe.max_epochs:,} in all, of {images:,} images")
 
 
-def _network(recipe: Recipe, cfg: DictConfig) -> list[Finding]:
+def _network(recipe: Recipe, cfg: DictConfig, devices: hardware.Devices) -> list[Finding]:
     """Built once, as a run would build it."""
-    try:
-        model = toolkit.build_method(cfg, backbone_factory(cfg.backbone))
-    except AssertionError as error:  # solo-learn's way of refusing a method's own settings
-        raise UserError("method_kwargs", f"{recipe.method} refuses them ({error})", "correct them") from None
-    check_crop_sizes(model.backbone, recipe.backbone.name, recipe.crop_sizes, model.features_dim)
-    if recipe.data.contrastive_crop.enabled:
-        check_heat_map(model.backbone, recipe.backbone.name, recipe.crop_sizes[0])
+    model = build_model(recipe, cfg, devices)
     weights = sum(p.numel() for p in model.parameters())
     stem = ""
     if is_resnet(recipe.backbone.name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from solo_bam.data import find_source
 from solo_bam.data.digits import digits_folder
 from solo_bam.evaluation import extract_features
 from solo_bam.evaluation.health import alignment, effective_rank
-from solo_bam.evaluation.records import read_records
+from solo_bam.evaluation.records import Record
 from solo_bam.evaluation.views import Sample, choose
 from tests.recipes import tiny
 
@@ -161,7 +162,8 @@ def test_what_to_install(
 
 def test_health_is_written_with_its_protocol(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["health", str(run), "num_images=100"]) == 0
-    records = {record.metric: record for record in read_records(run / "evaluation")}
+    written = json.loads((run / "evaluation" / "health.json").read_text())
+    records = {record.metric: record for record in map(Record.model_validate, written)}
     assert list(records) == ["RankMe", "alpha-ReQ", "alignment", "uniformity", "spread"]
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert f"{records['RankMe'].value:.3f}" in capsys.readouterr().out

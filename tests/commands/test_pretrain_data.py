@@ -12,7 +12,7 @@ import torch
 
 from solo_bam.commands.pretrain import pretrain
 from solo_bam.runs import RunFolder
-from solo_bam.toolkit import release
+from solo_bam.toolkit.knn_metric import WeightedKNNClassifier
 from tests.commands.test_pretrain import stop_after
 from tests.data.pictures import cifar, folders, h5_file, stl
 from tests.recipes import tiny, tiny_overrides
@@ -29,13 +29,13 @@ def test_stl10_with_its_unlabelled_images(tmp_path: Path, monkeypatch: Any) -> N
     """The online k-NN and head learn from the labelled images alone, and are evaluated on the test images."""
     root = stl(tmp_path / "data", monkeypatch)
     banks = []
-    ordinary = release.WeightedKNNClassifier.compute
+    ordinary = WeightedKNNClassifier.compute
 
     def compute(self: Any) -> Any:
         banks.append(torch.cat(list(self.train_targets)))
         return ordinary(self)
 
-    monkeypatch.setattr(release.WeightedKNNClassifier, "compute", compute)
+    monkeypatch.setattr(WeightedKNNClassifier, "compute", compute)
     overrides = ["data.dataset=stl10", f"data.train_path={root}", *SMALL]
     metrics = pretrain(tiny(tmp_path / "runs", "digits/bam", *overrides)).metrics
     assert {"val_acc1", "val_knn_acc1", "train_class_loss_epoch"} <= set(metrics)

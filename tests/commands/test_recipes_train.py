@@ -19,7 +19,7 @@ _HEAD = {
 }  # fmt: skip
 _TINY = [
     "data.dataset=digits", "data.train_path=null", "data.val_path=null", "data.fraction=0.02", "data.num_workers=0",
-    "optimizer.batch_size=8", "scheduler.warmup_epochs=0", "scheduler.min_lr=0", "max_epochs=1",
+    "optimizer.batch_size=8", "knn_eval.k=5", "scheduler.warmup_epochs=0", "scheduler.min_lr=0", "max_epochs=1",
     "limit_train_batches=2", "limit_val_batches=1", "precision=32", "sync_batchnorm=False", "accelerator=cpu",
     "log_every_n_steps=1", "enable_progress_bar=False", "enable_model_summary=False", "checkpoint.enabled=False",
 ]  # fmt: skip

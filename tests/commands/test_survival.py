@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from solo_bam import run_log
-from solo_bam.commands.training import newest_readable
 from solo_bam.errors import UserError
 from solo_bam.runs import RunFolder
+from solo_bam.training import newest_readable
 from tests.recipes import tiny_overrides
 from tests.zygote import Start, Zygote
 
@@ -130,7 +130,7 @@ torch.save = save
 """
 ON_CALL = """
 import os
-from solo_bam.commands.training import newest_readable
+from solo_bam.training import newest_readable
 from solo_bam.errors import UserError
 from solo_bam.runs import RunFolder
 RunFolder.{name} = lambda *_: os.killpg(0, 9)

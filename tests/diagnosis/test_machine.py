@@ -89,14 +89,20 @@ def test_versions(monkeypatch: Any) -> None:
     assert _only(missing, "versions").status == "ok"
 
 
-@pytest.mark.parametrize("missing", [toolkit.MISSING, toolkit.HEAD])
-def test_without_solo_learn_the_page_says_what_to_install(missing: str, monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.setattr(toolkit, "problem", lambda: missing)
+def test_without_solo_learn_the_page_says_what_to_install(monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(toolkit, "problem", lambda: toolkit.MISSING)
     assert main(["doctor"]) == 1
     page = " ".join(capsys.readouterr().out.split())
     assert "failure solo-learn solo-bam " in page
     assert toolkit.INSTALL in page
     assert "1 failure(s): mend them first" in page
+
+
+def test_a_clone_of_the_head_needs_no_installed_release(monkeypatch: Any) -> None:
+    monkeypatch.setattr(toolkit, "version", lambda: {"solo-learn": "head 1234567"})
+    monkeypatch.setattr(metadata, "version", lambda name: metadata.distribution(f"no {name}").version)
+    assert machine._solo_learn().status == "ok"
+    assert machine._solo_learn().text.startswith("head 1234567, ")
 
 
 def test_accelerators(monkeypatch: Any) -> None:

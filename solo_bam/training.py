@@ -16,13 +16,15 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.layer_sync import LayerSync
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from omegaconf import DictConfig
 from torch import nn
 
-from solo_bam import hardware
-from solo_bam.batch_norm import desynchronise, synchronise
+from solo_bam import hardware, toolkit
+from solo_bam.backbones import backbone_factory, check_crop_sizes, check_heat_map
+from solo_bam.batch_norm import check_synchronisable, desynchronise, synchronise
 from solo_bam.callbacks import WholeFiles
 from solo_bam.checkpoints import read_checkpoint
-from solo_bam.config.schema import Run
+from solo_bam.config.schema import Recipe, Run
 from solo_bam.errors import UserError
 from solo_bam.failures import together
 from solo_bam.run_log import LineLogger
@@ -37,6 +39,25 @@ def find_devices(recipe: Run) -> tuple[hardware.Devices, int]:
     """
     devices = hardware.find_devices(recipe.accelerator, recipe.devices)
     return devices, devices.count * recipe.num_nodes
+
+
+def build_model(recipe: Recipe, cfg: DictConfig, devices: hardware.Devices) -> pl.LightningModule:
+    """The method of a pretraining recipe, shown one image of each size.
+
+    Raises:
+        UserError: settings, crops or a network that do not fit together.
+    """
+    try:
+        model = toolkit.build_method(cfg, backbone_factory(cfg.backbone))
+    except AssertionError as error:  # solo-learn's way of refusing a method's own settings
+        problem = f"{recipe.method} refuses them ({error or 'no reason given'})"
+        raise UserError("method_kwargs", problem, "correct them") from None
+    check_crop_sizes(model.backbone, recipe.backbone.name, recipe.crop_sizes, model.features_dim)
+    if recipe.data.contrastive_crop.enabled:
+        check_heat_map(model.backbone, recipe.backbone.name, recipe.crop_sizes[0])
+    if recipe.sync_batchnorm and devices.accelerator == "cpu" and devices.count * recipe.num_nodes > 1:
+        check_synchronisable(model)
+    return model
 
 
 def build_trainer(
