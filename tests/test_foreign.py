@@ -10,13 +10,20 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import pytest
+import timm
 import torch
 
 from solo_bam import toolkit
-from solo_bam.backbones import create_backbone
+from solo_bam.backbones import create_backbone, timm_call
 from solo_bam.checkpoints import hash_weights, load_pretrained
+from solo_bam.cli import main
+from solo_bam.config.linear import load_linear_recipe
 from solo_bam.config.resolve import resolve
 from solo_bam.errors import UserError
+from solo_bam.evaluation.pretrained import complete, load_extractor
+from solo_bam.evaluation.records import read_records
+from tests.data.pictures import folders
+from tests.pretrained import TINY
 from tests.recipes import batch, tiny
 from tests.toolkit.editions import release_only
 
@@ -31,15 +38,64 @@ RELEASE: dict[str, Any] = {
 }  # fmt: skip
 
 
+def saved(path: Path, backbone: torch.nn.Module, prefix: str, args: dict[str, Any]) -> str:
+    """A checkpoint as solo-learn leaves it."""
+    state = {prefix + name: value for name, value in backbone.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 6}, path)
+    path.with_name("args.json").write_text(json.dumps(args))
+    return str(path)
+
+
 @pytest.mark.parametrize(("args", "prefix"), [(HEAD, "backbone."), (RELEASE, "encoder.")])
 def test_either_editions_backbone_comes_back(args: dict[str, Any], prefix: str, tmp_path: Path) -> None:
     backbone = create_backbone("resnet18", {"zero_init_residual": True}, cifar_stem=True)
-    state = {prefix + name: value for name, value in backbone.state_dict().items()}
-    torch.save({"state_dict": state, "epoch": 6}, tmp_path / "byol-ep=6.ckpt")
-    (tmp_path / "args.json").write_text(json.dumps(args))
-    loaded = load_pretrained(tmp_path / "byol-ep=6.ckpt")
+    loaded = load_pretrained(Path(saved(tmp_path / "byol-ep=6.ckpt", backbone, prefix, args)))
     assert (loaded.weights, loaded.epoch) == (hash_weights(backbone), 7)
     assert (loaded.recipe.method, loaded.recipe.data.dataset, loaded.recipe.crop_sizes) == ("byol", "cifar10", [32])
+
+
+@pytest.mark.parametrize(("args", "prefix"), [(HEAD, "backbone."), (RELEASE, "encoder.")])
+def test_every_command_takes_either_editions_checkpoint(args: dict[str, Any], prefix: str, tmp_path: Path) -> None:
+    backbone = create_backbone("resnet18", {"zero_init_residual": True}, cifar_stem=True)
+    checkpoint = saved(tmp_path / "byol-ep=6.ckpt", backbone, prefix, args)
+    images = folders(tmp_path / "images")
+    data = ["data.dataset=custom", f"data.train_path={images}", f"data.val_path={images}", "data.fraction=-1"]
+    short = [*TINY, *data, "optimizer.lr=0.1", f"checkpoint.dir={tmp_path}"]
+    assert main(["knn", checkpoint, "k=5", "distance=cosine", "num_workers=0", *data]) == 0
+    assert main(["linear", checkpoint, "--config-name", "digits/linear", *short]) == 0
+    assert main(["export", checkpoint]) == 0
+    (exported,) = tmp_path.rglob("backbone.safetensors")
+    measured = [record for folder in tmp_path.rglob("evaluation") for record in read_records(folder)]
+    assert {(r.metric, r.method, r.weights) for r in measured} >= {("accuracy", "byol", hash_weights(backbone))}
+    assert {r.protocol["kind"] for r in measured} == {"k-NN", "linear"}
+    assert load_pretrained(exported).weights == hash_weights(backbone)
+
+
+@pytest.mark.parametrize("method", ["mae", "mocov3"])
+def test_a_vit_that_is_a_methods_own(method: str, tmp_path: Path) -> None:
+    """Its heads are twelve, a ViT-Tiny's three, in weights of the same shapes."""
+    vit = create_backbone("vit_tiny", {"patch_size": 8}, crop_sizes=[16], method=method).eval()
+    assert vit.blocks[0].attn.num_heads == 12  # type: ignore[index, union-attr]
+    crops = [{"crop_size": 16, "num_crops": 2}]
+    about = {
+        **HEAD,
+        "method": method,
+        "augmentations": crops,
+        "backbone": {"name": "vit_tiny", "kwargs": {"patch_size": 8}},
+    }
+    path = Path(saved(tmp_path / "some.ckpt", vit, "backbone.", about))
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = vit(images)
+        torch.testing.assert_close(load_pretrained(path).backbone(images), expected)
+        name, arguments = timm_call("vit_tiny", {"patch_size": 8}, [16], method) or ("", {})
+        timms = timm.create_model(name, **arguments).eval()
+        timms.load_state_dict(vit.state_dict())
+        torch.testing.assert_close(timms(images), expected)
+        named = ["backbone.name=vit_tiny", "backbone.kwargs={patch_size: 8}", f"pretrain_method={method}"]
+        recipe = complete(load_linear_recipe("digits/linear", [*TINY, *named]), None)
+        extractor = load_extractor(torch.load(path, weights_only=True), path, recipe, None)
+        torch.testing.assert_close(extractor.backbone(images), expected)
 
 
 def test_what_is_no_args_json_of_solo_learns(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
-"""solo-learn's own pretraining recipes through ``solo-bam pretrain``, two steps each, on small made-up images.
+"""solo-learn's own recipes through ``solo-bam pretrain`` and ``solo-bam linear``, two steps each, on made-up images.
 
     python -m tests.their_recipes /path/to/solo-learn            # a table: recipe | edition | result
+    python -m tests.their_recipes /path/to/solo-learn linear/    # those with that in their path alone
 
 The recipes are taken from the checkout; they run on the edition of solo-learn that is importable. Only sizes, the
-accelerator and the place of the data are overridden, W&B is off, and the seed is the recipe's.
+accelerator and the place of the data are overridden, W&B is off, and the seed is the recipe's. Linear recipes, and those
+that fine-tune, keep their 224 px; they get random weights in a file as the edition's own scripts leave it.
 """
 
 from __future__ import annotations
@@ -18,14 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from solo_bam.cli import main
 from solo_bam.data.imagenet100 import IMAGENET100
-from solo_bam.toolkit import edition
+from solo_bam.toolkit import edition, solo_backbones
 from tests.data.pictures import cifar, folders
 
-FOLDERS = ("cifar", "cifar-multicrop", "custom", "imagenet-100", "imagenet-100-multicrop")
+FOLDERS = (
+    "pretrain/cifar", "pretrain/cifar-multicrop", "pretrain/custom", "pretrain/imagenet-100",
+    "pretrain/imagenet-100-multicrop", "linear/imagenet-100", "linear/imagenet", "finetune/imagenet-100",
+    "finetune/imagenet",
+)  # fmt: skip
 ACCELERATOR = [
     "accelerator=cpu", "devices=1", "strategy=auto", "precision=32", "sync_batchnorm=False", "wandb.enabled=False",
 ]  # fmt: skip
@@ -70,13 +77,36 @@ def _crops(path: Path, recipe: dict[str, Any]) -> list[int]:
     return [32 if p["crop_size"] == pipelines[0]["crop_size"] else 16 for p in pipelines]
 
 
+def linear_overrides(path: Path, data: Path, out: Path) -> list[str]:
+    """What makes a linear recipe short, and the weights that it is for."""
+    recipe = yaml.safe_load(path.read_text())
+    places = [f"data.{split}_path={data / recipe['data']['dataset'] / split}" for split in ("train", "val")]
+    weights = save_weights(data / "pretrained.ckpt", recipe["backbone"]["name"], recipe["pretrain_method"])
+    # 8 images are much of a ViT's 224 px for a CPU.
+    return [
+        *ACCELERATOR, *SIZES, *places, "optimizer.batch_size=4", f"checkpoint.dir={out}",
+        f"pretrained_feature_extractor={weights}",
+    ]  # fmt: skip
+
+
+def save_weights(path: Path, backbone: str, method: str) -> Path:
+    """A checkpoint of the edition's own scripts, without an ``args.json``: its network, its names."""
+    prefix = "encoder" if edition() == "release" else "backbone"
+    network = solo_backbones(method)[backbone]()
+    state = {f"{prefix}.{name}": value for name, value in network.state_dict().items() if not name.startswith("fc.")}
+    torch.save({"state_dict": {**state, "classifier.bias": torch.zeros(100)}, "epoch": 0}, path)
+    return path
+
+
 def run(path: Path, data: Path, out: Path) -> str:
     """``trains`` or the line that says why not."""
     said = io.StringIO()
-    arguments = ["pretrain", "--config-path", str(path.parent), "--config-name", path.name]
+    pretrains = "pretrain" in path.parts
+    arguments = ["pretrain" if pretrains else "linear", "--config-path", str(path.parent), "--config-name", path.name]
+    lines = (overrides if pretrains else linear_overrides)(path, data, out)
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         try:
-            code = main([*arguments, *overrides(path, data, out)])
+            code = main([*arguments, *lines])
         except Exception as error:
             return f"FAILS: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return "trains" if code == 0 else said.getvalue().strip().splitlines()[-1].removeprefix("solo-bam: error: ")
@@ -91,11 +121,12 @@ def table(checkout: Path, only: str = "") -> int:
             cifar(data, name, patch)
         for split in ("train", "val"):
             folders(data / "imagenet100" / split, sorted(IMAGENET100), count=1)
+            folders(data / "imagenet" / split, [f"n{number:08d}" for number in range(1000)], count=1)
             folders(data / "custom" / split, count=10)
         os.chdir(scratch)
         print("| recipe | edition | result | s |\n|---|---|---|---|")
         for folder in FOLDERS:
-            for path in sorted((checkout / "scripts" / "pretrain" / folder).glob("*.y*ml")):
+            for path in sorted((checkout / "scripts" / folder).glob("*.y*ml")):
                 if only in str(path):
                     start = time.time()
                     result = run(path, data, data / "out")

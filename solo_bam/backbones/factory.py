@@ -142,7 +142,9 @@ def _check_keys(name: str, asked: Mapping[str, Any]) -> None:
                 raise _unknown_key(name, key, asked, allowed)
 
 
-def timm_call(name: str, kwargs: Mapping[str, Any], crop_sizes: Sequence[int]) -> tuple[str, dict[str, Any]] | None:
+def timm_call(
+    name: str, kwargs: Mapping[str, Any], crop_sizes: Sequence[int], method: str = ""
+) -> tuple[str, dict[str, Any]] | None:
     """Name and arguments with which ``timm.create_model`` builds the network of :func:`create_backbone`.
 
     A ResNet's stem for small images is not among them: timm has no argument for it.
@@ -153,8 +155,10 @@ def timm_call(name: str, kwargs: Mapping[str, Any], crop_sizes: Sequence[int]) -
     known = _TIMM_NAMES.get(name, None if name in toolkit.solo_backbones() else name)
     if known is None:
         return None
-    _, arguments = _build(_constructor(name), dict(kwargs), _defaults(name, crop_sizes))
+    _, arguments = _build(_constructor(name, method), dict(kwargs), _defaults(name, crop_sizes))
     ours = _CAFORMER if name.startswith("caformer") else {}
+    if heads := toolkit.own_vit_heads(method, name):
+        ours = {"num_heads": heads}
     return known, {"num_classes": 0, **ours, **arguments}
 
 

@@ -115,6 +115,7 @@ def load_extractor(
             [size],
             section.fixed_positions,
             section.frozen_patches,
+            method=recipe.pretrain_method or "",
         ).eval()
     else:
         backbone = backbone_of(trained_by.model_copy(update={"backbone": section}))

@@ -94,7 +94,7 @@ def _value(record: Record) -> str:
 def timm_snippet(card: Card) -> str:
     """How to load it with timm alone, and with solo-bam."""
     recipe = card.pretrained.recipe
-    call = timm_call(recipe.backbone.name, recipe.backbone.kwargs, recipe.crop_sizes)
+    call = timm_call(recipe.backbone.name, recipe.backbone.kwargs, recipe.crop_sizes, recipe.method)
     branch = ', branch="teacher"' if card.pretrained.branch == "teacher" else ""
     ours = f'```python\nimport solo_bam\n\nbackbone = solo_bam.load_backbone("{card.file}"{branch})\n```'
     parts = [f"With solo-bam, which knows the architecture from the file:\n\n{ours}"]

@@ -12,6 +12,7 @@ Everything else speaks the vocabulary of solo-learn's head edition and takes it 
     UNREAD_KEYS, UNREAD_OPTIONS      keys and method_kwargs of solo-learn's recipes that nothing reads
     crop_rule(name)                  which crops a method takes
     solo_backbones(method)           what builds the backbones of the installed edition, by name
+    own_vit_heads(method, backbone)  attention heads of a method's own ViT, where they are not timm's
     GaussianBlur                     its augmentation for PIL images
 """
 
@@ -30,6 +31,7 @@ from solo_bam.toolkit.hook import run_after_import
 from solo_bam.toolkit.rules import UNREAD_KEYS as UNREAD_KEYS
 from solo_bam.toolkit.rules import UNREAD_OPTIONS as UNREAD_OPTIONS
 from solo_bam.toolkit.rules import CropRule as CropRule
+from solo_bam.toolkit.rules import own_vit_heads as own_vit_heads
 
 INSTALL = "pip install --no-deps solo-learn==1.0.2"
 MISSING = f"solo-bam needs solo-learn, which is not installed; install it with: {INSTALL}"

@@ -43,8 +43,6 @@ Backbones = Callable[[], torch.nn.Module]
 
 # The others forward small crops and leave them out of their loss (all4one fails on them).
 _USE_SMALL_CROPS = ("byol", "simclr", "supcon", "swav")
-# Methods whose ViTs are networks of their own.
-_OWN_VITS = ("mae", "mocov3")
 
 
 # ---------------------------------------------------------------------------------------------- mends

@@ -6,6 +6,7 @@ same rules.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
 from argparse import ArgumentParser
@@ -19,6 +20,7 @@ import solo.methods.simclr
 import solo.utils.backbones
 import solo.utils.misc
 import solo.utils.whitening
+import timm
 import torch
 import torch.nn.functional as F
 import torchvision.models
@@ -31,7 +33,7 @@ from solo_bam import distributed
 from solo_bam.toolkit import mends
 from solo_bam.toolkit.mends import SoloMethod, SoloMomentumMethod
 from solo_bam.toolkit.online import OnlineHeads
-from solo_bam.toolkit.rules import CropRule
+from solo_bam.toolkit.rules import CropRule, own_vit_heads
 
 __all__ = [
     "METHODS",
@@ -294,8 +296,16 @@ _REPLACED = "vit_tiny"
 
 
 def solo_backbones(method: str = "") -> dict[str, Callable[..., torch.nn.Module]]:
-    """What builds each of solo-learn's own backbones, by name; the same for every ``method``."""
-    return dict(_SOLO_BACKBONES)
+    """What builds each of solo-learn's own backbones for a method, by name.
+
+    MAE and MoCo v3 are methods of the head edition alone; here their ViTs are for its checkpoints.
+    """
+    backbones = dict(_SOLO_BACKBONES)
+    for name in backbones:
+        if heads := own_vit_heads(method, name):  # solo-learn's own function takes no other number
+            timms = functools.partial(timm.create_model, f"{name}_patch16_224", num_classes=0, num_heads=heads)
+            backbones[name] = timms
+    return backbones
 
 
 def own_crop_rule(name: str) -> CropRule:

@@ -14,6 +14,15 @@ UNREAD_OPTIONS = {
 }
 
 
+def own_vit_heads(method: str, backbone: str) -> int | None:
+    """Attention heads of the small ViTs that MAE and MoCo v3 have of their own; the shapes of weights do not tell.
+
+    Returns:
+        None for the other methods and backbones, which have timm's number.
+    """
+    return 12 if method in ("mae", "mocov3") and backbone in ("vit_tiny", "vit_small") else None
+
+
 class NoOptions(BaseModel):
     """``method_kwargs`` of a method that has none."""
 
