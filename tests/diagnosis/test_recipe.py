@@ -63,7 +63,7 @@ def test_the_estimate_is_the_size_of_a_checkpoint(tmp_path: Path) -> None:
         (["precision=17"], "trainer", "Trainer: "),
         (["strategy=dpp"], "trainer", "Trainer: "),
         (["scheduler.min_lr=1"], "batch", "scheduler.min_lr: got 1, must be at most the peak rate"),
-        (["optimizer.batch_size=1000"], "steps", "optimizer.batch_size: got 1000 on 1 process(es), there are only 71"),
+        (["optimizer.batch_size=1000"], "steps", "optimizer.batch_size: got 1000 on 1 process(es), the training set has only 71"),
         (["data.fraction=0.001"], "steps", "data.fraction: got 0.001, which does not fit"),
         (["backbone.name=vit_tiny", "backbone.kwargs.patch_size=8", "augmentations=[{crop_size:16,num_crops:2},{crop_size:12,num_crops:1}]"], "network", "vit_tiny takes no crops of 12 px"),
         (["backbone.kwargs.nonsense=1"], "network", "backbone.kwargs.nonsense: unknown key"),
