@@ -18,12 +18,13 @@ from solo_bam.backbones import create_backbone
 from solo_bam.config import Recipe
 from solo_bam.config.resolve import uses_cifar_stem
 from solo_bam.errors import UserError
-from solo_bam.foreign import about_solo_learn
+from solo_bam.foreign import about_solo_learn, filled
 
 Branch = Literal["student", "teacher"]
 # The names of our checkpoints and solo-learn's head edition, then those of solo-learn's release edition.
 _PREFIXES = {"student": ("backbone.", "encoder."), "teacher": ("momentum_backbone.", "momentum_encoder.")}
 _SHOWN = 5  # keys in a message
+_ABOUT: dict[str, Any] = {"method": "", "recipe": {}}  # the form of what a checkpoint says of itself
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Pretrained:
         epoch: epochs trained.
         path: of the checkpoint.
         weights: of the backbone, :func:`hash_weights`.
+        own_recipe: whether ``recipe`` is the run's own; else (solo-learn's) method, backbone, dataset and crops alone
+            are known, and the rest of it says nothing.
     """
 
     backbone: nn.Module
@@ -45,6 +48,7 @@ class Pretrained:
     epoch: int
     path: Path
     weights: str
+    own_recipe: bool = True
 
 
 def find_checkpoint(path: Path, key: str) -> Path:
@@ -66,12 +70,18 @@ def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
     """The content of a file that ``torch.save`` wrote, or of an exported one in the same form, on the CPU.
 
     Raises:
-        UserError: missing, unreadable or holding code, naming ``key``.
+        UserError: missing, unreadable, holding code, or without what every checkpoint has, naming ``key``.
     """
     path = find_checkpoint(path, key)
     if path.suffix == ".safetensors":
         return _read_exported(path, key)
-    return load_safely(path, key, "give a checkpoint of solo-bam")
+    content = load_safely(path, key, "give a checkpoint of solo-bam")
+    state = content.get("state_dict")
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        raise UserError(key, f"{path} has no state_dict", "give a checkpoint of solo-bam or solo-learn")
+    if not isinstance(content.get("epoch", -1), int) or not _is_about(content.get("solo_bam", _ABOUT)):
+        raise UserError(key, f"{path} says nothing readable of its training", "give a checkpoint of solo-bam")
+    return content
 
 
 def load_safely(path: Path, key: str, remedy: str) -> dict[str, Any]:
@@ -99,13 +109,20 @@ def _read_exported(path: Path, key: str) -> dict[str, Any]:
         raise UserError(key, f"{path} cannot be read ({error})", "give a file of solo-bam export") from None
     if "solo_bam" not in metadata:
         raise UserError(key, f"{path} was not exported by solo-bam", "give a file of solo-bam export")
-    about = json.loads(metadata["solo_bam"])
-    prefix = _PREFIXES[about["branch"]][0]
-    return {
-        "state_dict": {prefix + name: value for name, value in state.items()},
-        "epoch": about["epoch"] - 1,
-        "solo_bam": {"method": about["recipe"]["method"], "recipe": about["recipe"]},
-    }
+    try:
+        about = json.loads(metadata["solo_bam"])
+        prefix, epoch, recipe = _PREFIXES[about["branch"]][0], int(about["epoch"]), dict(about["recipe"])
+        own = bool(about.get("own_recipe", True))
+        told = {"method": recipe["method"], "recipe": recipe, "own_recipe": own}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        problem = f"{path} has no branch, epoch and recipe in its metadata solo_bam"
+        raise UserError(key, problem, "give a file of solo-bam export") from None
+    named = {prefix + name: value for name, value in state.items()}
+    return {"state_dict": named, "epoch": epoch - 1, "solo_bam": told}
+
+
+def _is_about(found: object) -> bool:
+    return isinstance(found, dict) and all(isinstance(found.get(key), type(part)) for key, part in _ABOUT.items())
 
 
 def recipe_in(content: Mapping[str, Any], path: Path, key: str) -> Recipe | None:
@@ -114,13 +131,19 @@ def recipe_in(content: Mapping[str, Any], path: Path, key: str) -> Recipe | None
     Raises:
         UserError: the checkpoint of a classifier, or a recipe that this version cannot read, naming ``key``.
     """
-    about = content.get("solo_bam") or about_solo_learn(find_checkpoint(path, key), key)
-    if not about:
-        return None
+    about = _about(content, path, key)
+    return None if about is None else _recipe_of(about, path, key)
+
+
+def _about(content: Mapping[str, Any], path: Path, key: str) -> dict[str, Any] | None:
+    return content.get("solo_bam") or about_solo_learn(find_checkpoint(path, key), key)
+
+
+def _recipe_of(about: dict[str, Any], path: Path, key: str) -> Recipe:
     if about["method"] == "linear":
         raise UserError(key, f"{path} is a classifier's", "give the checkpoint of a pretraining")
     try:
-        return Recipe.model_validate(about["recipe"])
+        return Recipe.model_validate(about["recipe"]) if about.get("own_recipe", True) else filled(about["recipe"])
     except ValidationError as error:
         found = error.errors()[0]
         place = ".".join(map(str, found["loc"]))
@@ -142,14 +165,16 @@ def load_pretrained(path: Path, branch: Branch = "student", key: str = "checkpoi
     if branch not in _PREFIXES:
         raise UserError("branch", f"got {branch!r}, allowed: {', '.join(_PREFIXES)}", "correct it")
     content = read_checkpoint(path, key)
-    recipe = recipe_in(content, path, key)
-    if recipe is None:
+    about = _about(content, path, key)
+    if about is None:
         problem = f"{path} was not saved by solo-bam, and has no args.json of solo-learn's beside it"
         raise UserError(key, problem, "give a checkpoint of solo-bam or solo-learn")
+    recipe = _recipe_of(about, path, key)
     backbone = backbone_of(recipe)
     load_weights(backbone, backbone_state(content["state_dict"], branch, key), key)
     epoch = int(content.get("epoch", -1)) + 1
-    return Pretrained(backbone, recipe, branch, epoch, find_checkpoint(path, key), hash_weights(backbone))
+    weights, own = hash_weights(backbone), about.get("own_recipe", True)
+    return Pretrained(backbone, recipe, branch, epoch, find_checkpoint(path, key), weights, own)
 
 
 def backbone_of(recipe: Recipe, any_size: bool = False) -> nn.Module:
@@ -193,6 +218,7 @@ def backbone_state(state: Mapping[str, Tensor], branch: Branch, key: str) -> dic
     Raises:
         UserError: the checkpoint has no such branch.
     """
+    state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     for prefix in _PREFIXES[branch]:
         found = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         if found:

@@ -38,7 +38,7 @@ class Stopped(UserError):
     on_all_processes = True
 
     def __init__(self, problem: str, number: int):
-        super().__init__("pretrain", problem, "continue with --resume")
+        super().__init__("solo-bam", problem, "continue with --resume")
         self.exit_code = 128 + number
 
 

@@ -75,7 +75,7 @@ def _leave_word(trainer: pl.Trainer, folder: RunFolder, error: Exception) -> Non
     if not folder.failures():
         if not isinstance(error, UserError):
             traceback.print_exception(error)
-        word = error if isinstance(error, UserError) else UserError("pretrain", repr(error), "see its traceback")
+        word = error if isinstance(error, UserError) else UserError("solo-bam", repr(error), "see its traceback")
         folder.tell_failure(trainer.global_rank, {"key": word.key, "problem": word.problem, "remedy": word.remedy})
 
 

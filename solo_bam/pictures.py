@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from solo_bam import hardware
@@ -25,8 +25,9 @@ from solo_bam.config.plotting import NetworkOptions, PlotOptions
 from solo_bam.config.schema import Recipe
 from solo_bam.data import Source
 from solo_bam.data.augmentations import plain_view
-from solo_bam.data.images import reason
+from solo_bam.data.images import in_rgb, open_image, reason
 from solo_bam.errors import UserError
+from solo_bam.evaluation.features import evaluating
 from solo_bam.evaluation.views import Sample
 from solo_bam.plots.attention import draw_attention
 from solo_bam.plots.confusion import draw_confusion
@@ -95,7 +96,7 @@ def _run(path: Path, key: str) -> RunFolder:
     if not path.exists():
         raise UserError(key, f"there is no folder {path}", "give a run's folder")
     if not folder.metrics():
-        raise UserError(key, f"{folder.path} has no metrics (logs/version_*/metrics.csv)", "give a run's folder")
+        raise UserError(key, f"{folder.path} has no metrics (logs/start_*.jsonl)", "give a run's folder")
     return folder
 
 
@@ -215,25 +216,26 @@ def plot_attention(subject: Subject, options: PlotOptions) -> Path:
 
 
 def _maps(backbone: nn.Module, images: Tensor) -> tuple[Tensor, list[str], str]:
-    training = backbone.training
-    backbone.eval()
     images = images.to(next(backbone.parameters()).device)
-    try:
-        maps = cls_attention(backbone, images)
-        names = [f"head {i + 1}" for i in range(maps.shape[1])]
-        return torch.cat([maps, maps.mean(1, keepdim=True)], 1), [*names, "mean"], "[CLS] attention of the last block"
-    except ValueError:  # no [CLS] token
+    with evaluating(backbone):
         try:
-            heat = heat_map(backbone, images)[:, None]
-        except ValueError as error:
-            raise UserError("backbone.name", f"{type(backbone).__name__} {error}", "use another network") from None
-        if heat.shape[-2:] == (1, 1):
-            problem = f"the network's heat map of an image of {images.shape[-1]} px is a single point"
-            raise UserError("attention", problem, "use a network with larger feature maps, or a ViT") from None
-        low = heat.amin((2, 3), keepdim=True)
-        return heat - low.clamp(max=0), ["heat map"], "no [CLS] attention: last feature map, summed over channels"
-    finally:
-        backbone.train(training)
+            maps = cls_attention(backbone, images)
+        except ValueError:  # no [CLS] token
+            return _heat(backbone, images), ["heat map"], "no [CLS] attention: last feature map, summed over channels"
+    names = [f"head {i + 1}" for i in range(maps.shape[1])]
+    return torch.cat([maps, maps.mean(1, keepdim=True)], 1), [*names, "mean"], "[CLS] attention of the last block"
+
+
+def _heat(backbone: nn.Module, images: Tensor) -> Tensor:
+    try:
+        heat = heat_map(backbone, images)[:, None]
+    except ValueError as error:
+        raise UserError("backbone.name", f"{type(backbone).__name__} {error}", "use another network") from None
+    if heat.shape[-2:] == (1, 1):
+        problem = f"the network's heat map of an image of {images.shape[-1]} px is a single point"
+        raise UserError("attention", problem, "use a network with larger feature maps, or a ViT")
+    low = heat.amin((2, 3), keepdim=True)
+    return heat - low.clamp(max=0)
 
 
 def _given_images(paths: Sequence[Path], sample: Sample) -> Tensor:
@@ -246,8 +248,8 @@ def _given_images(paths: Sequence[Path], sample: Sample) -> Tensor:
     seen = []
     for path in paths:
         try:
-            with Image.open(path.expanduser()) as image:
-                seen.append(view(image.convert("RGB")))
+            with path.expanduser().open("rb") as stream:
+                seen.append(view(in_rgb(open_image(stream))))
         except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, …
             raise UserError("images", f"{path} cannot be read ({reason(error)})", "give image files") from None
     return torch.stack(seen)
@@ -273,7 +275,10 @@ def _target(folder: Path, name: str, options: PlotOptions) -> Path:
 
 
 def draw_finished(folder: RunFolder, recipe: Recipe, backbone: nn.Module, source: Source) -> None:
-    """The pictures of a finished run: curves, entropy, similarity and features. None of them can lose the run."""
+    """The pictures of a finished run: curves, similarity, features, a ViT's attention and BAM's entropy.
+
+    None of them can lose the run.
+    """
     options = PlotOptions()
     split, which = (source.train, "train") if source.val is None else (source.val, "val")
     sample = Sample(split, recipe, f"{recipe.data.dataset} {which}", workers=recipe.data.num_workers)
@@ -284,6 +289,8 @@ def draw_finished(folder: RunFolder, recipe: Recipe, backbone: nn.Module, source
         "similarity": lambda: plot_similarity(subject, options),
         "features": lambda: plot_features(subject, options),
     }
+    if isinstance(backbone, VisionTransformer):
+        pictures["attention"] = lambda: plot_attention(subject, options)
     if has_entropy(folder.metrics()):
         pictures["entropy"] = lambda: plot_entropy(folder.path, options)
     for name, draw in pictures.items():

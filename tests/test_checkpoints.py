@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from solo_bam.checkpoints import backbone_of, backbone_state, hash_weights, load_pretrained, load_weights
 from solo_bam.errors import UserError
@@ -91,3 +92,38 @@ def test_what_is_no_checkpoint(tmp_path):
     ]:
         with pytest.raises(UserError, match=problem):
             load_pretrained(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"state_dict": None}, "has no state_dict"),
+        ({"state_dict": {0: torch.zeros(1)}}, "has no state_dict"),
+        ({"state_dict": {"backbone.conv1.weight": "text"}}, "has no backbone"),
+        ({"epoch": "three"}, "says nothing readable of its training"),
+        ({"solo_bam": "text"}, "says nothing readable of its training"),
+        ({"solo_bam": {"recipe": {}}}, "says nothing readable of its training"),
+        ({"solo_bam": {"method": "bam"}}, "says nothing readable of its training"),
+        ({"solo_bam": {"method": "bam", "recipe": {}}}, "has a recipe that this version does not read"),
+    ],
+)
+def test_odd_content_is_said_in_a_line(tmp_path, changes, problem):
+    _, path = _saved(tmp_path, tiny(tmp_path))
+    torch.save({**torch.load(path, weights_only=True), **changes}, path)
+    with pytest.raises(UserError, match=f"^asked: .*{problem}"):
+        load_pretrained(path, key="asked")
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        "{", "[]", "3", "{}", '{"branch": "student", "epoch": 1}', '{"branch": [], "epoch": 1, "recipe": {}}',
+        '{"branch": "other", "epoch": 1, "recipe": {"method": "bam"}}',
+        '{"branch": "student", "epoch": null, "recipe": {"method": "bam"}}',
+        '{"branch": "student", "epoch": 1, "recipe": {}}', '{"branch": "student", "epoch": 1, "recipe": "text"}',
+    ],
+)  # fmt: skip
+def test_odd_metadata_of_an_exported_file(tmp_path, about):
+    save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "odd.safetensors", {"solo_bam": about})
+    with pytest.raises(UserError, match="^asked: .*no branch, epoch and recipe in its metadata"):
+        load_pretrained(tmp_path / "odd.safetensors", key="asked")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from safetensors import safe_open
 
 from solo_bam import toolkit
 from solo_bam.backbones import create_backbone, timm_call
@@ -96,6 +97,34 @@ def test_a_vit_that_is_a_methods_own(method: str, tmp_path: Path) -> None:
         recipe = complete(load_linear_recipe("digits/linear", [*TINY, *named]), None)
         extractor = load_extractor(torch.load(path, weights_only=True), path, recipe, None)
         torch.testing.assert_close(extractor.backbone(images), expected)
+
+
+def test_an_exported_backbone_claims_no_more_than_args_json_says(tmp_path: Path) -> None:
+    backbone = create_backbone("resnet18", {"zero_init_residual": True}, cifar_stem=True)
+    state = {"backbone." + name: value for name, value in backbone.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 6}, tmp_path / "byol-ep=6.ckpt")
+    crop = {
+        **HEAD["augmentations"][0],
+        "grayscale": {"enabled": False, "prob": 0.2},
+        "mean": [0.1] * 3,
+        "std": [0.9] * 3,
+    }
+    (tmp_path / "args.json").write_text(json.dumps({**HEAD, "augmentations": [crop]}))
+    assert main(["export", str(tmp_path / "byol-ep=6.ckpt")]) == 0
+    folder = tmp_path / "export" / "student-timm"
+    card = (folder / "README.md").read_text()
+    assert "| epochs | 7 |" in card
+    assert "mean (0.1, 0.1, 0.1) and deviation (0.9, 0.9, 0.9)" in card
+    for claim in ("| recipe |", "## Recipe", "images per process", "| seed |"):
+        assert claim not in card
+    with safe_open(folder / "backbone.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert "recipe_hash" not in metadata
+    assert set(json.loads(metadata["solo_bam"])["recipe"]) == {"method", "backbone", "data", "augmentations"}
+    first, again = load_pretrained(tmp_path / "byol-ep=6.ckpt"), load_pretrained(folder / "backbone.safetensors")
+    assert (first.own_recipe, again.own_recipe) == (False, False)
+    assert (again.recipe, again.weights, again.epoch) == (first.recipe, hash_weights(backbone), 7)
+    assert again.recipe.augmentations[0].grayscale.prob == 0.2
 
 
 def test_what_is_no_args_json_of_solo_learns(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from solo_bam import distributed
 from solo_bam.backbones.heat_maps import heat_map
 from solo_bam.data import PretrainData
 from solo_bam.data.contrastive_crop import BoxSchedule, boxes_from_heat
+from solo_bam.data.sampling import ignore_termination
 from solo_bam.errors import UserError
+from solo_bam.evaluation.features import evaluating
 
 _SHOWN = 12  # images in the picture, at most
 
@@ -75,16 +77,12 @@ class ContrastiveCropBoxes(pl.Callback):
     def update(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compute all boxes, in evaluation mode, and draw some."""
         backbone: Any = getattr(pl_module, "momentum_backbone", None) or pl_module.backbone
-        training = backbone.training
-        backbone.eval()
-        try:
+        with evaluating(backbone):
             boxes = compute_boxes(backbone, self.images, self.threshold, self.batch_size, self.workers)
             self.boxes.copy_(boxes)
             self.updated = True
             if trainer.is_global_zero:
                 self._draw(backbone, Path(trainer.default_root_dir) / "boxes", trainer.current_epoch)
-        finally:
-            backbone.train(training)
 
     def _draw(self, backbone: nn.Module, folder: Path, epoch: int) -> None:
         try:
@@ -141,7 +139,8 @@ def compute_boxes(
     own = list(range(distributed.rank(), count, distributed.world_size()))
     boxes = torch.zeros(count, 4, device=next(backbone.parameters()).device)
     done = 0
-    for batch, *_ in DataLoader(Subset(images, own), batch_size=batch_size, num_workers=workers):
+    loader = DataLoader(Subset(images, own), batch_size, num_workers=workers, worker_init_fn=ignore_termination)
+    for batch, *_ in loader:
         heat = _heat(backbone, batch)
         boxes[own[done : done + len(batch)]] = boxes_from_heat(heat, batch.shape[-2], batch.shape[-1], threshold)
         done += len(batch)

@@ -15,7 +15,7 @@ from solo_bam.config.options import evaluation_data, parse_options
 from solo_bam.config.plotting import NetworkOptions
 from solo_bam.errors import UserError
 from solo_bam.evaluation.health import FIT_FIRST, FIT_LAST, alignment, alpha_req, effective_rank, spread, uniformity
-from solo_bam.evaluation.records import Record, of_weights, records_folder, write_records
+from solo_bam.evaluation.records import Record, of_weights, records_folder, writable, write_records
 from solo_bam.evaluation.views import Sample
 
 _IMAGES = 4096
@@ -57,7 +57,7 @@ def measure(checkpoint: Path, options: NetworkOptions) -> tuple[list[Record], Pa
     """A checkpoint's records, and the file that they were written to.
 
     Raises:
-        UserError: checkpoint, data or device are missing, or there is only one image.
+        UserError: checkpoint, data or device are missing, there is only one image, or the folder cannot be written.
     """
     trained = load_pretrained(checkpoint, options.branch)
     data = evaluation_data(trained.recipe, options.data)
@@ -65,6 +65,7 @@ def measure(checkpoint: Path, options: NetworkOptions) -> tuple[list[Record], Pa
     sample = images.take(options.num_images or _IMAGES)
     if len(sample.split) < 2:
         raise UserError("num_images", f"got {len(sample.split)} image, must be at least 2", "use more images")
+    folder = writable(records_folder(trained.path), "copy the checkpoint to a folder that can be written")
     backbone = trained.backbone.to(hardware.find_devices(options.accelerator, 1).accelerator)
     clean, views = sample.features(backbone).values, sample.views(backbone)
     of_all = {"unit": "", "images": len(clean), "data": sample.name, **of_weights(trained)}
@@ -72,7 +73,7 @@ def measure(checkpoint: Path, options: NetworkOptions) -> tuple[list[Record], Pa
     for metric, value, settings in _values(clean, views):
         protocol = {"kind": metric, "online": False, "images": len(clean), **settings}
         records.append(Record.model_validate({**of_all, "metric": metric, "value": value, "protocol": protocol}))
-    return records, write_records(records_folder(trained.path), "health", records)
+    return records, write_records(folder, "health", records)
 
 
 def _values(clean: Tensor, views: Tensor) -> list[tuple[str, float, dict[str, str | int]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from solo_bam.commands.options import Parser, parse
 from solo_bam.config import Recipe, load_recipe
 from solo_bam.config.options import parse_options
 from solo_bam.config.schema import Section
+from solo_bam.data.downloads import sha256
 from solo_bam.errors import UserError
 from solo_bam.published import RECIPES, Name, Published, PublishedHead, read_head, read_published
 from solo_bam.runs import RunFolder
@@ -102,20 +102,12 @@ def _checkpoint(recipe: Recipe, published: Published, head: PublishedHead | None
 
 
 def _source(path: Path, published: Published, head_path: Path | None, head: PublishedHead | None) -> dict[str, object]:
-    source: dict[str, object] = {"file": path.name, "sha256": _sha256(path), "epochs": published.epochs}
+    source: dict[str, object] = {"file": path.name, "sha256": sha256(path), "epochs": published.epochs}
     source["left_out"] = published.left_out
     if head_path is not None and head is not None:
         stated = {"features": head.features, "epochs": head.epochs, "accuracy_stated": head.accuracy}
-        source["head"] = {"file": head_path.name, "sha256": _sha256(head_path.expanduser()), **stated}
+        source["head"] = {"file": head_path.name, "sha256": sha256(head_path.expanduser()), **stated}
     return source
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as content:
-        while block := content.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _report(folder: RunFolder, published: Published, head: PublishedHead | None) -> None:

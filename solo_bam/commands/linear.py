@@ -12,12 +12,12 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from solo_bam import hardware
 from solo_bam.callbacks import EpochSeed, NonFiniteLoss, ProgressBar, Saving, UnreadableImages
 from solo_bam.checkpoints import find_checkpoint, read_checkpoint, recipe_in
-from solo_bam.commands.options import Parser, parse
+from solo_bam.commands.options import Parser, parse, split_settings
 from solo_bam.config.linear import CHECKPOINT, LinearRecipe, load_linear_recipe, named_keys, recipe_of_run
 from solo_bam.config.schema import Recipe
 from solo_bam.data.labelled import LabelledData, find_labelled
@@ -84,10 +84,10 @@ def _parser() -> Parser:
 
 
 def _checkpoint_and_overrides(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """The first argument is a run unless it is a ``key=value``; Lightning's files are called ``epoch=9.ckpt``."""
-    if arguments and ("=" not in arguments[0] or Path(arguments[0]).expanduser().exists()):
-        return Path(arguments[0]), list(arguments[1:])
-    return None, list(arguments)
+    paths, overrides = split_settings(arguments)
+    if len(paths) > 1:
+        raise UserError("RUN", f"got {len(paths)} ({', '.join(paths)})", "give one run or checkpoint")
+    return Path(paths[0]) if paths else None, overrides
 
 
 def _recipe(
@@ -141,7 +141,7 @@ def linear(
         recipe: as :func:`solo_bam.evaluation.pretrained.complete` gives it.
         content: of the pretrained checkpoint.
         path: of the pretrained checkpoint.
-        trained_by: its recipe, None for solo-learn's.
+        trained_by: its recipe, None where nothing says it.
         resume: continue the newest unfinished run of this recipe; there must be one.
 
     Raises:
@@ -235,17 +235,22 @@ def _write(
     model: Classifier,
     records: list[Record],
 ) -> None:
-    """Records, tables and the picture of the confusion matrix."""
+    """Records, tables and the picture of the confusion matrix; then records beside the checkpoint, if they can be."""
     confusion = model.tallies[0].confusion[model.best].cpu().numpy()
     write_per_class(folder.path / "per_class.csv", confusion, data.classes)
     write_confusion(folder.path / "confusion.csv", confusion, data.classes)
     _draw(folder, confusion, data.classes)
     if len(model.rates) > 1:
         _write_sweep(folder.path / "sweep.csv", recipe.optimizer.lr, model.tallies)
-    for place in (folder.path / "evaluation", records_folder(pretrained)):
-        write_records(place, f"{recipe.name or 'linear'}-{recipe_hash(recipe)}", records)
+    name = f"{recipe.name or 'linear'}-{recipe_hash(recipe)}"
+    write_records(folder.path / "evaluation", name, records)
     folder.write_metrics()
     folder.finish(**{record.metric: record.value for record in records})
+    place = records_folder(pretrained)
+    try:
+        write_records(place, name, records)
+    except OSError as error:
+        rank_zero_warn(f"The records could not be written to {place}, too ({error.strerror or error}).")
 
 
 def _draw(folder: RunFolder, confusion: np.ndarray, classes: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from solo_bam.config.schema import (
     Run,
     Scheduler,
     Section,
+    listed,
 )
 from solo_bam.errors import UserError
 
@@ -38,10 +39,6 @@ _RECIPES = {
 _OF_THE_RUN = ("dataset", "train_path", "val_path", "format", "on_error", "num_workers")
 
 
-def _listed(value: object) -> object:
-    return value if isinstance(value, list) else [value]
-
-
 def _different(rates: list[float]) -> list[float]:
     if len(set(rates)) < len(rates):
         raise ValueError("must be different rates")
@@ -52,7 +49,7 @@ Rates = Annotated[
     list[Positive],
     Field(min_length=1),
     AfterValidator(_different),
-    BeforeValidator(_listed, json_schema_input_type=Any),
+    BeforeValidator(listed, json_schema_input_type=Any),
 ]
 
 

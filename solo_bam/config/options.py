@@ -11,14 +11,10 @@ from hydra.errors import HydraException, OverrideParseException
 from pydantic import BeforeValidator, Field, ValidationError
 
 from solo_bam.config.recipe import user_error
-from solo_bam.config.schema import Count, Data, Index, Positive, Recipe, Section
+from solo_bam.config.schema import Count, Data, Index, Positive, Recipe, Section, listed
 from solo_bam.errors import UserError
 
 S = TypeVar("S", bound=Section)
-
-
-def _listed(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
 
 
 class KNNOptions(Section):
@@ -28,10 +24,10 @@ class KNNOptions(Section):
     ``output``: folder of the records and the cached features; null: ``evaluation/`` of the run.
     """
 
-    k: Annotated[list[Count], Field(min_length=1), BeforeValidator(_listed)] = [1, 5, 10, 20, 50, 100, 200]
-    temperature: Annotated[list[Positive], Field(min_length=1), BeforeValidator(_listed)] = [0.07]
+    k: Annotated[list[Count], Field(min_length=1), BeforeValidator(listed)] = [1, 5, 10, 20, 50, 100, 200]
+    temperature: Annotated[list[Positive], Field(min_length=1), BeforeValidator(listed)] = [0.07]
     distance: Annotated[
-        list[Literal["cosine", "euclidean"]], Field(min_length=1), BeforeValidator(_listed)
+        list[Literal["cosine", "euclidean"]], Field(min_length=1), BeforeValidator(listed)
     ] = ["cosine", "euclidean"]  # fmt: skip
     branch: Literal["student", "teacher"] = "student"
     data: dict[str, Any] = {}

@@ -21,6 +21,11 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]*$", max_length=200)]  # of a folder
 
 
+def listed(value: object) -> object:
+    """A value where a list is meant: a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
 class Section(BaseModel):
     """A part of the recipe; unknown keys are errors."""
 

@@ -57,18 +57,24 @@ def provide(cls: Any, folder: Path, key: str) -> None:
         raise _missing(cls, folder, key, error) from None
 
 
+def sha256(path: Path) -> str:
+    """SHA-256 of a file of any size, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def check_sha256(path: Path, expected: str) -> None:
     """Compare a file with what is known of it.
 
     Raises:
         ValueError: it is another file.
     """
-    with path.open("rb") as stream:
-        found = hashlib.sha256()
-        while block := stream.read(2**20):
-            found.update(block)
-    if found.hexdigest() != expected:
-        raise ValueError(f"{path.name} has the SHA-256 {found.hexdigest()}, not {expected}")
+    found = sha256(path)
+    if found != expected:
+        raise ValueError(f"{path.name} has the SHA-256 {found}, not {expected}")
 
 
 def unpack(archive: Path, folder: Path) -> None:

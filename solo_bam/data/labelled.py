@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from PIL import Image
@@ -17,14 +16,16 @@ from torchvision import transforms as T
 from solo_bam.config.linear import LinearAugmentation, LinearRecipe
 from solo_bam.config.schema import Augmentation
 from solo_bam.data.augmentations import Transform, plain_view
-from solo_bam.data.images import Images, Split
+from solo_bam.data.images import Split
+from solo_bam.data.loading import Loading
 from solo_bam.data.module import fraction
-from solo_bam.data.sampling import EpochSampler, LateLoader, Seeded, ignore_termination
+from solo_bam.data.sampling import LateLoader, Seeded
 from solo_bam.data.sources import Source, find_source
+from solo_bam.data.subsets import balanced
 from solo_bam.errors import UserError
 
 
-class LabelledData(pl.LightningDataModule):
+class LabelledData(Loading):
     """Batches ``[indexes, images, labels]`` for training, ``[images, labels]`` for validation and tuning.
 
     Args:
@@ -42,6 +43,9 @@ class LabelledData(pl.LightningDataModule):
         UserError: too few labelled images for the recipe, or no validation images.
     """
 
+    recipe: LinearRecipe
+    train_set: Seeded
+
     def __init__(self, recipe: LinearRecipe, source: Source):
         super().__init__()
         if source.val is None:
@@ -49,12 +53,11 @@ class LabelledData(pl.LightningDataModule):
         self.recipe = recipe
         self.val_split: Split = source.val
         self.tune_split: Split | None = None
-        self.sampler: EpochSampler | None = None
         self.train_split = _labelled(source.train, recipe)
         self.classes = list(source.val.classes)
         self.num_classes = len(self.classes)
         if recipe.data.label_fraction < 1:
-            chosen = balanced_subset(self.train_split.targets, recipe.data.label_fraction, recipe.seed)
+            chosen = balanced(self.train_split.targets, recipe.data.label_fraction, recipe.seed)
             self.train_split = self.train_split.take(chosen)
         if recipe.data.tune_fraction:
             self.train_split, self.tune_split = _hold_out(self.train_split, recipe.data.tune_fraction, recipe.seed)
@@ -65,50 +68,16 @@ class LabelledData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled, the last incomplete batch dropped."""
-        trainer = self.trainer
-        self.sampler = sampler = EpochSampler(
-            self.train_set,
-            num_replicas=trainer.world_size if trainer else 1,
-            rank=trainer.global_rank if trainer else 0,
-            shuffle=True,
-            seed=self.recipe.seed,
-            drop_last=True,
-        )
-        return self._loader(self.train_set, sampler, LateLoader, drop_last=True)
-
-    def start_at(self, batch: int) -> None:
-        """Leave out the first batches of the next pass over the training images."""
-        assert self.sampler is not None
-        self.sampler.start = batch * self.recipe.optimizer.batch_size
+        return self._loader(self.train_set, LateLoader, sampler=self._shuffled(), drop_last=True)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """The validation images, then those for tuning; every image on exactly one process."""
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        return [self._loader(images, EveryNth(len(images), world_size, rank)) for images in self.test_sets]
+        return [self._loader(images, sampler=EveryNth(len(images), world_size, rank)) for images in self.test_sets]
 
-    def _loader(
-        self,
-        dataset: Dataset[Any],
-        sampler: Sampler[Any],
-        kind: type[DataLoader[Any]] = DataLoader,
-        drop_last: bool = False,
-    ) -> DataLoader[Any]:
-        workers = self.recipe.data.num_workers
-        return kind(
-            dataset,
-            batch_size=self.recipe.optimizer.batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=ignore_termination,
-        )
-
-    def unreadable_names(self) -> list[str]:
-        """Images that this process and its loader processes skipped so far (``data.on_error: skip``)."""
-        opened = [self.train_set.dataset, *self.test_sets]
-        return [name for images in opened if isinstance(images, Images) for name in images.unreadable_names()]
+    def opened(self) -> list[Dataset[Any]]:
+        """The images that are read."""
+        return [self.train_set.dataset, *self.test_sets]
 
     def write_subsets(self, folder: Path) -> None:
         """List the images that were drawn: ``label_subset.txt`` and ``tune_split.txt``, a class and a name a line."""
@@ -159,24 +128,6 @@ def _labelled(train: Split, recipe: LinearRecipe) -> Split:
         raise UserError(train.key, f"none of the {len(train)} images has a label", "give labelled images")
     split = train if len(known) == len(train) else train.take(known)
     return fraction(split(lambda image: image), recipe.data.fraction).split
-
-
-def balanced_subset(targets: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Positions of a share of the images, as many of each class, drawn by the seed.
-
-    A class gets its part of the share's images (rounded), at least one, and at most all it has. Of one seed, the
-    smaller subset lies within the larger one.
-
-    Args:
-        targets: ``(N,)`` labels.
-        share: of all images, above 0 to 1.
-        seed: of the draw.
-    """
-    labels = np.unique(targets)
-    per_class = max(1, round(share * len(targets) / len(labels)))
-    generator = np.random.default_rng(seed)
-    drawn = [generator.permutation(np.flatnonzero(targets == label))[:per_class] for label in labels]
-    return np.sort(np.concatenate(drawn))
 
 
 def _hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:

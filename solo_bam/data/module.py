@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -14,12 +13,13 @@ from solo_bam.data.augmentations import Crops, plain_view, resized
 from solo_bam.data.contrastive_crop import BoxedImages, BoxSchedule, unchanged, whole_images
 from solo_bam.data.dali import DaliLoader, check_dali, files_of
 from solo_bam.data.images import Images
-from solo_bam.data.sampling import EpochSampler, LateLoader, Seeded, ignore_termination
+from solo_bam.data.loading import Loading
+from solo_bam.data.sampling import LateLoader, Seeded
 from solo_bam.data.sources import Source
 from solo_bam.errors import UserError
 
 
-class PretrainData(pl.LightningDataModule):
+class PretrainData(Loading):
     """Batches ``[indexes, [crops], labels]`` for training, ``[images, labels]`` for validation.
 
     Args:
@@ -27,11 +27,13 @@ class PretrainData(pl.LightningDataModule):
         source: its dataset.
     """
 
+    recipe: Recipe
+    train_set: BoxedImages | Seeded
+
     def __init__(self, recipe: Recipe, source: Source):
         super().__init__()
         self.recipe, self.source = recipe, source
         self.boxes: Tensor | None = None
-        self.sampler: EpochSampler | None = None
         boxed = recipe.data.contrastive_crop
         self.crops = Crops(recipe.data.dataset, recipe.augmentations, boxed.alpha if boxed.enabled else None)
         self.train_set = self._boxed_images() if boxed.enabled else Seeded(self._images(self.crops), recipe.seed)
@@ -61,15 +63,7 @@ class PretrainData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any] | DaliLoader:
         """Shuffled, the last incomplete batch dropped; with ``data.format: dali`` the same batches, made by DALI."""
-        trainer = self.trainer
-        self.sampler = sampler = EpochSampler(
-            self.train_set,
-            num_replicas=trainer.world_size if trainer else 1,
-            rank=trainer.global_rank if trainer else 0,
-            shuffle=True,
-            seed=self.recipe.seed,
-            drop_last=True,
-        )
+        sampler = self._shuffled()
         if self.recipe.data.format == "dali":
             return DaliLoader(
                 files_of(self._images(self.crops)),
@@ -82,35 +76,13 @@ class PretrainData(pl.LightningDataModule):
             )
         return self._loader(self.train_set, LateLoader, sampler=sampler, drop_last=True)
 
-    def start_at(self, batch: int) -> None:
-        """Leave out the first batches of the next pass over the training images."""
-        assert self.sampler is not None
-        self.sampler.start = batch * self.recipe.optimizer.batch_size
-
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """In order, nothing dropped; empty without a validation set."""
         return [] if self.val_set is None else self._loader(self.val_set)
 
-    def _loader(
-        self, dataset: Dataset[Any], kind: type[DataLoader[Any]] = DataLoader, **kwargs: Any
-    ) -> DataLoader[Any]:
-        import torch
-
-        workers = self.recipe.data.num_workers
-        return kind(
-            dataset,
-            batch_size=self.recipe.optimizer.batch_size,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=ignore_termination,
-            **kwargs,
-        )
-
-    def unreadable_names(self) -> list[str]:
-        """Images that this process and its loader processes skipped so far (``data.on_error: skip``)."""
-        opened = [self.train_set.dataset, self.val_set]
-        return [name for images in opened if isinstance(images, Images) for name in images.unreadable_names()]
+    def opened(self) -> list[Dataset[Any] | None]:
+        """The images that are read."""
+        return [self.train_set.dataset, self.val_set]
 
 
 def fraction(images: Images, share: float) -> Images:

@@ -8,8 +8,8 @@ import numpy as np
 def balanced(targets: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
     """Positions of a share of the labelled images, equally many of each class; 1: all labelled images.
 
-    The number per class is the share of all labelled images, divided by the classes and rounded down, at least 1;
-    a smaller class gives all it has.
+    The number per class is the share of all labelled images, divided by the classes and rounded, at least 1; a
+    smaller class gives all it has. Of one seed, the smaller subset lies within the larger one.
 
     Args:
         targets: ``(N,)`` labels, -1 for images without.
@@ -23,10 +23,10 @@ def balanced(targets: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
     if share >= 1 or not len(labelled):
         return labelled
     classes = np.unique(targets[labelled])
-    per_class = max(1, int(share * len(labelled) / len(classes)))
+    per_class = max(1, round(share * len(labelled) / len(classes)))
     generator = np.random.default_rng(seed)
-    members = [np.flatnonzero(targets == c) for c in classes]
-    return np.sort(np.concatenate([generator.choice(m, min(per_class, len(m)), replace=False) for m in members]))
+    drawn = [generator.permutation(np.flatnonzero(targets == c))[:per_class] for c in classes]
+    return np.sort(np.concatenate(drawn))
 
 
 def describe_share(share: float) -> str:

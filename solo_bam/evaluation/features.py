@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from solo_bam import distributed
+from solo_bam.data.sampling import ignore_termination
 
 
 class Features(NamedTuple):
@@ -77,7 +78,13 @@ def extract_chunks(
     """
     parameter = next(networks[0].parameters())
     batches = [list(chunk[i : i + batch_size]) for chunk in chunks for i in range(0, len(chunk), batch_size)]
-    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, generator=torch.Generator())
+    loader = DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        generator=torch.Generator(),
+        worker_init_fn=ignore_termination,
+    )
     source = iter(_with_bar(loader, progress))
     for chunk in chunks:
         values: list[list[Tensor]] = [[] for _ in networks]

@@ -18,7 +18,15 @@ from solo_bam.data.subsets import balanced
 from solo_bam.errors import UserError
 from solo_bam.evaluation.cache import cached_features
 from solo_bam.evaluation.features import Features
-from solo_bam.evaluation.records import Plain, Record, of_weights, records_folder, wilson_interval, write_records
+from solo_bam.evaluation.records import (
+    Plain,
+    Record,
+    of_weights,
+    records_folder,
+    wilson_interval,
+    writable,
+    write_records,
+)
 from solo_bam.knn import count_hits, find_neighbours, in_tiles
 
 
@@ -68,14 +76,14 @@ def evaluate_knn(checkpoint: Path, options: KNNOptions) -> OfflineKNN:
         options: what to vary, and on which data.
 
     Raises:
-        UserError: no such checkpoint, branch or data, or a k above the bank's images.
+        UserError: no such checkpoint, branch or data, a k above the bank's images, or a folder that cannot be written.
     """
     devices = hardware.find_devices(options.accelerator, 1)
     pretrained = load_pretrained(checkpoint, options.branch)
     data = evaluation_data(pretrained.recipe, options.data)
     bank, queries = _splits(data)
     options = _fitting(options, len(bank))
-    folder = options.output or records_folder(pretrained.path)
+    folder = writable(options.output or records_folder(pretrained.path), "set output=FOLDER")
     pretrained.backbone.to(devices.accelerator)
     train, test = (
         _features(folder, name, pretrained, split, options) for name, split in (("train", bank), ("val", queries))

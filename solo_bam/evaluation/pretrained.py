@@ -119,10 +119,7 @@ def load_extractor(
         ).eval()
     else:
         backbone = backbone_of(trained_by.model_copy(update={"backbone": section}))
-    state = content.get("state_dict")
-    if not isinstance(state, Mapping):
-        raise UserError(CHECKPOINT, f"{path} has no state_dict", "give a checkpoint of solo-bam or solo-learn")
-    load_weights(backbone, backbone_state(state, recipe.branch, CHECKPOINT), CHECKPOINT)
+    load_weights(backbone, backbone_state(content["state_dict"], recipe.branch, CHECKPOINT), CHECKPOINT)
     width: int = backbone.num_features  # type: ignore[assignment]
     check_crop_sizes(backbone, section.name, [size], width)
     check_probe(backbone, section.name, recipe.probe)

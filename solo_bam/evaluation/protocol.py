@@ -27,7 +27,7 @@ def classifier_records(
         data: what it was trained and tested on.
         model: after a validation.
         about: fields that say which weights were measured.
-        trained_by: the pretraining's recipe, None for solo-learn's.
+        trained_by: the pretraining's recipe, None where nothing says it.
         world_size: processes.
     """
     protocol = classifier_protocol(recipe, data, trained_by, world_size)

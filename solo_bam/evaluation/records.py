@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from solo_bam.checkpoints import Pretrained
+from solo_bam.errors import UserError
 
 Plain = str | int | float | bool | None
 
@@ -87,6 +89,21 @@ def records_folder(checkpoint: Path) -> Path:
     """Where records of a checkpoint belong: ``evaluation/`` of its run, or beside a file that lies in no run."""
     run = checkpoint.absolute().parent.parent
     return run / "evaluation" if (run / "run.json").exists() else checkpoint.absolute().parent / "evaluation"
+
+
+def writable(folder: Path, remedy: str) -> Path:
+    """The folder of records, created; to be called before anything takes time.
+
+    Raises:
+        UserError: nothing can be written there, with the ``remedy``.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError("output", f"{folder} cannot be written ({error.strerror or error})", remedy) from None
+    return folder
 
 
 def write_records(folder: Path, name: str, records: Sequence[Record]) -> Path:

@@ -14,8 +14,8 @@ from solo_bam.config.schema import Data, Recipe
 from solo_bam.data import find_source
 from solo_bam.data.augmentations import Crops, plain_view
 from solo_bam.data.images import Split
-from solo_bam.data.sampling import Seeded
-from solo_bam.evaluation.features import Features, extract_features
+from solo_bam.data.sampling import Seeded, ignore_termination
+from solo_bam.evaluation.features import Features, evaluating, extract_features
 
 _PER_CLASS = 8  # images, at least: fewer would leave hardly a pair of one class
 
@@ -65,13 +65,11 @@ class Sample:
         twice = self.recipe.augmentations[0].model_copy(update={"num_crops": 2})
         dataset = Seeded(self.split(Crops(self.recipe.data.dataset, [twice])), seed=0)
         keys = [(0, i) for i in range(len(dataset))]
-        loader = DataLoader(dataset, self.batch_size, sampler=keys, num_workers=self.workers)
-        training = backbone.training
-        backbone.eval()
-        try:
+        loader = DataLoader(
+            dataset, self.batch_size, sampler=keys, num_workers=self.workers, worker_init_fn=ignore_termination
+        )
+        with evaluating(backbone):
             return torch.cat([_both(backbone, crops) for _, crops, _ in tqdm(loader, "views", disable=None)], 1)
-        finally:
-            backbone.train(training)
 
 
 @torch.no_grad()

@@ -53,21 +53,23 @@ def model_card(card: Card) -> str:
         _facts(card),
         f"## Accuracy\n\n{_accuracies(card)}",
         f"## Load\n\n{loading}",
-        f"## Recipe\n\n```yaml\n{OmegaConf.to_yaml(OmegaConf.create(shareable(recipe)))}```",
     ]
+    if card.pretrained.own_recipe:
+        parts.append(f"## Recipe\n\n```yaml\n{OmegaConf.to_yaml(OmegaConf.create(shareable(recipe)))}```")
     return "\n\n".join(parts) + "\n"
 
 
 def _facts(card: Card) -> str:
     p = card.pretrained
     versions = card.run.get("versions") or {}
+    own = p.own_recipe
     facts = {
         "branch": p.branch,
-        "epochs": f"{p.epoch} of {p.recipe.max_epochs}",
+        "epochs": f"{p.epoch} of {p.recipe.max_epochs}" if own else p.epoch,
         "seed": card.run.get("seed"),
-        "images per process and step": p.recipe.optimizer.batch_size,
+        "images per process and step": p.recipe.optimizer.batch_size if own else None,
         "values": "16-bit floating point" if card.half else "32-bit floating point",
-        "recipe": recipe_hash(p.recipe),
+        "recipe": recipe_hash(p.recipe) if own else None,
         "weights": p.weights + (" (before rounding to 16 bits)" if card.half else ""),
         "trained with": ", ".join(f"{name} {versions[name]}" for name in _PACKAGES if name in versions) or None,
         "imported from": (card.run.get("imported_from") or {}).get("file"),

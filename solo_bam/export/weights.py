@@ -12,6 +12,7 @@ from torch import Tensor
 from solo_bam.checkpoints import Pretrained
 from solo_bam.config import Recipe
 from solo_bam.errors import UserError
+from solo_bam.foreign import known_parts
 from solo_bam.runs import recipe_hash
 
 
@@ -29,7 +30,8 @@ def safetensors_file(pretrained: Pretrained, half: bool = False) -> bytes:
     if half:
         state = {name: _halved(name, value) for name, value in state.items()}
     about = {
-        "recipe": shareable(pretrained.recipe),
+        "recipe": shareable(pretrained.recipe) if pretrained.own_recipe else known_parts(pretrained.recipe),
+        "own_recipe": pretrained.own_recipe,
         "branch": pretrained.branch,
         "epoch": pretrained.epoch,
         "weights": pretrained.weights,
@@ -37,9 +39,10 @@ def safetensors_file(pretrained: Pretrained, half: bool = False) -> bytes:
     metadata = {
         "format": "pt",
         "backbone": json.dumps(pretrained.recipe.backbone.model_dump(mode="json")),
-        "recipe_hash": recipe_hash(pretrained.recipe),
         "solo_bam": json.dumps(about),
     }
+    if pretrained.own_recipe:
+        metadata["recipe_hash"] = recipe_hash(pretrained.recipe)
     return save(state, metadata)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from solo_bam import training
 from solo_bam.callbacks import CollapseMonitor, CollapseWarning
 from solo_bam.callbacks.collapse import ROWS, attention_columns, symptoms_of_attention, symptoms_of_features
 from solo_bam.commands import pretrain as command
@@ -75,7 +76,7 @@ def test_the_weights_are_those_without_a_monitor(
 @pytest.mark.parametrize("name", ["bam", "byol"])
 def test_a_constant_backbone_is_told_once(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """BYOL's without validation images: from the training crops."""
-    ordinary = command.backbone_factory
+    ordinary = training.backbone_factory
 
     def constant(cfg: Any) -> Any:
         def create(*args: Any, **kwargs: Any) -> torch.nn.Module:
@@ -85,7 +86,7 @@ def test_a_constant_backbone_is_told_once(name: str, tmp_path: Path, monkeypatch
 
         return create
 
-    monkeypatch.setattr(command, "backbone_factory", constant)
+    monkeypatch.setattr(training, "backbone_factory", constant)
     own = {"bam": ["method_kwargs.proj_use_bn=False"], "byol": ["limit_val_batches=0"]}
     trained, said = _train(tmp_path, "max_epochs=3", "data.fraction=0.03", *own[name], name=f"digits/{name}")
     features = [text for text in said if "the features hardly differ between images" in text]

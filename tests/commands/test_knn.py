@@ -160,6 +160,18 @@ def test_bad_input(lines: list[str], message: str, checkpoint: Path, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("command", "setting"), [("knn", "k=1"), ("health", "num_images=8")])
+def test_a_folder_that_cannot_be_written_is_said_at_once(
+    command: str, setting: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr("solo_bam.evaluation.features.extract_chunks", None)
+    shutil.copy(checkpoint, tmp_path / "last.ckpt")
+    (tmp_path / "evaluation").write_text("in the way")
+    assert main([command, str(tmp_path / "last.ckpt"), setting]) == 2
+    told = f"output: {tmp_path / 'evaluation'} cannot be written (File exists); "
+    assert told in capsys.readouterr().err
+
+
 def test_splits_that_do_not_fit(checkpoint: Path, tmp_path: Path, capsys: Any) -> None:
     shutil.copytree(digits_folder() / "val", tmp_path / "val")
     shutil.rmtree(tmp_path / "val" / "7")

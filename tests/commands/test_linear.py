@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,17 @@ def test_what_a_run_leaves_behind(resnet: Path, tmp_path: Path, capsys: Any) -> 
     assert "train_loss_lr0.1" in (folder / "metrics.csv").read_text()
     assert "<- best" in printed
     assert str(folder) in printed
+
+
+def test_a_checkpoint_in_a_folder_that_cannot_be_written(resnet: Path, tmp_path: Path, recwarn: Any) -> None:
+    """As on a shared disk; the run itself is whole."""
+    shutil.copy(resnet / "checkpoints" / "last.ckpt", tmp_path / "last.ckpt")
+    (tmp_path / "evaluation").write_text("in the way")
+    trained = on(tmp_path / "last.ckpt", tmp_path)
+    assert trained.folder.record()["status"] == "finished"
+    assert read_records(trained.folder.path / "evaluation") == trained.records
+    (told,) = [str(w.message) for w in recwarn if "could not be written" in str(w.message)]
+    assert told == f"The records could not be written to {tmp_path / 'evaluation'}, too (File exists)."
 
 
 def test_choosing_on_the_validation_images_is_said(resnet: Path, tmp_path: Path, capsys: Any, caplog: Any) -> None:

@@ -196,7 +196,7 @@ def test_a_signal_saves_and_stops(
         lines = start.output.read_text().splitlines()
         told = [line for line in lines if line.startswith("solo-bam: error")]
         assert len(told) == 1
-        assert told[0].startswith(f"solo-bam: error: pretrain: stopped by {signal.Signals(number).name} at step ")
+        assert told[0].startswith(f"solo-bam: error: solo-bam: stopped by {signal.Signals(number).name} at step ")
         assert told[0].endswith(".ckpt; continue with --resume")
         assert "Traceback" not in start.output.read_text()
         in_mid_epoch += "-step=" in told[0]

@@ -9,7 +9,7 @@ from solo_bam.config.linear import LinearAugmentation, load_linear_recipe
 from solo_bam.config.schema import Augmentation, Chance
 from solo_bam.data.augmentations import plain_view
 from solo_bam.data.images import ArrayImages, Split
-from solo_bam.data.labelled import EveryNth, LabelledData, balanced_subset, find_labelled, training_view
+from solo_bam.data.labelled import EveryNth, LabelledData, find_labelled, training_view
 from solo_bam.data.sampling import seeded
 from solo_bam.data.sources import Source
 from solo_bam.errors import UserError
@@ -30,23 +30,6 @@ def _data(*overrides):
 
 def _names(split):
     return {split.reader.name(i) for i in range(len(split))}
-
-
-TARGETS = np.repeat([0, 1, 2, 3], [100, 50, 45, 5])
-
-
-@pytest.mark.parametrize(("share", "counts"), [(0.001, [1, 1, 1, 1]), (0.1, [5, 5, 5, 5]), (0.5, [25, 25, 25, 5])])
-def test_as_many_of_each_class(share, counts):
-    chosen = balanced_subset(TARGETS, share, seed=0)
-    assert len(set(chosen.tolist())) == len(chosen)
-    assert np.bincount(TARGETS[chosen]).tolist() == counts
-
-
-def test_subsets_are_fixed_by_the_seed_and_nested():
-    small, large = (set(balanced_subset(TARGETS, share, seed=3).tolist()) for share in (0.02, 0.2))
-    assert small < large
-    assert small == set(balanced_subset(TARGETS, 0.02, seed=3).tolist())
-    assert small != set(balanced_subset(TARGETS, 0.02, seed=4).tolist())
 
 
 def test_a_tenth_of_the_labels_is_listed(tmp_path):

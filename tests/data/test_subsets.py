@@ -8,14 +8,19 @@ TARGETS = np.repeat([0, 1, 2, -1], [100, 200, 10, 50])
 
 
 def test_as_many_of_each_class_and_none_without_a_label():
-    chosen = balanced(TARGETS, 0.2)  # 62 of 310 labelled images, 20 per class
-    assert np.bincount(TARGETS[chosen]).tolist() == [20, 20, 10]
+    chosen = balanced(TARGETS, 0.2)  # 62 of 310 labelled images, 20.7 per class
+    assert np.bincount(TARGETS[chosen]).tolist() == [21, 21, 10]
     assert (np.diff(chosen) > 0).all()
 
 
 def test_the_seed_alone_decides():
     assert (balanced(TARGETS, 0.2) == balanced(TARGETS.copy(), 0.2)).all()
     assert (balanced(TARGETS, 0.2) != balanced(TARGETS, 0.2, seed=1)).any()
+
+
+def test_the_smaller_subset_lies_within_the_larger():
+    small, large = (set(balanced(TARGETS, share, seed=3).tolist()) for share in (0.02, 0.2))
+    assert small < large
 
 
 def test_all_is_all_labelled_images_and_little_is_one_of_each():
