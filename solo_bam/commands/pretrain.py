@@ -28,6 +28,8 @@ from solo_bam.config import Recipe, load_recipe
 from solo_bam.config.resolve import resolve, uses_cifar_stem
 from solo_bam.data import PretrainData, Source, find_source
 from solo_bam.data.contrastive_crop import BoxSchedule
+from solo_bam.evaluation.online import online_records
+from solo_bam.evaluation.records import write_records
 from solo_bam.runs import RunFolder
 from solo_bam.training import (
     RecipeInCheckpoint,
@@ -96,9 +98,19 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     metrics = saved | {key: float(value) for key, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
         folder.write_metrics()
+        _record(folder, recipe, metrics, model, source)
         _draw(folder, recipe, model, source)
         folder.finish(**metrics)
     return Trained(folder, model, metrics)
+
+
+def _record(
+    folder: RunFolder, recipe: Recipe, metrics: dict[str, float], model: pl.LightningModule, source: Source
+) -> None:
+    if source.val is not None:
+        checkpoint = str(folder.last_checkpoint) if recipe.checkpoint.enabled else None
+        records = online_records(recipe, metrics, model, len(source.val), checkpoint)
+        write_records(folder.path / "evaluation", "online", records)
 
 
 def _callbacks(recipe: Recipe, folder: RunFolder, data: PretrainData) -> list[pl.Callback]:

@@ -22,7 +22,7 @@ from solo_bam.data import PretrainData, find_source
 from solo_bam.errors import UserError
 from solo_bam.evaluation.features import chunks_of
 from solo_bam.evaluation.offline_knn import evaluate_knn
-from solo_bam.evaluation.records import read_records
+from solo_bam.evaluation.records import Record
 from solo_bam.knn import BANK_TILE, find_neighbours
 from tests import processes
 from tests.recipes import tiny
@@ -50,11 +50,12 @@ def test_the_training_does_not_notice(run: Trained, tmp_path: Path) -> None:
     a, b = (torch.load(r.folder.last_checkpoint, weights_only=True)["state_dict"] for r in (run, without))
     assert a.keys() == b.keys()
     assert all(torch.equal(a[key], b[key]) for key in a)
-    assert not (without.folder.path / "evaluation").exists()
+    assert not (without.folder.path / "evaluation" / "online_knn.json").exists()
 
 
 def test_offline_k_nn_by_the_same_protocol_says_the_same(run: Trained) -> None:
-    online = read_records(run.folder.path / "evaluation")
+    written = json.loads((run.folder.path / "evaluation" / "online_knn.json").read_text())
+    online = [Record.model_validate(record) for record in written]
     assert len(online) == 4
     for branch in ("student", "teacher"):
         options = {"k": 5, "distance": "cosine", "branch": branch, "num_workers": 0, "data": {"fraction": 0.03}}
