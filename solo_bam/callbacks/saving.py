@@ -151,7 +151,7 @@ class Saving(Checkpoint):
         path = self.run.checkpoints / f"{name}.ckpt"
         self._position = {"batch": batch, "processes": trainer.world_size}
         try:
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=False)
         finally:
             self._position = None
         if trainer.is_global_zero:

@@ -104,7 +104,7 @@ def _find(config_name: str, config_path: str | None, kind: str) -> Path:
     path = root / f"{name}.yaml"
     if os.path.isfile(path):
         return path
-    if (root / f"{name.removesuffix('.yml')}.yml").is_file():
+    if os.path.isfile(root / f"{name.removesuffix('.yml')}.yml"):  # False for any name, however odd
         raise UserError("--config-name", f"got {config_name!r}, Hydra reads files that end in .yaml alone", "rename it")
     known = recipe_names(root)
     shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")

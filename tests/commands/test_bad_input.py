@@ -42,7 +42,7 @@ def _world(folder: Path) -> None:
         file.create_group("a").create_dataset("0.png", data=b"x")
         file.create_group("b")
     h5py.File(folder / "nothing.h5", "w").close()
-    torch.save({"solo_bam": {"method": "byol"}}, folder / "byol.ckpt")
+    torch.save({"solo_bam": {"method": "byol", "recipe": {}}, "state_dict": {}}, folder / "byol.ckpt")
     torch.save({"state_dict": {}}, folder / "foreign.ckpt")
     (folder / "garbage.ckpt").write_bytes(b"not a checkpoint")
     torch.save({"solo_bam": Path("x")}, folder / "code.ckpt")

@@ -53,7 +53,7 @@ def _error(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_a_run_ends_with_its_pictures(run: Path, vit: Path) -> None:
     assert (run / "curves.png").exists()
     assert sorted(p.name for p in (run / "plots").iterdir()) == ["entropy.png", "features.png", "similarity.png"]
-    assert sorted(p.name for p in (vit / "plots").iterdir()) == ["features.png", "similarity.png"]
+    assert sorted(p.name for p in (vit / "plots").iterdir()) == ["attention.png", "features.png", "similarity.png"]
     for path in [run / "curves.png", *(run / "plots").iterdir()]:
         assert Image.open(path).width > 600
 
