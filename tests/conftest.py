@@ -35,9 +35,12 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(autouse=True)
 def _environment() -> Iterator[None]:
-    """A run of several processes leaves its address in the environment, for runs that a later test starts."""
+    """A distributed run leaves its group, and in the environment its address, to the tests after it."""
     before = dict(os.environ)
     yield
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
     os.environ.clear()
     os.environ.update(before)
 

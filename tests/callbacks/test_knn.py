@@ -151,7 +151,7 @@ def test_each_image_is_read_once_for_both_branches(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(type(callback.bank), "__getitem__", counted)
     callback.evaluate(method)
-    assert len(opened) == len(set(opened)) == 71 + len(callback.queries) == 71 + 100
+    assert len(opened) == len(set(opened)) == 71 + len(callback.queries) == 71 + 110
 
 
 def test_more_neighbours_than_images_in_the_bank(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torchmetrics.utilities import dim_zero_cat
 
 from solo_bam.commands.pretrain import pretrain
 from solo_bam.runs import RunFolder
@@ -32,7 +33,7 @@ def test_stl10_with_its_unlabelled_images(tmp_path: Path, monkeypatch: Any) -> N
     ordinary = WeightedKNNClassifier.compute
 
     def compute(self: Any) -> Any:
-        banks.append(torch.cat(list(self.train_targets)))
+        banks.append(dim_zero_cat(self.train_targets))
         return ordinary(self)
 
     monkeypatch.setattr(WeightedKNNClassifier, "compute", compute)

@@ -234,7 +234,8 @@ def test_truncation_is_noticed_wherever_it_is(left: int, tmp_path: Path) -> None
     run.checkpoints.mkdir()
     for name in ("epoch=8", "epoch=9", "epoch=9-step=41", "epoch=10-step=45"):
         torch.save(
-            {"solo_bam": {"method": "bam"}, "state_dict": {}, "optimizer_states": [torch.zeros(500)]}, run.checkpoints / f"{name}.ckpt"
+            {"solo_bam": {"method": "bam", "recipe": {}}, "state_dict": {}, "optimizer_states": [torch.zeros(500)]},
+            run.checkpoints / f"{name}.ckpt",
         )
     assert [path.stem for path in run.saved()] == ["epoch=10-step=45", "epoch=9", "epoch=9-step=41", "epoch=8"]
     newest, before = run.saved()[:2]
