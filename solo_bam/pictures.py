@@ -6,7 +6,7 @@ A run's pictures lie in its ``plots/``, but for ``curves.png``, which lies in th
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -293,6 +293,15 @@ def draw_finished(folder: RunFolder, recipe: Recipe, backbone: nn.Module, source
         pictures["attention"] = lambda: plot_attention(subject, options)
     if has_entropy(folder.metrics()):
         pictures["entropy"] = lambda: plot_entropy(folder.path, options)
+    _draw_safely(pictures)
+
+
+def draw_classified(folder: RunFolder) -> None:
+    """The picture of a finished classifier, its confusion matrix; it cannot lose the run."""
+    _draw_safely({"confusion": lambda: plot_confusion(folder.path, PlotOptions())})
+
+
+def _draw_safely(pictures: Mapping[str, Callable[[], Any]]) -> None:
     for name, draw in pictures.items():
         try:
             draw()

@@ -31,11 +31,11 @@ from omegaconf import OmegaConf
 
 from solo_bam import run_log, toolkit
 from solo_bam.config.schema import Run
+from solo_bam.files import PART, written_whole
 
 # A process that Lightning starts beside the first one finds the first one's folder here.
 _ENVIRONMENT_KEY = "SOLO_BAM_RUN"
 # The end of the name of a checkpoint that is being written.
-PART = ".part"
 # What a run may be continued with another value of: how it is resumed, kept, shown and fed changes no number.
 MAY_CHANGE = (
     "auto_resume", "resume_from_checkpoint", "wandb", "checkpoint", "data.num_workers", "enable_progress_bar",
@@ -169,13 +169,12 @@ class RunFolder:
 
     def link_last(self, path: Path) -> None:
         """Let ``last.ckpt`` mean ``path``, in one step."""
-        scratch = self.checkpoints / f"last.ckpt{PART}"
-        scratch.unlink(missing_ok=True)
-        try:
-            scratch.symlink_to(path.name)
-        except OSError:  # a file system without links
-            shutil.copyfile(path, scratch)
-        scratch.replace(self.last_checkpoint)
+        with written_whole(self.last_checkpoint) as part:
+            part.unlink(missing_ok=True)
+            try:
+                part.symlink_to(path.name)
+            except OSError:  # a file system without links
+                shutil.copyfile(path, part)
 
     def remove_older(self, keep: int, keep_epochs: bool) -> None:
         """Remove all checkpoints but the newest ``keep`` and, with ``keep_epochs``, those of an epoch's end."""
@@ -249,17 +248,15 @@ class RunFolder:
         return content if isinstance(content, dict) else {}
 
     def _write(self, about: Mapping[str, object]) -> None:
-        scratch = self.path / "run.json.part"
-        scratch.write_text(json.dumps(about, indent=2, default=str) + "\n")
-        scratch.replace(self.path / "run.json")  # whole or not at all
+        with written_whole(self.path / "run.json") as part:
+            part.write_text(json.dumps(about, indent=2, default=str) + "\n")
 
     # --------------------------------------------------------------------------- failures of processes
 
     def tell_failure(self, rank: int, error: Mapping[str, str]) -> None:
         """Leave word for the other processes why this one fails."""
-        scratch = self.path / f"failure_{rank}.json{PART}"
-        scratch.write_text(json.dumps(error))
-        scratch.replace(self.path / f"failure_{rank}.json")
+        with written_whole(self.path / f"failure_{rank}.json") as part:
+            part.write_text(json.dumps(error))
 
     def failures(self) -> dict[int, dict[str, str]]:
         """What processes have left word of, by rank."""
@@ -291,12 +288,10 @@ class RunFolder:
         """Write ``metrics.csv``: the logs of all starts in one table."""
         rows = self.metrics()
         names = sorted({name for row in rows for name in row} - {"epoch", "step"})
-        scratch = self.path / f"metrics.csv{PART}"
-        with scratch.open("w", newline="") as out:
+        with written_whole(self.path / "metrics.csv") as part, part.open("w", newline="") as out:
             table = csv.DictWriter(out, ["epoch", "step", *names])
             table.writeheader()
             table.writerows(rows)
-        scratch.replace(self.path / "metrics.csv")
 
 
 def _place(path: Path) -> tuple[int, int] | None:

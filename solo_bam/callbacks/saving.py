@@ -22,7 +22,8 @@ from torch import Tensor
 
 from solo_bam import distributed
 from solo_bam.errors import Stopped, UserError
-from solo_bam.runs import PART, RunFolder
+from solo_bam.files import PART
+from solo_bam.runs import RunFolder
 
 _KNN = ("train_features", "train_targets")
 _Sums = dict[str, tuple[float, int]]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from solo_bam import hardware
 from solo_bam.checkpoints import Branch, Pretrained, backbone_of, load_pretrained
-from solo_bam.commands.options import Parser, parse
+from solo_bam.commands.options import checkpoint_parser, parse
 from solo_bam.config.options import parse_options
 from solo_bam.config.schema import Count, Index, Positive, Section
 from solo_bam.data.augmentations import mean_and_std
@@ -60,11 +60,9 @@ class DavisOptions(Section):
 
 def main(arguments: Sequence[str]) -> int:
     """Write masks, a table and records, and print the table."""
-    parser = Parser(prog="solo-bam davis", description="Video object segmentation by label propagation on DAVIS-2017.")
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a run's folder, a checkpoint or an export")
+    description = "Video object segmentation by label propagation on DAVIS-2017."
     words = "data.path=DAVIS, data.split=val, branch=teacher, " + ", ".join(_shown(DavisOptions))
-    parser.add_argument("settings", nargs="*", metavar="key=value", help=words)
-    options = parse(parser, arguments)
+    options = parse(checkpoint_parser("davis", description, words), arguments)
     if not any(word.startswith("data.path=") for word in options.settings):
         raise UserError("data.path", "is missing", "give the folder of DAVIS-2017: data.path=…")
     davis(options.checkpoint, parse_options(DavisOptions, options.settings))

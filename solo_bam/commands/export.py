@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from solo_bam.checkpoints import Branch, Pretrained, load_pretrained
-from solo_bam.commands.options import Parser, parse
+from solo_bam.commands.options import checkpoint_parser, parse
 from solo_bam.config.options import parse_options
 from solo_bam.config.schema import Section
 from solo_bam.errors import UserError
@@ -27,11 +27,9 @@ class ExportOptions(Section):
 
 def main(arguments: Sequence[str]) -> int:
     """Write the weights and ``README.md``."""
-    parser = Parser(prog="solo-bam export", description="Write a backbone for timm or detectron2, with a model card.")
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a run's folder or a checkpoint")
+    description = "Write a backbone for timm or detectron2, with a model card."
     words = "format=timm|detectron2, branch=student|teacher, half=True, output=FOLDER"
-    parser.add_argument("settings", nargs="*", metavar="key=value", help=words)
-    options = parse(parser, arguments)
+    options = parse(checkpoint_parser("export", description, words), arguments)
     path = export(options.checkpoint, parse_options(ExportOptions, options.settings))
     print(f"Weights: {path}\nModel card: {path.with_name('README.md')}")
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from solo_bam import hardware
 from solo_bam.checkpoints import load_pretrained
-from solo_bam.commands.options import Parser, parse
+from solo_bam.commands.options import checkpoint_parser, parse
 from solo_bam.config.options import evaluation_data, parse_options
 from solo_bam.config.plotting import NetworkOptions
 from solo_bam.errors import UserError
@@ -37,16 +36,9 @@ _TOLD = {
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, print and write ``health.json``."""
-    parser = Parser(
-        prog="solo-bam health",
-        description="Measures of a checkpoint's features that need no labels.",
-        epilog=_KEYS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's folder, or a checkpoint")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, e.g. branch=teacher")
-    asked = parse(parser, arguments)
-    records, path = measure(Path(asked.checkpoint), parse_options(NetworkOptions, asked.overrides))
+    description = "Measures of a checkpoint's features that need no labels."
+    asked = parse(checkpoint_parser("health", description, "settings, e.g. branch=teacher", _KEYS), arguments)
+    records, path = measure(asked.checkpoint, parse_options(NetworkOptions, asked.settings))
     for record in records:
         print(f"{record.metric:<11}{record.value:>8.3f}   {_TOLD[record.metric]}")
     print(f"{records[0].images:,} images of {records[0].data}. Records: {path}")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from solo_bam.commands.options import Parser, parse
+from solo_bam.commands.options import checkpoint_parser, parse
 from solo_bam.config.options import KNNOptions, parse_options
 from solo_bam.evaluation.offline_knn import OfflineKNN, evaluate_knn, transferred_from
 from solo_bam.evaluation.records import wilson_interval
@@ -24,16 +22,9 @@ _KEYS = """keys (and their defaults):
 
 def main(arguments: Sequence[str]) -> int:
     """Evaluate, print a table and say where the records are."""
-    parser = Parser(
-        prog="solo-bam knn",
-        description="k-NN accuracy of a checkpoint's frozen features on the validation images.",
-        epilog=_KEYS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's folder, or a checkpoint")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, e.g. k=20 branch=teacher")
-    asked = parse(parser, arguments)
-    result = evaluate_knn(Path(asked.checkpoint), parse_options(KNNOptions, asked.overrides))
+    description = "k-NN accuracy of a checkpoint's frozen features on the validation images."
+    asked = parse(checkpoint_parser("knn", description, "settings, e.g. k=20 branch=teacher", _KEYS), arguments)
+    result = evaluate_knn(asked.checkpoint, parse_options(KNNOptions, asked.settings))
     print(format_table(result))
     print(f"Records: {result.path}")
     return 0

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
@@ -239,7 +238,7 @@ def _write(
     confusion = model.tallies[0].confusion[model.best].cpu().numpy()
     write_per_class(folder.path / "per_class.csv", confusion, data.classes)
     write_confusion(folder.path / "confusion.csv", confusion, data.classes)
-    _draw(folder, confusion, data.classes)
+    _draw(folder)
     if len(model.rates) > 1:
         _write_sweep(folder.path / "sweep.csv", recipe.optimizer.lr, model.tallies)
     name = f"{recipe.name or 'linear'}-{recipe_hash(recipe)}"
@@ -253,13 +252,13 @@ def _write(
         rank_zero_warn(f"The records could not be written to {place}, too ({error.strerror or error}).")
 
 
-def _draw(folder: RunFolder, confusion: np.ndarray, classes: Sequence[str]) -> None:
+def _draw(folder: RunFolder) -> None:
     try:
-        from solo_bam.plots.confusion import draw_confusion
+        from solo_bam.pictures import draw_classified
     except ImportError:
         rank_zero_info("No picture of the confusion matrix: pip install 'solo-bam[plots]'")
         return
-    draw_confusion(confusion, classes, folder.path / "confusion.png", title=folder.path.name)
+    draw_classified(folder)
 
 
 def _write_sweep(path: Path, rates: Sequence[float], tallies: Sequence[Tally]) -> None:

@@ -34,6 +34,28 @@ def recipe_parser(command: str, description: str) -> Parser:
     return parser
 
 
+def checkpoint_parser(command: str, description: str, settings: str, keys: str = "") -> Parser:
+    """A parser with ``checkpoint`` and ``settings``.
+
+    Args:
+        command: its name.
+        description: what it does.
+        settings: the ``key=value`` words in short.
+        keys: all of them, for the end of the help.
+    """
+    parser = Parser(
+        prog=f"solo-bam {command}",
+        description=description,
+        epilog=keys,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="a run's folder, a checkpoint or an exported file"
+    )
+    parser.add_argument("settings", nargs="*", metavar="key=value", help=settings)
+    return parser
+
+
 def add_import(parser: Parser) -> None:
     """The option ``--import``, for :func:`import_modules`."""
     parser.add_argument(

@@ -15,7 +15,7 @@ from solo_bam.config.schema import (
     Chance,
     Count,
     Data,
-    Index,
+    ImageData,
     NonNegative,
     Positive,
     RandomResizedCrop,
@@ -36,7 +36,6 @@ _RECIPES = {
     "imagenet100": "imagenet-100/linear",
     "imagenet": "imagenet/linear",
 }
-_OF_THE_RUN = ("dataset", "train_path", "val_path", "format", "on_error", "num_workers")
 
 
 def _different(rates: list[float]) -> list[float]:
@@ -63,21 +62,14 @@ class LinearAugmentation(Section):
     std: list[Positive] | None = None
 
 
-class LinearData(Section):
-    """Labelled images; ``fraction`` of the training images, -1 for all, stratified.
+class LinearData(ImageData):
+    """Labelled images.
 
     ``label_fraction``: use the labels of this share only, as many of each class, fixed by ``seed``.
     ``tune_fraction``: the share of those that is held out of the training to choose the learning rate on; 0: it is
     chosen on the validation images.
     """
 
-    dataset: Literal["digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet", "custom"]
-    train_path: Path | None = None
-    val_path: Path | None = None
-    format: Literal["image_folder", "h5", "dali"] = "image_folder"
-    on_error: Literal["stop", "skip"] = "stop"
-    num_workers: Index = 4
-    fraction: Annotated[float, Field(lt=1)] = -1
     label_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     tune_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     augmentations: LinearAugmentation = LinearAugmentation()
@@ -85,7 +77,7 @@ class LinearData(Section):
     @property
     def source(self) -> Data:
         """The section ``data`` of a pretraining on the same images."""
-        return Data(**self.model_dump(include={*_OF_THE_RUN, "fraction"}))
+        return Data(**self.model_dump(include=set(ImageData.model_fields)))
 
 
 class LinearOptimizer(Section):
@@ -172,7 +164,7 @@ def recipe_of_run(
         raise UserError("--config-name", problem, f"give one, e.g. {_RECIPES['imagenet100']}")
     raw = compose_recipe(config_name or _RECIPES[dataset], overrides, None, "linear")
     if "data.dataset" not in named:
-        theirs = trained_by.data.model_dump(mode="json", include=set(_OF_THE_RUN))
+        theirs = trained_by.data.model_dump(mode="json", include=set(ImageData.model_fields) - {"fraction"})
         raw["data"] = {**raw["data"], **{k: v for k, v in theirs.items() if f"data.{k}" not in named}}
     return parse_linear({**raw, CHECKPOINT: str(checkpoint)})
 

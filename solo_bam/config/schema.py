@@ -163,7 +163,7 @@ class ContrastiveCropOptions(Section):
     interval: Count = 20
 
 
-class Data(Section):
+class ImageData(Section):
     """Where images come from; ``fraction`` of the training images, -1 for all.
 
     ``format: h5``: ``train_path`` and ``val_path`` are HDF5 files of class groups of encoded images.
@@ -176,8 +176,13 @@ class Data(Section):
     format: Literal["image_folder", "h5", "dali"] = "image_folder"
     on_error: Literal["stop", "skip"] = "stop"
     num_workers: Index = 4
-    no_labels: bool = False
     fraction: Annotated[float, Field(lt=1)] = -1
+
+
+class Data(ImageData):
+    """The images of a pretraining; ``no_labels``: their labels are missing or left alone."""
+
+    no_labels: bool = False
     contrastive_crop: ContrastiveCropOptions = ContrastiveCropOptions()
 
 

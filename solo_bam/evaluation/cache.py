@@ -11,6 +11,7 @@ from torch import nn
 
 from solo_bam.data.images import Split, Transform
 from solo_bam.evaluation.features import Features, extract_features
+from solo_bam.files import written_whole
 
 _FORM = 1  # of the files; another number makes them anew
 
@@ -79,8 +80,6 @@ def _read(path: Path) -> Features | None:
 
 
 def _write(path: Path, features: Features) -> None:
-    """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".part")
-    torch.save({**features._asdict(), "sum": _sum(features)}, scratch)
-    scratch.replace(path)
+    with written_whole(path) as part:
+        torch.save({**features._asdict(), "sum": _sum(features)}, part)

@@ -47,6 +47,7 @@ def online_records(
         "crop": crop,
     }
     networks = {"student": model.backbone, "teacher": getattr(model, "momentum_backbone", None)}
+    weights = {branch: hash_weights(network) for branch, network in networks.items() if network is not None}
     return [
         Record(
             metric=metric,
@@ -58,7 +59,7 @@ def online_records(
             method=recipe.method,
             branch=branch,
             epoch=recipe.max_epochs,
-            weights=hash_weights(networks[branch]),
+            weights=weights[branch],
             checkpoint=checkpoint,
         )
         for names, protocol in ((_LINEAR, linear), (_KNN, knn))

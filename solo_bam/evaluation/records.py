@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from solo_bam.checkpoints import Pretrained
 from solo_bam.errors import UserError
+from solo_bam.files import written_whole
 
 Plain = str | int | float | bool | None
 
@@ -110,9 +111,8 @@ def write_records(folder: Path, name: str, records: Sequence[Record]) -> Path:
     """Write ``<folder>/<name>.json``, whole or not at all; earlier numbers of that name are replaced."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    scratch = path.with_suffix(".part")
-    scratch.write_text(json.dumps([r.model_dump(mode="json") for r in records], indent=2) + "\n")
-    scratch.replace(path)
+    with written_whole(path) as part:
+        part.write_text(json.dumps([r.model_dump(mode="json") for r in records], indent=2) + "\n")
     return path
 
 

@@ -113,6 +113,18 @@ def test_what_a_run_leaves_behind(resnet: Path, tmp_path: Path, capsys: Any) -> 
     assert str(folder) in printed
 
 
+@pytest.mark.pictures
+def test_a_picture_that_fails_does_not_lose_the_run(resnet: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no room for the labels")
+
+    monkeypatch.setattr("solo_bam.pictures.plot_confusion", fail)
+    with pytest.warns(UserWarning, match="confusion could not be drawn .*no room"):
+        trained = on(resnet, tmp_path)
+    assert trained.folder.record()["status"] == "finished"
+    assert not list(trained.folder.path.glob("**/*.png"))
+
+
 def test_a_checkpoint_in_a_folder_that_cannot_be_written(resnet: Path, tmp_path: Path, recwarn: Any) -> None:
     """As on a shared disk; the run itself is whole."""
     shutil.copy(resnet / "checkpoints" / "last.ckpt", tmp_path / "last.ckpt")
