@@ -35,11 +35,10 @@ from solo_bam.files import PART, written_whole
 
 # A process that Lightning starts beside the first one finds the first one's folder here.
 _ENVIRONMENT_KEY = "SOLO_BAM_RUN"
-# The end of the name of a checkpoint that is being written.
 # What a run may be continued with another value of: how it is resumed, kept, shown and fed changes no number.
 MAY_CHANGE = (
     "auto_resume", "resume_from_checkpoint", "wandb", "checkpoint", "data.num_workers", "enable_progress_bar",
-    "enable_model_summary", "debug_augmentations",
+    "enable_model_summary", "debug_augmentations", "tuned",
 )  # fmt: skip
 _PACKAGES = (
     "solo-bam", "solo-learn", "torch", "torchvision", "lightning", "timm", "torchmetrics", "omegaconf", "hydra-core",
@@ -61,7 +60,7 @@ def recipe_hash(recipe: Run) -> str:
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted keys whose values differ between two resolved recipes, but :data:`MAY_CHANGE`: ``{key: (old, new)}``."""
-    old, new = dict(_flat(before)), dict(_flat(now))
+    old, new = dict(flat(before)), dict(flat(now))
     return {
         key: (old.get(key), new.get(key))
         for key in sorted(old.keys() | new.keys())
@@ -75,14 +74,14 @@ def told_changes(found: Mapping[str, tuple[Any, Any]], shown: int = 8) -> str:
     return ", ".join(told[:shown]) + (f" and {len(told) - shown} more" if len(told) > shown else "")
 
 
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Leaves of nested mappings and lists with their dotted keys."""
     children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else None
     if not children:
         yield prefix.rstrip("."), node
         return
     for key, child in children:
-        yield from _flat(child, f"{prefix}{key}.")
+        yield from flat(child, f"{prefix}{key}.")
 
 
 class RunFolder:

@@ -180,9 +180,14 @@ class ImageData(Section):
 
 
 class Data(ImageData):
-    """The images of a pretraining; ``no_labels``: their labels are missing or left alone."""
+    """The images of a pretraining; ``no_labels``: their labels are missing or left alone.
+
+    ``tune_fraction``: the share of the training images that is held out and takes the validation images' place, so
+    that settings can be chosen without a look at those; the same images for every seed.
+    """
 
     no_labels: bool = False
+    tune_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     contrastive_crop: ContrastiveCropOptions = ContrastiveCropOptions()
 
 
@@ -314,7 +319,7 @@ class Run(Section):
 
 
 class Recipe(Run):
-    """A pretraining recipe."""
+    """A pretraining recipe. ``tuned``: the dataset that its rate and decay were chosen on; null: nobody has."""
 
     method_kwargs: dict[str, Any] = {}
     backbone: Backbone
@@ -325,6 +330,7 @@ class Recipe(Run):
     scheduler: Scheduler
     knn_eval: KNNEval = KNNEval()
     auto_umap: AutoUMAP = AutoUMAP()
+    tuned: str | None = None
     debug_augmentations: bool = False
 
     @property

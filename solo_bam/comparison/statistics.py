@@ -1,0 +1,61 @@
+"""Means over seeds and paired differences, each with a 95 % interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and what is known of it.
+
+    Attributes:
+        mean: of the values.
+        interval: 95 % confidence interval of the mean, Student's t on n - 1 degrees of freedom; None for one value,
+            which says nothing of the spread.
+        n: values.
+    """
+
+    mean: float
+    interval: tuple[float, float] | None
+    n: int
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the interval's length: the number behind ±."""
+        return None if self.interval is None else (self.interval[1] - self.interval[0]) / 2
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean over seeds. The seeds are the sample: the test images are the same for all and add no spread here.
+
+    Args:
+        values: one per seed, at least one.
+    """
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Estimate(mean, None, len(values))
+    if np.ptp(values) == 0:  # scipy warns of lost precision
+        return Estimate(mean, (mean, mean), len(values))
+    found = stats.ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)
+    return Estimate(mean, (float(found.low), float(found.high)), len(values))
+
+
+def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Estimate | None:
+    """Mean of ``values - baseline``, seed by seed: what the seeds share (data order, crops) cancels.
+
+    Args:
+        values: by seed.
+        baseline: by seed.
+
+    Returns:
+        Over the seeds that both have; None where there is none.
+    """
+    seeds = sorted(values.keys() & baseline.keys())
+    return estimate([values[seed] - baseline[seed] for seed in seeds]) if seeds else None
