@@ -13,6 +13,7 @@ COMMANDS = {
     "pretrain": "train a method from a recipe",
     "knn": "k-NN accuracy of a checkpoint's features",
     "linear": "train a linear classifier on frozen features, or fine-tune",
+    "compare": "compare methods: shared recipes, equal tuning, several seeds, one report",
     "health": "measures of a checkpoint's features that need no labels",
     "davis": "segment videos with frozen features: label propagation on DAVIS-2017",
     "plot": "pictures of runs and checkpoints: curves, attention, similarity, features, confusion",

@@ -36,12 +36,12 @@ def find_devices(accelerator: str, devices: int | str | list[int]) -> Devices:
     if accelerator not in ACCELERATORS:
         problem = f"got {accelerator!r}{nearest(accelerator, ACCELERATORS)}, allowed: {', '.join(ACCELERATORS)}"
         raise UserError("accelerator", problem, "correct it")
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    cuda = gpus()
     mps = int(torch.backends.mps.is_available())
-    kind = {"gpu": "cuda" if gpus or not mps else "mps"}.get(accelerator, accelerator)
+    kind = {"gpu": "cuda" if cuda or not mps else "mps"}.get(accelerator, accelerator)
     if kind == "auto":
-        kind = "cuda" if gpus else "mps" if mps else "cpu"
-    there = {"cuda": gpus, "mps": mps, "cpu": cores()}[kind]
+        kind = "cuda" if cuda else "mps" if mps else "cpu"
+    there = {"cuda": cuda, "mps": mps, "cpu": cores()}[kind]
     if not there:
         raise UserError("accelerator", f"got {accelerator!r}, this machine has none", "use accelerator=auto or cpu")
     chosen = _parse(devices, 1 if kind == "cpu" else there, there)
@@ -52,6 +52,11 @@ def find_devices(accelerator: str, devices: int | str | list[int]) -> Devices:
     if kind == "cpu":
         return Devices("cpu", len(indexes), len(indexes))
     return Devices(kind, chosen, len(indexes))
+
+
+def gpus() -> int:
+    """CUDA devices that this process may use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def cores() -> int:
@@ -79,10 +84,8 @@ def _parse(devices: int | str | list[int], auto: int, all_of_them: int) -> int |
 
 def describe() -> dict[str, object]:
     """Processor, cores, GPUs and operating system, for the record of a run."""
-    gpus = (
-        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    )
-    return {"platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count(), "gpus": gpus}
+    names = [torch.cuda.get_device_name(i) for i in range(gpus())]
+    return {"platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count(), "gpus": names}
 
 
 def _processor() -> str:

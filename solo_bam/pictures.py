@@ -280,8 +280,10 @@ def draw_finished(folder: RunFolder, recipe: Recipe, backbone: nn.Module, source
     None of them can lose the run.
     """
     options = PlotOptions()
-    split, which = (source.train, "train") if source.val is None else (source.val, "val")
-    sample = Sample(split, recipe, f"{recipe.data.dataset} {which}", workers=recipe.data.num_workers)
+    split, shown = (
+        (source.train, f"{recipe.data.dataset} train") if source.val is None else (source.val, recipe.data.val_name)
+    )
+    sample = Sample(split, recipe, shown, workers=recipe.data.num_workers)
     title = f"{recipe.method}, {_epochs(recipe.max_epochs)}"
     subject = Subject(backbone, sample, title, folder.path / "plots")
     pictures: dict[str, Callable[[], Any]] = {

@@ -53,9 +53,17 @@ def starts(folder: Path) -> list[Path]:
     return sorted(folder.glob("start_*.jsonl"), key=lambda path: int(path.stem.split("_")[1]))
 
 
-def rows(path: Path) -> Iterator[dict[str, float]]:
-    """The rows of one start; a last line that a kill has cut off is left out."""
+def rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file; a last line that a kill has cut off is left out, and so is a missing file."""
+    if not path.exists():
+        return
     with path.open() as lines:
         for line in lines:
             if line.endswith("\n"):
-                yield {key: float(value) for key, value in json.loads(line).items()}
+                yield json.loads(line)
+
+
+def metrics(path: Path) -> Iterator[dict[str, float]]:
+    """The rows of one start."""
+    for row in rows(path):
+        yield {key: float(value) for key, value in row.items()}

@@ -3,7 +3,7 @@
 recipe.yaml          the resolved recipe
 run.json             versions, seed, git state, hardware, command, status
 checkpoints/         epoch=….ckpt, and last.ckpt, a link to the newest; epoch=…-step=….ckpt where it was stopped
-logs/, tensorboard/  every metric, per start of the run
+logs/, tensorboard/  every metric, per start of the run; logs/cost.jsonl: time and memory of the epochs
 metrics.csv          the logs of all starts in one table, written at the end
 curves.png, plots/, boxes/   pictures, where matplotlib is installed
 evaluation/          numbers with their protocols
@@ -278,10 +278,21 @@ class RunFolder:
         """Logged metrics of all starts, in order of the steps; of a step logged twice, the later start's."""
         rows: dict[tuple[float, bool, tuple[str, ...]], dict[str, float]] = {}
         for path in run_log.starts(self.logs):
-            for row in run_log.rows(path):
+            for row in run_log.metrics(path):
                 kind = tuple(sorted(row))
                 rows[(row.get("step", -1.0), "epoch" in row, kind)] = row
         return [rows[key] for key in sorted(rows, key=lambda k: k[0])]
+
+    def add_cost(self, row: Mapping[str, Any]) -> None:
+        """Write down what an epoch took (:class:`solo_bam.callbacks.CostMeter`)."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        with (self.logs / "cost.jsonl").open("a") as out:
+            out.write(json.dumps(row) + "\n")
+
+    def costs(self) -> list[dict[str, Any]]:
+        """What each epoch took, in order; of an epoch trained twice, the later one."""
+        rows = {row["epoch"]: row for row in run_log.rows(self.logs / "cost.jsonl")}
+        return [rows[epoch] for epoch in sorted(rows)]
 
     def write_metrics(self) -> None:
         """Write ``metrics.csv``: the logs of all starts in one table."""

@@ -2,6 +2,7 @@
 
 from solo_bam.callbacks.collapse import CollapseMonitor, CollapseWarning
 from solo_bam.callbacks.contrastive_crop import ContrastiveCropBoxes
+from solo_bam.callbacks.cost import CostMeter
 from solo_bam.callbacks.guards import EpochSeed, NonFiniteLoss
 from solo_bam.callbacks.knn import OnlineKNN
 from solo_bam.callbacks.progress import ProgressBar
@@ -14,6 +15,7 @@ __all__ = [
     "CollapseWarning",
     "ContrastiveCropBoxes",
     "CosineWeightDecay",
+    "CostMeter",
     "EpochSeed",
     "NonFiniteLoss",
     "OnlineKNN",

@@ -132,7 +132,7 @@ class OnlineKNN(pl.Callback):
                 value=100.0 * count / images,
                 interval=wilson_interval(count / images, images),
                 images=images,
-                data=f"{self.recipe.data.dataset} val",
+                data=self.recipe.data.val_name,
                 protocol=self.protocol,
                 method=self.recipe.method,
                 **about,

@@ -16,6 +16,7 @@ from solo_bam.callbacks import (
     CollapseMonitor,
     ContrastiveCropBoxes,
     CosineWeightDecay,
+    CostMeter,
     EpochSeed,
     NonFiniteLoss,
     OnlineKNN,
@@ -120,6 +121,7 @@ def _callbacks(recipe: Recipe, folder: RunFolder, data: PretrainData) -> list[pl
         CollapseMonitor(recipe.optimizer.batch_size),
         LearningRateMonitor(),
         RecipeInCheckpoint(recipe),
+        CostMeter(folder, recipe.optimizer.batch_size),
     ]
     if recipe.optimizer.weight_decay_end is not None:
         callbacks.append(CosineWeightDecay(recipe.optimizer.weight_decay, recipe.optimizer.weight_decay_end))

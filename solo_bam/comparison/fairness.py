@@ -37,10 +37,10 @@ class Difference:
 
     @property
     def told(self) -> str:
-        """``max_epochs: 20 (bam, byol), 40 (dino)``."""
+        """``max_epochs: 20 (bam, byol), 40 (dino)``; a dash where a recipe has no such key."""
         groups: dict[str, list[str]] = {}
         for entry, value in self.values.items():
-            groups.setdefault(str(value), []).append(entry)
+            groups.setdefault("-" if value is None else str(value), []).append(entry)
         return f"{self.key}: " + ", ".join(f"{value} ({', '.join(entries)})" for value, entries in groups.items())
 
 

@@ -66,7 +66,7 @@ def evaluation_data(recipe: Recipe, changes: dict[str, Any]) -> Data:
     Raises:
         UserError: a key or value that is not allowed.
     """
-    own = recipe.data.model_dump(exclude={"fraction", "contrastive_crop"})
+    own = recipe.data.model_dump(exclude={"fraction", "tune_fraction", "contrastive_crop"})
     if own["format"] == "dali":
         own["format"] = "image_folder"  # the same files, read in the plain view
     if changes.get("dataset", own["dataset"]) != own["dataset"]:

@@ -190,6 +190,12 @@ class Data(ImageData):
     tune_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     contrastive_crop: ContrastiveCropOptions = ContrastiveCropOptions()
 
+    @property
+    def val_name(self) -> str:
+        """What accuracies are measured on: ``digits val``."""
+        held_out = f"train, {100 * self.tune_fraction:g} % held out"
+        return f"{self.dataset} {held_out if self.tune_fraction else 'val'}"
+
 
 class Optimizer(Section):
     """``lr`` and, with a validation set, ``classifier_lr`` are multiplied by the global batch size / 256.

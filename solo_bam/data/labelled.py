@@ -20,7 +20,7 @@ from solo_bam.data.images import Split
 from solo_bam.data.loading import Loading
 from solo_bam.data.module import fraction
 from solo_bam.data.sampling import LateLoader, Seeded
-from solo_bam.data.sources import Source, find_source
+from solo_bam.data.sources import Source, find_source, hold_out
 from solo_bam.data.subsets import balanced
 from solo_bam.errors import UserError
 
@@ -60,7 +60,7 @@ class LabelledData(Loading):
             chosen = balanced(self.train_split.targets, recipe.data.label_fraction, recipe.seed)
             self.train_split = self.train_split.take(chosen)
         if recipe.data.tune_fraction:
-            self.train_split, self.tune_split = _hold_out(self.train_split, recipe.data.tune_fraction, recipe.seed)
+            self.train_split, self.tune_split = hold_out(self.train_split, recipe.data.tune_fraction, recipe.seed)
         dataset, crop = recipe.data.dataset, recipe.data.augmentations
         self.train_set = Seeded(self.train_split(training_view(crop, recipe.auto_augment)), recipe.seed)
         view = plain_view(dataset, _augmentation(crop))
@@ -128,18 +128,6 @@ def _labelled(train: Split, recipe: LinearRecipe) -> Split:
         raise UserError(train.key, f"none of the {len(train)} images has a label", "give labelled images")
     split = train if len(known) == len(train) else train.take(known)
     return fraction(split(lambda image: image), recipe.data.fraction).split
-
-
-def _hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
-    """The rest and a stratified share."""
-    from sklearn.model_selection import train_test_split
-
-    try:
-        rest, held = train_test_split(np.arange(len(split)), test_size=share, stratify=split.targets, random_state=seed)
-    except ValueError as error:  # scikit-learn says what is too few
-        problem = f"got {share}, which does not fit {len(split)} images ({str(error).rstrip('.')})"
-        raise UserError("data.tune_fraction", problem, "change it, or set 0 to choose on validation images") from None
-    return split.take(np.sort(rest)), split.take(np.sort(held))
 
 
 def _write_names(split: Split, path: Path) -> None:

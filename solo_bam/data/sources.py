@@ -57,7 +57,12 @@ def find_source(data: Data, download: bool = True) -> Source:
     train, val = _torchvision_splits(data, download) if data.dataset in _TORCHVISION else _own_splits(data)
     train = replace(train, on_error=data.on_error)
     if data.no_labels:
+        if data.tune_fraction:
+            problem = f"got {data.tune_fraction}, what is held out needs labels"
+            raise UserError("data.tune_fraction", problem, "set it to 0, or data.no_labels=False")
         return Source(replace(train, targets=np.full(len(train), -1), classes=()), None, 1)
+    if data.tune_fraction:
+        train, val = hold_out(train, data.tune_fraction, seed=0)
     return Source(train, None if val is None else replace(val, on_error=data.on_error), len(train.classes))
 
 
@@ -78,6 +83,24 @@ def labelled_source(data: Data, what: str) -> Source:
     if source.val is None:
         raise UserError(VAL, f"is missing, {what} needs labelled test images", "give them as data.val_path")
     return source
+
+
+def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
+    """The rest of the images, those without labels included, and a stratified share of those that have one.
+
+    Raises:
+        UserError: too few images for the share to hold each class.
+    """
+    from sklearn.model_selection import train_test_split
+
+    labelled = np.flatnonzero(split.targets >= 0)
+    try:
+        _, held = train_test_split(labelled, test_size=share, stratify=split.targets[labelled], random_state=seed)
+    except ValueError as error:  # scikit-learn says what is too few
+        problem = f"got {share}, which does not fit {len(labelled)} images ({str(error).rstrip('.')})"
+        raise UserError("data.tune_fraction", problem, "change it, or set 0 to hold out none") from None
+    rest = np.setdiff1d(np.arange(len(split)), held)
+    return split.take(rest), split.take(np.sort(held))
 
 
 def _check_format(data: Data) -> None:

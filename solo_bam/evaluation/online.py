@@ -54,7 +54,7 @@ def online_records(
             value=metrics[name],
             interval=wilson_interval(metrics[name] / 100, images),
             images=images,
-            data=f"{recipe.data.dataset} val",
+            data=recipe.data.val_name,
             protocol=protocol,
             method=recipe.method,
             branch=branch,
