@@ -31,8 +31,8 @@ class Progress:
         self.bar = tqdm(total=epochs, unit="epoch", disable=None, dynamic_ncols=True)
 
     def __call__(self) -> None:
-        """Look at the runs' folders."""
-        running = []
+        """Look at the runs' states."""
+        running, done = [], 0
         for job in list(self.waiting):
             state = job.state()
             if state == self.stale.get(job.name):
@@ -41,10 +41,10 @@ class Progress:
             self.started.setdefault(job.name, time.monotonic())
             if state.get("status") == RUNNING:
                 running.append(job.run.label)
+                done += job.epochs_done() - self.before[job.name]
             elif state.get("status") in (FINISHED, FAILED):
                 self._end(job, state)
         self.bar.set_description(f"{self.stage} {self.ended + 1} of {self.count}: {'; '.join(running) or 'starting'}")
-        done = sum(job.epochs_done() - self.before[job.name] for job in self.waiting)
         self.bar.update(max(0, self._trained + done - self.bar.n))
         if not self.waiting:
             self.bar.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 from torchvision import transforms as T
 
 from solo_bam.config.linear import LinearAugmentation, LinearRecipe
@@ -64,7 +64,9 @@ class LabelledData(Loading):
         dataset, crop = recipe.data.dataset, recipe.data.augmentations
         self.train_set = Seeded(self.train_split(training_view(crop, recipe.auto_augment)), recipe.seed)
         view = plain_view(dataset, _augmentation(crop))
-        self.test_sets = [split(view) for split in (self.val_split, self.tune_split) if split is not None]
+        self.test_sets: list[Dataset[Any]] = [
+            split(view) for split in (self.val_split, self.tune_split) if split is not None
+        ]
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled, the last incomplete batch dropped."""
@@ -73,7 +75,26 @@ class LabelledData(Loading):
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """The validation images, then those for tuning; every image on exactly one process."""
         world_size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        return [self._loader(images, sampler=EveryNth(len(images), world_size, rank)) for images in self.test_sets]
+        return [
+            self._loader(images, sampler=EveryNth(len(images), world_size, rank))  # type: ignore[arg-type]
+            for images in self.test_sets
+        ]
+
+    @property
+    def same_every_epoch(self) -> bool:
+        """Whether an image looks the same in every epoch."""
+        crop = self.recipe.data.augmentations
+        return not (crop.rrc.enabled or crop.horizontal_flip.prob or self.recipe.auto_augment)
+
+    def show_features(self, network: Callable[[Tensor], Tensor]) -> None:
+        """Put features, ``(D,)`` in float32, in the images' place; each image is read once, here."""
+        self.train_set = Seeded(self._features(self.train_set.dataset, network), self.recipe.seed)
+        self.test_sets = [self._features(images, network) for images in self.test_sets]
+
+    def _features(self, images: Dataset[Any], network: Callable[[Tensor], Tensor]) -> TensorDataset:
+        batches = [(network(views).float().cpu(), labels) for views, labels in self._loader(images)]
+        features, labels = (torch.cat(parts) for parts in zip(*batches))
+        return TensorDataset(features, labels)
 
     def opened(self) -> list[Dataset[Any]]:
         """The images that are read."""

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from solo_bam import distributed
 from solo_bam.config.linear import LinearRecipe
+from solo_bam.data.labelled import LabelledData
 from solo_bam.evaluation.heads import Heads, parameter_groups, probed_features, probed_width
 from solo_bam.evaluation.tally import Tally
 from solo_bam.toolkit.schedule import build_optimizer, build_scheduler
 
 SPLITS = ("val", "tune")
+_KEPT_UP_TO = 4 * 2**30  # bytes of features in memory
 
 
 class Classifier(pl.LightningModule):
@@ -66,11 +68,27 @@ class Classifier(pl.LightningModule):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(heads, N, classes)`` of ``(N, 3, height, width)`` images."""
-        with torch.set_grad_enabled(self.recipe.finetune and torch.is_grad_enabled()):
-            features = probed_features(self.backbone, images, self.recipe.probe)
-        logits: Tensor = self.heads(features)
+        """Logits ``(heads, N, classes)`` of ``(N, 3, height, width)`` images, or of their ``(N, width)`` features."""
+        logits: Tensor = self.heads(images if images.ndim == 2 else self.features(images))
         return logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the heads see, ``(N, width)``, of ``(N, 3, height, width)`` images."""
+        with torch.set_grad_enabled(self.recipe.finetune and torch.is_grad_enabled()):
+            return probed_features(self.backbone, images, self.recipe.probe)
+
+    def _keep_features(self) -> None:
+        """Extract frozen features once, where the images look the same in every epoch."""
+        data: LabelledData = self.trainer.datamodule  # type: ignore[attr-defined]
+        recipe = self.recipe
+        if recipe.finetune or self.mixup is not None or recipe.data.on_error == "skip" or not data.same_every_epoch:
+            return
+        count = len(data.train_split) + sum(len(s) for s in (data.val_split, data.tune_split) if s is not None)
+        if 4 * count * self.heads.width > _KEPT_UP_TO:
+            return
+        self.backbone.eval()
+        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            data.show_features(lambda images: self.features(images.to(self.device)))
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         """The sum of the heads' losses, so that each gets its own gradient."""
@@ -115,6 +133,7 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """By solo-learn's rules, a group per head; a layer's rate is its group's own."""
+        self._keep_features()  # here, since counting the steps below opens the training images
         options, schedule = self.recipe.optimizer, self.recipe.scheduler
         kwargs = {"momentum": 0.9, **options.kwargs} if options.name == "sgd" else options.kwargs
         optimizer = build_optimizer(

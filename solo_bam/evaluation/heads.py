@@ -71,6 +71,7 @@ class Heads(nn.Module):
 
     def __init__(self, count: int, width: int, num_classes: int, batch_norm: bool = False, seed: int = 0):
         super().__init__()
+        self.width = width
         # A normalisation without parameters is the same for every head.
         self.norm = nn.BatchNorm1d(width, eps=1e-6, affine=False) if batch_norm else nn.Identity()
         self.layers = nn.ModuleList(nn.Linear(width, num_classes) for _ in range(count))

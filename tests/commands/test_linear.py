@@ -197,6 +197,39 @@ def test_fine_tuning_trains_all_of_it(vit: Path, tmp_path: Path) -> None:
     assert trained.records[0].weights == before.weights  # those that were given
 
 
+def test_features_of_images_that_never_change_are_extracted_once(
+    resnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They give what the images give, and images that do change are seen in every epoch."""
+    from solo_bam.evaluation import classifier
+
+    seen: list[int] = []
+    ordinary = classifier.probed_features
+
+    def counting(backbone: Any, images: torch.Tensor, probe: Any) -> torch.Tensor:
+        seen.append(len(images))
+        return ordinary(backbone, images, probe)
+
+    monkeypatch.setattr(classifier, "probed_features", counting)
+    overrides = ["max_epochs=3", "scheduler.name=none", SWEEP, "data.tune_fraction=0.4", "probe.batch_norm=True",
+                 "limit_val_batches=1.0"]  # fmt: skip
+    kept = on(resnet, tmp_path / "kept", *overrides)
+    images = 71 + 360  # to train or choose the rate on, to test on
+    assert sum(seen) == images
+    seen.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(LabelledData, "same_every_epoch", False)
+        anew = on(resnet, tmp_path / "anew", *overrides)
+    assert sum(seen) > 2 * images
+    assert [r.value for r in kept.records] == [r.value for r in anew.records]
+    for number in range(3):
+        assert torch.allclose(_head(kept, number), _head(anew, number), atol=1e-5)
+    for changing in ("rrc.enabled=True", "horizontal_flip.prob=0.5"):
+        seen.clear()
+        on(resnet, tmp_path / changing[:4], *overrides, "limit_val_batches=1", f"data.augmentations.{changing}")
+        assert sum(seen) == 3 * (2 + 2) * 16 + 2 * 16  # two batches of each split, and the test after them
+
+
 def test_resuming_changes_nothing(resnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from solo_bam.callbacks import EpochSeed
 
