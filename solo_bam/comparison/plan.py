@@ -112,7 +112,8 @@ class Plan(BaseModel):
 
     def _run(self, entry: Entry, factor: float | None, times: float | None, extra: Sequence[str]) -> PlannedRun:
         rate = [] if times is None else [f"optimizer.lr={self.rate(entry.name, times)}"]
-        arguments, recipe = _compose(self.comparison, entry, [*extra, *rate])
+        devices = ["devices=1"] if self.recipes[entry.name].devices == 1 else []
+        arguments, recipe = _compose(self.comparison, entry, [*extra, *rate, *devices])
         return PlannedRun(entry=entry.name, factor=factor, arguments=arguments, recipe=recipe)
 
 
@@ -124,7 +125,7 @@ def make_plan(comparison: Comparison) -> Plan:
             that makes the comparison unfair.
     """
     seed = f"seed={comparison.seeds[0]}"
-    recipes = {entry.name: _compose(comparison, entry, [seed])[1] for entry in comparison.methods}
+    recipes = {entry.name: _on_one_device(_compose(comparison, entry, [seed])[1]) for entry in comparison.methods}
     for name, recipe in recipes.items():
         _check_runs(name, recipe)
     found = differences(recipes)
@@ -148,13 +149,15 @@ def _compose(comparison: Comparison, entry: Entry, extra: Sequence[str]) -> tupl
     kept = ["checkpoint.enabled=True", runs, "auto_resume.enabled=True", "auto_resume.max_hours=1e6"]
     try:
         recipe = load_recipe(name, [*asked, *kept], path)
-        if recipe.devices == "auto":  # as many processes for every method, whatever the machine has
-            asked.append("devices=1")
-            recipe = load_recipe(name, [*asked, *kept], path)
     except UserError as error:
         raise UserError(f"methods.{entry.name}", f"{error.key}: {error.problem}", error.remedy) from None
     place = [] if path is None else ["--config-path", path]
     return [*place, "--config-name", name, *asked, *kept], recipe
+
+
+def _on_one_device(recipe: Recipe) -> Recipe:
+    """As many processes for every method, whatever the machine has, where the recipe leaves it to that."""
+    return recipe.model_copy(update={"devices": 1}) if recipe.devices == "auto" else recipe
 
 
 def override_lines(keys: Mapping[str, Any], prefix: str = "") -> list[str]:
