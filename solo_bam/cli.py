@@ -14,6 +14,7 @@ COMMANDS = {
     "knn": "k-NN accuracy of a checkpoint's features",
     "linear": "train a linear classifier on frozen features, or fine-tune",
     "compare": "compare methods: shared recipes, equal tuning, several seeds, one report",
+    "report": "tables and page of comparisons, from their runs on disk",
     "health": "measures of a checkpoint's features that need no labels",
     "davis": "segment videos with frozen features: label propagation on DAVIS-2017",
     "plot": "pictures of runs and checkpoints: curves, attention, similarity, features, confusion",

@@ -54,6 +54,7 @@ def compare(plan: Plan, launcher: Sequence[str] = ()) -> int:
     comparison, folder = plan.comparison, plan.comparison.folder.expanduser()
     at_once = comparison.jobs or _gpus(plan)
     launcher = launcher or _on_this_machine(at_once)
+    plan = plan.model_copy(update={"at_once": at_once})
     with alone(folder) as lock:
         if plan.trials:
             write_plan(plan, folder)
@@ -62,7 +63,7 @@ def compare(plan: Plan, launcher: Sequence[str] = ()) -> int:
         write_plan(plan, folder)
         jobs = [_job(run, evaluations(comparison), folder, at_once) for run in plan.runs]
         _work("Runs", jobs, folder, launcher, lock, lambda: overview(collect(folder)))
-        results = collect(folder, at_once)
+        results = collect(folder)
         page = write_report([results], folder, latex=comparison.latex)
     failed = [one for one in results.outcomes if one.status != "finished"]
     for one in failed:

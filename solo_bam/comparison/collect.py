@@ -42,12 +42,11 @@ def read_plan(folder: Path) -> Plan:
         raise UserError("DIR", f"{path} is not what solo-bam compare has written", "compare again") from None
 
 
-def collect(folder: Path, at_once: int = 1) -> Results:
+def collect(folder: Path) -> Results:
     """What the runs on disk tell.
 
     Args:
         folder: of a comparison.
-        at_once: runs that shared the machine.
 
     Raises:
         UserError: it holds no comparison, or a file of it that cannot be read.
@@ -66,7 +65,7 @@ def collect(folder: Path, at_once: int = 1) -> Results:
         unfair=plan.unfair,
         columns=columns(outcomes),
         stated=_stated(next(iter(plan.recipes.values())), comparison.seeds),
-        at_once=at_once,
+        at_once=plan.at_once,
     )
 
 

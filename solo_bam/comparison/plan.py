@@ -76,6 +76,7 @@ class Plan(BaseModel):
         trials: the tuning's runs, every row with every factor.
         factors: of the rows' learning rates, as the trials chose them; empty before, and without a tuning.
         runs: those that count, a seed of every row before the next seed.
+        at_once: how many shared the machine, or each GPU's host.
     """
 
     comparison: Comparison
@@ -85,6 +86,7 @@ class Plan(BaseModel):
     trials: list[PlannedRun] = []
     factors: dict[str, float] = {}
     runs: list[PlannedRun] = []
+    at_once: int = 1
 
     def with_trials(self) -> Plan:
         """With the runs of the tuning."""
