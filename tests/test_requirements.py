@@ -40,10 +40,10 @@ def test_what_is_too_old_or_missing_is_one_line(
     installed["torch"] = "1.13.1"
     del installed["pydantic"]
     assert main([command]) == 2
-    assert capsys.readouterr().err.splitlines() == [
+    assert capsys.readouterr().err == (
         "solo-bam: error: solo-bam: needs torch>=2.0 (1.13.1 is installed), pydantic>=2.7 (nothing is installed); "
-        "pip install 'torch>=2.0' 'pydantic>=2.7'"
-    ]
+        "pip install 'torch>=2.0' 'pydantic>=2.7'\n"
+    )
 
 
 def test_a_checkout_that_nobody_installed_declares_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
