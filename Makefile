@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Several test processes; one thread each (tests/conftest.py).
 WORKERS ?= 2
-# A checkout of solo-learn to test on, in place of the installed release.
+# A checkout of solo-learn to test on, in place of the installed release; make test ends with the edition that it saw.
 SOLO ?=
 
 .PHONY: install demo test lint clean
@@ -29,7 +29,8 @@ demo: install
 	$(BIN)/solo-bam demo
 
 test: lint
-	PYTHONPATH="$(SOLO)$${PYTHONPATH:+:$$PYTHONPATH}" $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+	@test -z "$(SOLO)" || test -f "$(SOLO)/solo/__init__.py" || { echo "SOLO: no solo-learn in $(SOLO)" >&2; exit 2; }
+	PYTHONPATH="$(if $(SOLO),$(shell cd "$(SOLO)" 2>/dev/null && pwd))$${PYTHONPATH:+:$$PYTHONPATH}" $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check solo_bam tests benchmarks setup.py

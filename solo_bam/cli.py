@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from solo_bam import __version__, toolkit
 from solo_bam.errors import UserError, nearest
+from solo_bam.requirements import check_requirements
 
 COMMANDS = {
     "pretrain": "train a method from a recipe",
@@ -58,6 +59,7 @@ def _run(command: str, arguments: list[str]) -> int:
     if command not in COMMANDS:
         problem = f"unknown command{nearest(command, COMMANDS)}, allowed: {', '.join(COMMANDS)}"
         raise UserError(command, problem, "see solo-bam --help")
+    check_requirements()
     if toolkit.problem() and command != "doctor":
         return 2  # importing solo_bam has already said what to install
     module = importlib.import_module(f"solo_bam.commands.{command.replace('-', '_')}")

@@ -27,6 +27,14 @@ settings.load_profile("same")
 GOLDEN = Path(__file__).parent / "golden"
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Which solo-learn all of this was about."""
+    from solo_bam import toolkit
+
+    said = toolkit.version().get("solo-learn") or toolkit.edition() or "none"
+    terminalreporter.write_line(f"solo-learn: {said}")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The digits are written into a folder of the tests' own."""

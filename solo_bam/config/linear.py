@@ -48,7 +48,7 @@ Rates = Annotated[
     list[Positive],
     Field(min_length=1),
     AfterValidator(_different),
-    BeforeValidator(listed, json_schema_input_type=Any),
+    BeforeValidator(listed),
 ]
 
 

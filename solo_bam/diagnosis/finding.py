@@ -10,7 +10,7 @@ from typing import Literal
 
 from solo_bam.errors import UserError
 
-_TOPIC = 12  # characters
+_TOPIC = 13  # characters
 _STATUS = 9
 
 

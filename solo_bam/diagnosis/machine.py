@@ -68,8 +68,8 @@ def _parse(constraints: str) -> Iterator[tuple[str, str]]:
 
 
 def _versions(tested: dict[str, str]) -> list[Finding]:
-    """One line for all that are as tested, one for each that is not."""
-    same, other = [], []
+    """One line for all that are as tested, one for each that is not, one for those of which nobody knows."""
+    same, other, unknown = [], [], []
     for name in _RUNS_ON:
         try:
             # torch's builds for one CUDA version add it after a plus.
@@ -77,14 +77,17 @@ def _versions(tested: dict[str, str]) -> list[Finding]:
         except metadata.PackageNotFoundError:
             other.append(Finding("failure", name, "is not installed", f"pip install {name}"))
             continue
-        if installed == tested.get(name, installed):
+        if name not in tested:
+            unknown.append(f"{name} {installed}")
+        elif installed == tested[name]:
             same.append(f"{name} {installed}")
         else:
             text = f"{installed}, the tests run on {tested[name]}"
             remedy = f"pip install {name}=={tested[name]} should something go wrong"
             other.append(Finding("warning", name, text, remedy))
-    told = "" if tested else " (the tested versions are not known here)"
-    return ([Finding("ok", "versions", f"{', '.join(same)}: as tested{told}")] if same else []) + other
+    if unknown:
+        other.append(Finding("ok", "versions", f"{', '.join(unknown)}: which ones are tested is not known here"))
+    return ([Finding("ok", "versions", f"{', '.join(same)}: as tested")] if same else []) + other
 
 
 def _solo_learn() -> Finding:

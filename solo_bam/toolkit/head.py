@@ -174,13 +174,16 @@ def solo_backbones(method: str = "") -> dict[str, Callable[..., torch.nn.Module]
 def _quietly(create: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call with the root logger kept silent: solo-learn logs which ViT it takes, and what is mended by now.
 
-    Its first message would also set up a handler that prints every other library's messages twice.
+    Its first message would also set up a handler that prints every other library's messages twice; the function
+    that it logs by is deprecated.
     """
     root = logging.getLogger()
     silent = logging.NullHandler()
     root.addHandler(silent)
     try:
-        return create(*args, **kwargs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return create(*args, **kwargs)
     finally:
         root.removeHandler(silent)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as F
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from solo_bam.toolkit.rules import CropRule, NoOptions
+from solo_bam.toolkit.rules import CropRule
 
 
 def classify(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -25,6 +25,12 @@ def classify(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     hits = (best == targets[:, None]) & labelled[:, None]
     acc1, acc5 = (100.0 * hits[:, :k].any(1).sum() / count for k in (1, 5))
     return {"loss": loss, "acc1": acc1, "acc5": acc5}
+
+
+class NoOptions(BaseModel):
+    """``method_kwargs`` of a method that has none."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class OnlineHeads:

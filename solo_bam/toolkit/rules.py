@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
 # In solo-learn's own recipes, and read by neither edition: at the top level, and in method_kwargs.
 UNREAD_KEYS = ("augmentations_cfg", "wandb_cfg")
 UNREAD_OPTIONS = {
@@ -21,12 +19,6 @@ def own_vit_heads(method: str, backbone: str) -> int | None:
         None for the other methods and backbones, which have timm's number.
     """
     return 12 if method in ("mae", "mocov3") and backbone in ("vit_tiny", "vit_small") else None
-
-
-class NoOptions(BaseModel):
-    """``method_kwargs`` of a method that has none."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class CropRule(NamedTuple):

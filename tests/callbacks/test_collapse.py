@@ -79,8 +79,10 @@ def test_a_constant_backbone_is_told_once(name: str, tmp_path: Path, monkeypatch
     ordinary = training.backbone_factory
 
     def constant(cfg: Any) -> Any:
-        def create(*args: Any, **kwargs: Any) -> torch.nn.Module:
-            backbone = ordinary(cfg)(*args, **kwargs)
+        build = ordinary(cfg)
+
+        def create() -> torch.nn.Module:
+            backbone = build()
             backbone.register_forward_hook(lambda *io: 0 * io[2] + torch.linspace(1, 2, io[2].shape[1]))
             return backbone
 

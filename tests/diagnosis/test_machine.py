@@ -76,7 +76,11 @@ def test_versions(monkeypatch: Any) -> None:
     other = machine._versions({**installed, "timm": "0.1"})
     assert _only(other, "timm").status == "warning"
     assert f"{installed['timm']}, the tests run on 0.1" in _only(other, "timm").text
-    assert "are not known" in _only(machine._versions({}), "versions").text
+    nothing_known = _only(machine._versions({}), "versions")
+    assert nothing_known.text.endswith("not known here")
+    assert "as tested" not in nothing_known.text
+    unpinned = machine._versions({name: version for name, version in installed.items() if name != "torch"})
+    assert [f"torch {installed['torch']}" in f.text for f in unpinned] == [False, True]
 
     def version(name: str) -> str:
         if name == "timm":
