@@ -3,8 +3,8 @@
     python -m benchmarks.loaders [--tiny] [--cifar FOLDER] [--threads 2] [--repeats 5] [--out FILE.json]
 
 Nothing is trained: an epoch's batches are made and dropped. ``FOLDER`` has class folders of 32-pixel images, CIFAR's
-for one; without it, pictures of noise are made. Stages are of one process with one thread, of one image with all its
-crops. *Decide*: taking the random decisions of all its crops, which for torchvision is a part of *augment*.
+for one; without it, pictures of noise are made. Stages are CPU time of one process with one thread, for one image
+with all its crops. *Decide*: taking the random decisions of all its crops, which for torchvision is a part of *augment*.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def data_of(case: str, loader: str, folder: Path, images: int, batch_size: int) 
 
 
 def epoch_of(data: PretrainData) -> Callable[[], int]:
-    """Makes all batches of the next epoch and counts their images."""
+    """Makes all batches of the next epoch; counts their images."""
     loader: Any = data.train_dataloader()
 
     def epoch() -> int:
@@ -86,7 +86,7 @@ def epoch_of(data: PretrainData) -> Callable[[], int]:
 
 
 def stages(data: PretrainData, tensor: TensorLoader, images: int) -> dict[str, dict[str, float]]:
-    """Microseconds per image of what torchvision's loader and the tensor's do, one thread."""
+    """CPU microseconds per image of what torchvision's loader and the tensor's do, one thread."""
     dataset, pipelines = data.plain_images(), data.crops.pipelines
     batch = list(range(min(images, len(dataset))))
     decoded: list[Any] = []
@@ -117,9 +117,9 @@ def stages(data: PretrainData, tensor: TensorLoader, images: int) -> dict[str, d
     for loader, its in steps.items():
         found[loader] = {}
         for name, step in its.items():
-            start = time.perf_counter()
+            start = time.process_time()
             step()
-            found[loader][name] = 1e6 * (time.perf_counter() - start) / len(batch)
+            found[loader][name] = 1e6 * (time.process_time() - start) / len(batch)
     torch.set_num_threads(threads)
     return found
 
@@ -128,15 +128,13 @@ def measure(case: str, folder: Path, images: int, batch_size: int, repeats: int)
     """Seconds of every loader's epochs, their images, and the stages."""
     there = [name for name in LOADERS if name != "DALI, cpu, 0 workers" or importlib.util.find_spec("nvidia.dali")]
     data = {name: data_of(case, name, folder, images, batch_size) for name in there}
-    epochs = {name: epoch_of(one) for name, one in data.items()}
-    counted = {name: epoch() for name, epoch in epochs.items()}
-    seconds = side_by_side(epochs, repeats)
+    seconds = side_by_side({name: epoch_of(one) for name, one in data.items()}, repeats)
     tensor: Any = data["tensor"].train_dataloader()
     return {
         "case": case,
-        "images": counted,
+        "images": len(tensor) * batch_size,
         "seconds": seconds,
-        "microseconds": stages(data["torchvision, 0 workers"], tensor, batch_size),
+        "microseconds": stages(data["torchvision, 0 workers"], tensor, 4 * batch_size),
     }
 
 
@@ -147,7 +145,7 @@ def rows(found: dict[str, Any]) -> list[dict[str, str]]:
         {
             "case": found["case"],
             "loader": name,
-            "images per second": f"{found['images'][name] / sorted(times)[len(times) // 2]:,.0f}",
+            "images per second": f"{found['images'] / sorted(times)[len(times) // 2]:,.0f}",
             "torchvision, 2 workers = 1": told(ratio(default, times)),
         }
         for name, times in found["seconds"].items()
@@ -164,7 +162,7 @@ def stage_rows(found: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def main() -> None:
-    """Measure, print two tables, write JSON."""
+    """Measure, print tables, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="a few images, to see that it runs")
     parser.add_argument("--cifar", type=Path, metavar="FOLDER", help="class folders of 32-pixel images")
@@ -173,16 +171,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    images, batch_size = (32, 16) if options.tiny else (2560, 128)
+    images, batch_size = (32, 16) if options.tiny else (1280, 128)
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.cifar or noise(Path(scratch) / "images", images)
         results = []
         for case in CASES:
             results.append(measure(case, folder, images, batch_size, options.repeats))
             gc.collect()  # ends the loader processes
-            print(f"{case}: done", flush=True)
-    print("\n" + markdown([row for found in results for row in rows(found)]))
-    print("\nMicroseconds of an image, one thread:\n")
+            print(markdown(rows(results[-1])) + "\n", flush=True)
+    print("CPU microseconds of an image, one thread:\n")
     print(markdown([row for found in results for row in stage_rows(found)]))
     write(options.out, {"machine": machine(), "results": results})
 

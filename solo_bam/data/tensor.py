@@ -82,11 +82,9 @@ class TensorImages(Dataset[tuple[Tensor, Tensor]]):
         return self.pixels[index], self.labels[index]
 
     def _error(self, position: int, found: Sequence[int], first: Sequence[int]) -> UserError:
-        name, sizes = (
-            self.dataset.split.reader.name(position),
-            f"{found[1]} x {found[0]}, the first {first[1]} x {first[0]}",
-        )
-        problem = f"got 'tensor', which takes images of one size: {name} is {sizes}"
+        name = self.dataset.split.reader.name(position)
+        sizes = f"{name} is {found[1]} x {found[0]}, the first {first[1]} x {first[0]}"
+        problem = f"got 'tensor', which takes images of one size: {sizes}"
         return UserError("data.format", problem, "resize them, or set data.format=image_folder or dali")
 
 

@@ -23,7 +23,7 @@ def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "| case | loader | images per second | torchvision, 2 workers = 1 |" in output
     assert f"| {case} | tensor |" in output
     (result,) = json.loads((tmp_path / "out.json").read_text())["results"]
-    assert set(result["images"].values()) == {32}
+    assert result["images"] == 32
     assert set(result["seconds"]) >= {"torchvision, 0 workers", "torchvision, 2 workers", "tensor"}
     assert all(len(times) == 1 and times[0] > 0 for times in result["seconds"].values())
     assert set(result["microseconds"]["tensor"]) == {"decode once", "decide", "augment"}
