@@ -4,7 +4,7 @@
 
 Nothing is trained: an epoch's batches are made and dropped. ``FOLDER`` has class folders of 32-pixel images, CIFAR's
 for one; without it, pictures of noise are made. Stages are CPU time of one process with one thread, for one image
-with all its crops. *Decide*: taking the random decisions of all its crops, which for torchvision is a part of *augment*.
+with all its crops. *Decide*: taking the random decisions, which for torchvision is a part of *augment*.
 """
 
 from __future__ import annotations
