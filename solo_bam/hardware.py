@@ -64,6 +64,29 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def free_memory() -> int | None:
+    """Bytes of memory that are free, in a container with a limit what is left of that; None where nobody says."""
+    free = [_number(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemAvailable")]
+    group = "/sys/fs/cgroup/memory"
+    limits = [_number(line) for name in ("max", "current") for line in _lines(f"{group}.{name}")]
+    if len(limits) == 2 and limits[0]:
+        free.append(max(0, limits[0] - limits[1]))
+    return min(free, default=None)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path) as file:
+            return file.readlines()
+    except OSError:
+        return []
+
+
+def _number(text: str) -> int:
+    """0 for «max»."""
+    return int(text) if text.strip().isdigit() else 0
+
+
 def _parse(devices: int | str | list[int], auto: int, all_of_them: int) -> int | list[int]:
     if devices == "auto":
         return auto

@@ -38,7 +38,9 @@ def _parse(arguments: Sequence[str]) -> Namespace:
         "--data", metavar="RECIPE", help="read every image of the recipe's dataset and name the bad ones"
     )
     asked.add_argument(
-        "--loaders", metavar="RECIPE", help="compare DALI's crops with torchvision's over the same images"
+        "--loaders",
+        metavar="RECIPE",
+        help="compare DALI's crops (with data.format=tensor that loader's) with torchvision's over the same images",
     )
     parser.add_argument("--config-path", metavar="FOLDER", help="folder of your own recipes")
     add_import(parser)

@@ -214,8 +214,8 @@ def _announce(recipe: LinearRecipe, data: LabelledData, trained_by: Recipe | Non
         rank_zero_info(f"Transfer: the weights were trained on {trained_by.data.dataset}, not {recipe.data.dataset}.")
     if trained_by is not None and recipe.pretrain_method not in (None, trained_by.method):
         rank_zero_info(f"pretrain_method {recipe.pretrain_method} is not used: the weights are of {trained_by.method}.")
-    if recipe.data.format == "dali":
-        rank_zero_info("data.format dali: a classifier's images are loaded by torchvision.")
+    if recipe.data.format in ("dali", "tensor"):
+        rank_zero_info(f"data.format {recipe.data.format}: a classifier's images are loaded by torchvision.")
     if recipe.data.tune_fraction == 0 and len(recipe.optimizer.lr) > 1:
         rank_zero_info(
             "The best learning rate is chosen on the validation images, which flatters it; data.tune_fraction=0.1 "

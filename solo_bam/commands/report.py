@@ -15,9 +15,7 @@ def main(arguments: Sequence[str]) -> int:
     """Write what ``solo-bam compare`` writes at its end; of several comparisons, one page."""
     parser = Parser(prog="solo-bam report", description="Tables and page of comparisons, from their runs on disk.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a folder of solo-bam compare")
-    parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="default: DIR; report/ of several"
-    )
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: DIR; report/ of several")
     parser.add_argument("--latex", action="store_true", help="write results.tex, too")
     options = parse(parser, arguments)
     results = [collect(folder.expanduser()) for folder in options.folders]

@@ -209,15 +209,32 @@ def launch(
             words, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, pass_fds=[lock.fileno()]
         )
         try:
-            while process.poll() is None:
-                watch()
-                time.sleep(1)
+            with _termination_as_interrupt():
+                while process.poll() is None:
+                    watch()
+                    time.sleep(1)
+        except KeyboardInterrupt:
+            raise UserError("solo-bam", "interrupted", "the same command goes on where it stopped") from None
         finally:
             _stop(process)
     watch()
     if process.returncode != 0:
         said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
         raise UserError("hydra/launcher", said[-1] if said else f"exit code {process.returncode}", f"see {log}")
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """SIGTERM, a scheduler's word, ends the runs as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _stop(process: subprocess.Popen[bytes], patience: float = 60) -> None:

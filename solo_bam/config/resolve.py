@@ -122,8 +122,9 @@ def _check_contrastive_crop(recipe: Recipe) -> None:
     key = "data.contrastive_crop.enabled"
     if not recipe.data.contrastive_crop.enabled:
         return
-    if str(recipe.data.format) == "dali":
-        raise UserError(key, "got True, data.format=dali crops without boxes", "use data.format=image_folder")
+    if recipe.data.format in ("dali", "tensor"):
+        problem = f"got True, data.format={recipe.data.format} crops without boxes"
+        raise UserError(key, problem, "use data.format=image_folder")
     if not any(a.rrc.enabled for a in recipe.augmentations):
         raise UserError(key, "got True, no pipeline crops", "set augmentations.*.rrc.enabled=True")
 

@@ -166,14 +166,15 @@ class ContrastiveCropOptions(Section):
 class ImageData(Section):
     """Where images come from; ``fraction`` of the training images, -1 for all.
 
-    ``format: h5``: ``train_path`` and ``val_path`` are HDF5 files of class groups of encoded images.
+    ``format: h5``: ``train_path`` and ``val_path`` are HDF5 files of class groups of encoded images. ``tensor``: a
+    pretraining's images are all held in memory, on the device that trains, and augmented there.
     ``on_error``: ``stop`` at an image that cannot be read, or ``skip`` it (the next one takes its place).
     """
 
     dataset: Literal["digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet", "custom"]
     train_path: Path | None = None
     val_path: Path | None = None
-    format: Literal["image_folder", "h5", "dali"] = "image_folder"
+    format: Literal["image_folder", "h5", "dali", "tensor"] = "image_folder"
     on_error: Literal["stop", "skip"] = "stop"
     num_workers: Index = 4
     fraction: Annotated[float, Field(lt=1)] = -1

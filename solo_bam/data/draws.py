@@ -6,7 +6,6 @@ decisions out makes the very same crop.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -25,8 +24,12 @@ _FLAGS = (T.RandomGrayscale, T.RandomSolarize, T.RandomEqualize, T.RandomHorizon
 _NOTHING = (T.Resize, T.ToTensor, T.Normalize)
 
 
-def kind(transform: Any) -> type:
+def kind(transform: Any, data_format: str = "dali") -> type:
     """What is done: the transform's class, or that of the one inside a ``RandomApply``.
+
+    Args:
+        transform: of a pipeline.
+        data_format: who is to do it, for the message.
 
     Raises:
         UserError: it is none that can be carried out elsewhere.
@@ -34,9 +37,8 @@ def kind(transform: Any) -> type:
     inner = transform.transforms[0] if type(transform) is T.RandomApply else transform
     found = type(inner)
     if found not in (T.RandomResizedCrop, T.RandomAffine, T.ColorJitter, GaussianBlur, *_FLAGS, *_NOTHING):
-        raise UserError(
-            "data.format", f"got 'dali', which has no {found.__name__}", "remove it or set data.format=image_folder"
-        )
+        problem = f"got {data_format!r}, which has no {found.__name__}"
+        raise UserError("data.format", problem, "remove it or set data.format=image_folder")
     return found
 
 
@@ -80,12 +82,12 @@ _WEIGHTS = np.exp(-(np.arange(-15, 16) ** 2) / (2 * _GRID[:, None] ** 2))
 _DEVIATIONS = np.sqrt((_WEIGHTS * np.arange(-15, 16) ** 2).sum(1) / _WEIGHTS.sum(1))
 
 
-def sampled_sigma(sigma: float) -> float:
-    """Sigma of the Gaussian which, sampled at whole pixels, has the deviation ``sigma`` (up to 4).
+def sampled_sigma(sigma: Any) -> Any:
+    """Sigma of the Gaussian which, sampled at whole pixels, has the deviation ``sigma`` (up to 4; or an array).
 
     PIL's blur keeps the deviation however small it is; a Gaussian of sigma 0.2 sampled at whole pixels blurs nothing.
     """
-    return float(np.interp(sigma, _DEVIATIONS, _GRID))
+    return np.interp(sigma, _DEVIATIONS, _GRID)
 
 
 def _jitter(t: T.ColorJitter) -> list[float]:
@@ -98,14 +100,36 @@ def _jitter(t: T.ColorJitter) -> list[float]:
 
 
 def _matrix(t: T.RandomAffine, size: int) -> list[float]:
-    """Shift by t, after turning by a, zooming by s and shearing by h about the centre; inverted."""
     angle, shift, zoom, shear = t.get_params(t.degrees, t.translate, t.scale, t.shear, [size, size])
-    a, (hx, hy) = math.radians(angle), map(math.radians, shear)
-    turn = np.array([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]])
-    sheared = np.array([[1, 0], [-math.tan(hy), 1]]) @ np.array([[1, -math.tan(hx)], [0, 1]])
-    inverse = np.linalg.inv(zoom * turn @ sheared)
+    return list(affine_matrix(np.array(angle), np.array(shift), np.array(zoom), np.array(shear), size))
+
+
+def affine_matrix(angle: np.ndarray, shift: np.ndarray, zoom: np.ndarray, shear: np.ndarray, size: int) -> np.ndarray:
+    """From a place in the crop to its place in the image: the image is turned, zoomed and sheared, then shifted.
+
+    Args:
+        angle: ``(...)`` degrees.
+        shift: ``(..., 2)`` pixels across and down; the others are about the centre.
+        zoom: ``(...)`` factors.
+        shear: ``(..., 2)`` degrees across and down.
+        size: side of the crop.
+
+    Returns:
+        ``(..., 6)``: 2 x 3 matrices, row by row.
+    """
+    a, tangent = np.radians(angle), np.tan(np.radians(shear))
+    one, zero = np.ones_like(a), np.zeros_like(a)
+    turn = _square(np.cos(a), -np.sin(a), np.sin(a), np.cos(a))
+    sheared = _square(one, zero, -tangent[..., 1], one) @ _square(one, -tangent[..., 0], zero, one)
+    inverse = np.linalg.inv(zoom[..., None, None] * turn @ sheared)
     centre = np.full(2, size / 2)
-    return list(np.column_stack([inverse, centre - inverse @ (centre + np.array(shift))]).ravel())
+    moved = centre - (inverse @ (centre + shift)[..., None])[..., 0]
+    return np.concatenate([inverse, moved[..., None]], axis=-1).reshape(*a.shape, 6)
+
+
+def _square(*entries: np.ndarray) -> np.ndarray:
+    """``(..., 2, 2)`` from four ``(...)``."""
+    return np.stack(entries, axis=-1).reshape(*entries[0].shape, 2, 2)
 
 
 def draw_all(pipelines: Sequence[tuple[T.Compose, int]], image: Any) -> np.ndarray:

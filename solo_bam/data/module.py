@@ -16,7 +16,9 @@ from solo_bam.data.images import Images
 from solo_bam.data.loading import Loading
 from solo_bam.data.sampling import LateLoader, Seeded
 from solo_bam.data.sources import Source
+from solo_bam.data.tensor import TensorImages, TensorLoader, check_tensor
 from solo_bam.errors import UserError
+from solo_bam.hardware import find_devices
 
 
 class PretrainData(Loading):
@@ -28,7 +30,7 @@ class PretrainData(Loading):
     """
 
     recipe: Recipe
-    train_set: BoxedImages | Seeded
+    train_set: BoxedImages | Seeded | TensorImages
 
     def __init__(self, recipe: Recipe, source: Source):
         super().__init__()
@@ -36,12 +38,22 @@ class PretrainData(Loading):
         self.boxes: Tensor | None = None
         boxed = recipe.data.contrastive_crop
         self.crops = Crops(recipe.data.dataset, recipe.augmentations, boxed.alpha if boxed.enabled else None)
-        self.train_set = self._boxed_images() if boxed.enabled else Seeded(self._images(self.crops), recipe.seed)
         if recipe.data.format == "dali":
             check_dali(recipe, self.crops.pipelines)
             files_of(self._images(self.crops))
+        self.train_set = self._training_images()
         self.view = plain_view(recipe.data.dataset, recipe.augmentations[0])
         self.val_set = None if source.val is None else source.val(self.view)
+
+    def _training_images(self) -> BoxedImages | Seeded | TensorImages:
+        if self.recipe.data.contrastive_crop.enabled:
+            return self._boxed_images()
+        images = self._images(self.crops)
+        if self.recipe.data.format != "tensor":
+            return Seeded(images, self.recipe.seed)
+        check_tensor(self.crops.pipelines)
+        devices = find_devices(self.recipe.accelerator, self.recipe.devices)
+        return TensorImages(images, self.recipe.data.num_workers, devices.accelerator)
 
     def _images(self, transform: Any) -> Images:
         """The training images that the recipe uses."""
@@ -61,9 +73,17 @@ class PretrainData(Loading):
         """The training images that the recipe uses, seen as the validation images are."""
         return self._images(self.view)
 
-    def train_dataloader(self) -> DataLoader[Any] | DaliLoader:
-        """Shuffled, the last incomplete batch dropped; with ``data.format: dali`` the same batches, made by DALI."""
+    def train_dataloader(self) -> DataLoader[Any] | DaliLoader | TensorLoader:
+        """Shuffled, the last incomplete batch dropped; with ``data.format: dali`` the same batches, made by DALI.
+
+        With ``tensor``, other crops of the same images, made on the device that trains.
+        """
         sampler = self._shuffled()
+        if isinstance(self.train_set, TensorImages):
+            if self.trainer is not None:
+                self.train_set.pixels = self.train_set.pixels.to(self.trainer.strategy.root_device)
+            size = self.recipe.optimizer.batch_size
+            return TensorLoader(self.train_set, self.crops.pipelines, sampler, self.recipe.seed, size)
         if self.recipe.data.format == "dali":
             return DaliLoader(
                 files_of(self._images(self.crops)),

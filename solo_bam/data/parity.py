@@ -1,4 +1,4 @@
-"""Whether DALI's crops are torchvision's: both loaders over the same images, side by side."""
+"""Whether another loader's crops are torchvision's: both over the same images, side by side."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from torch import Tensor
 from solo_bam.config.schema import Augmentation, RandomResizedCrop, Recipe
 from solo_bam.data.augmentations import Crops
 from solo_bam.data.dali import DaliLoader, check_dali, files_of
-from solo_bam.data.images import ImageFiles, in_rgb
+from solo_bam.data.images import ImageFiles, Split, in_rgb
 from solo_bam.data.sampling import seeded
 from solo_bam.data.sources import find_source
+from solo_bam.data.tensor import TensorImages, TensorLoader, check_tensor
 
 BATCH = 32
 SIGMAS = 4  # standard errors that two loaders of the same law may lie apart
@@ -37,61 +38,68 @@ class Row:
 
     name: str
     torchvision: float
-    dali: float
+    other: float
     tolerance: float
 
     @property
     def ok(self) -> bool:
         """Whether they agree; a figure that is not a number agrees with nothing."""
-        return abs(self.torchvision - self.dali) <= self.tolerance
+        return abs(self.torchvision - self.other) <= self.tolerance
 
 
-def compare_loaders(recipe: Recipe, images: int = 256) -> int:
+def compare_loaders(recipe: Recipe, images: int | None = None) -> int:
     """Print a table of both loaders' statistics; 0 where all agree, 1 where some differ.
 
     Args:
-        recipe: a checked recipe; its ``data.format`` does not matter.
-        images: how many crops each figure is of, at least.
+        recipe: a checked recipe; with ``data.format: tensor`` that loader is compared, else DALI's.
+        images: how many crops each figure is of, at least; by default 256, or 1,024 where crops are not the same ones.
 
     Raises:
-        UserError: DALI is missing or cannot do what the recipe asks for.
+        UserError: the loader's library is missing or cannot do what the recipe asks for.
     """
-    check_dali(recipe, Crops(recipe.data.dataset, recipe.augmentations).pipelines)
+    pipelines = Crops(recipe.data.dataset, recipe.augmentations).pipelines
+    if _is_tensor(recipe):
+        check_tensor(pipelines)
+    else:
+        check_dali(recipe, pipelines)
+    images = images or (1024 if _is_tensor(recipe) else 256)
     rows = compare(recipe, images)
-    print(format_table(rows))
+    print(format_table(rows, "tensor" if _is_tensor(recipe) else "DALI"))
     differing = sum(not row.ok for row in rows)
-    print(
-        f"{len(rows)} figures of {_count(images)} crops each, seed {recipe.seed}, dali.device {recipe.dali.device}: ",
-        end="",
-    )
+    which = "data.format tensor" if _is_tensor(recipe) else f"dali.device {recipe.dali.device}"
+    print(f"{len(rows)} figures of {_count(images)} crops each, seed {recipe.seed}, {which}: ", end="")
     print(f"{differing} differ" if differing else "all agree")
     return int(differing > 0)
 
 
+def _is_tensor(recipe: Recipe) -> bool:
+    return recipe.data.format == "tensor"
+
+
 def compare(recipe: Recipe, images: int = 256) -> list[Row]:
     """All figures, pipeline by pipeline."""
-    loaders = (_torchvision(recipe), _dali(recipe))
-    paths = _sample(recipe, _count(images))
+    loaders = (_torchvision(recipe), _tensor(recipe) if _is_tensor(recipe) else _dali(recipe))
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
+        paths = _sample(recipe, _count(images), Path(folder))
         for i, a in enumerate(recipe.augmentations):
             figures = [
-                *_statistics(loaders, a, paths),
+                *_statistics(loaders, a, paths, same_crops=not _is_tensor(recipe)),
                 *(_geometry(loaders, a, Path(folder), len(paths)) if a.rrc.enabled else ()),
                 *_operations(loaders, a, Path(folder), len(paths)),
             ]
-            rows += [Row(f"augmentations.{i} {r.name}", r.torchvision, r.dali, r.tolerance) for r in figures]
+            rows += [Row(f"augmentations.{i} {r.name}", r.torchvision, r.other, r.tolerance) for r in figures]
     return rows
 
 
-def format_table(rows: Sequence[Row]) -> str:
+def format_table(rows: Sequence[Row], other: str) -> str:
     """A row per figure: both values, their difference, what is allowed."""
     width = max(len(row.name) for row in rows)
-    lines = [f"{'':{width}}{'torchvision':>13}{'DALI':>11}{'difference':>12}{'tolerance':>11}"]
+    lines = [f"{'':{width}}{'torchvision':>13}{other:>11}{'difference':>12}{'tolerance':>11}"]
     for row in rows:
-        difference = row.dali - row.torchvision
+        difference = row.other - row.torchvision
         verdict = "ok" if row.ok else "differs"
-        values = f"{row.torchvision:>13.4f}{row.dali:>11.4f}{difference:>12.4f}{row.tolerance:>11.4f}"
+        values = f"{row.torchvision:>13.4f}{row.other:>11.4f}{difference:>12.4f}{row.tolerance:>11.4f}"
         lines.append(f"{row.name:{width}}{values}  {verdict}")
     return "\n".join(lines)
 
@@ -128,39 +136,59 @@ def _dali(recipe: Recipe) -> Loader:
     return crops
 
 
+def _tensor(recipe: Recipe) -> Loader:
+    def crops(paths: Sequence[Path], a: Augmentation) -> Tensor:
+        split = Split(ImageFiles([str(path) for path in paths]), np.full(len(paths), -1), (), Path(), "data.train_path")
+        order = [(0, i) for i in range(len(paths))]
+        pipelines = Crops(recipe.data.dataset, [a]).pipelines
+        loader = TensorLoader(TensorImages(split(np.array)), pipelines, order, recipe.seed, BATCH)
+        return torch.cat([crop for _, (crop,), _ in loader])
+
+    return crops
+
+
 def _count(images: int) -> int:
     """In whole batches."""
     return math.ceil(images / BATCH) * BATCH
 
 
-def _sample(recipe: Recipe, count: int) -> list[Path]:
-    """Training images, evenly spread; a small dataset's more than once."""
-    paths, _ = files_of(find_source(recipe.data).train(lambda image: image))
-    return [Path(paths[i]) for i in np.linspace(0, len(paths) - 1, count).round().astype(int)]
+def _sample(recipe: Recipe, count: int, folder: Path) -> list[Path]:
+    """Training images, evenly spread; a small dataset's more than once. Those that are no files are written to some."""
+    images = find_source(recipe.data).train(lambda image: image)
+    chosen = np.linspace(0, len(images) - 1, count).round().astype(int).tolist()
+    if not _is_tensor(recipe) or hasattr(images, "samples"):
+        paths, _ = files_of(images)
+        return [Path(paths[i]) for i in chosen]
+    for i in chosen:
+        images[i][0].save(folder / f"{i}.png")
+    return [folder / f"{i}.png" for i in chosen]
 
 
 # ------------------------------------------------------------------------------------------ figures
 
 
-def _row(name: str, torchvision: Tensor, dali: Tensor, rounding: float) -> Row:
+def _row(name: str, torchvision: Tensor, other: Tensor, rounding: float) -> Row:
     """Means over the crops, allowed to differ by the standard error of the difference and by what rounding makes.
 
     Crop by crop: where both loaders take the same decisions, hardly anything is allowed; where they take others of
     the same law, as much as chance makes.
     """
-    a, b = torchvision.double(), dali.double()
+    a, b = torchvision.double(), other.double()
     tolerance = SIGMAS * float((a - b).std()) / math.sqrt(len(a)) + rounding
     return Row(name, float(a.mean()), float(b.mean()), tolerance)
 
 
-def _statistics(loaders: tuple[Loader, Loader], a: Augmentation, paths: Sequence[Path]) -> Iterator[Row]:
+def _statistics(
+    loaders: tuple[Loader, Loader], a: Augmentation, paths: Sequence[Path], same_crops: bool
+) -> Iterator[Row]:
     """Of the recipe's own images and operations, as the network gets them."""
     one = a.model_copy(update={"num_crops": 1})
     x, y = (loader(paths, one) for loader in loaders)
     for c, colour in enumerate(("red", "green", "blue")):
         yield _row(f"mean of {colour}", x[:, c].mean((1, 2)), y[:, c].mean((1, 2)), LEVEL)
         yield _row(f"deviation of {colour}", x[:, c].std((1, 2)), y[:, c].std((1, 2)), LEVEL)
-    yield Row("distance of the same crops", 0.0, float((x - y).abs().mean()), 2 * LEVEL)
+    if same_crops:
+        yield Row("distance of the same crops", 0.0, float((x - y).abs().mean()), 2 * LEVEL)
 
 
 def _plain(a: Augmentation, **kept: object) -> Augmentation:

@@ -17,10 +17,40 @@ from PIL import Image
 
 from solo_bam.data import downloads
 
+SMALL_CROPS = (
+    "+augmentations=[{crop_size:16,num_crops:2,rrc:{crop_min_scale:0.25},horizontal_flip:{prob:0.5}},"
+    "{crop_size:8,num_crops:3,rrc:{crop_min_scale:0.05,crop_max_scale:0.25}}]"
+)
+
+OPERATIONS: dict[str, dict[str, Any]] = {
+    "resize": {},
+    "crop": {"rrc": {"enabled": True}},
+    "small crop": {"rrc": {"enabled": True, "crop_min_scale": 0.05, "crop_max_scale": 0.25}},
+    "affine": {"affine": {"prob": 1, "degrees": 20, "translate": 0.1, "scale": [0.8, 1.2], "shear": 10}},
+    "brightness": {"color_jitter": {"prob": 1, "brightness": 0.8}},
+    "contrast": {"color_jitter": {"prob": 1, "contrast": 0.8}},
+    "saturation": {"color_jitter": {"prob": 1, "saturation": 0.8}},
+    "hue": {"color_jitter": {"prob": 1, "hue": 0.5}},
+    "jitter": {"color_jitter": {"prob": 1, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}},
+    "grayscale": {"grayscale": {"prob": 1}},
+    "blur": {"gaussian_blur": {"prob": 1}},
+    "solarization": {"solarization": {"prob": 1}},
+    "equalization": {"equalization": {"prob": 1}},
+    "flip": {"horizontal_flip": {"prob": 1}},
+}
+
 
 def picture(number: int, size: int = 12) -> Image.Image:
     """A picture of noise, another for each number."""
     return Image.fromarray(np.random.default_rng(number).integers(0, 256, (size, size, 3), dtype=np.uint8))
+
+
+def photo(path: Path, size: tuple[int, int] = (120, 90), **saving: Any) -> Path:
+    """A real photograph, cut down."""
+    from sklearn.datasets import load_sample_image
+
+    Image.fromarray(load_sample_image("china.jpg")).resize(size).save(path, **saving)
+    return path
 
 
 def encoded(number: int, form: str = "PNG") -> bytes:

@@ -6,7 +6,6 @@ import itertools
 import shutil
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,7 @@ from PIL import Image
 from torchvision import transforms as T
 
 from solo_bam.commands.pretrain import pretrain
-from solo_bam.config.schema import Augmentation, Recipe
-from solo_bam.data import PretrainData, find_source
+from solo_bam.config.schema import Augmentation
 from solo_bam.data.augmentations import Crops
 from solo_bam.data.dali import DaliLoader, check_dali, files_of
 from solo_bam.data.digits import digits_folder
@@ -26,55 +24,13 @@ from solo_bam.data.images import ArrayImages, Split
 from solo_bam.data.sampling import seeded
 from solo_bam.errors import UserError
 from tests.commands.test_pretrain import stop_after, weights
+from tests.data.loaders import data_of, epoch_of, loader_of, same
+from tests.data.pictures import OPERATIONS, SMALL_CROPS, photo
 from tests.recipes import tiny
 
 pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install 'solo-bam[dali]'")
 
 DALI = ("data.format=dali", "dali.device=cpu")
-SMALL_CROPS = (
-    "+augmentations=[{crop_size:16,num_crops:2,rrc:{crop_min_scale:0.25},horizontal_flip:{prob:0.5}},"
-    "{crop_size:8,num_crops:3,rrc:{crop_min_scale:0.05,crop_max_scale:0.25}}]"
-)
-Batches = list[Any]
-
-
-def photo(path: Path, size: tuple[int, int] = (120, 90), **saving: Any) -> Path:
-    """A real photograph, cut down."""
-    from sklearn.datasets import load_sample_image
-
-    Image.fromarray(load_sample_image("china.jpg")).resize(size).save(path, **saving)
-    return path
-
-
-def data_of(recipe: Recipe, rank: int = 0, processes: int = 1) -> PretrainData:
-    data = PretrainData(recipe, find_source(recipe.data))
-    data.trainer = SimpleNamespace(world_size=processes, global_rank=rank)  # type: ignore[assignment]
-    return data
-
-
-def loader_of(recipe: Recipe, rank: int = 0, processes: int = 1) -> Any:
-    return data_of(recipe, rank, processes).train_dataloader()
-
-
-def epoch_of(loader: Any, epoch: int) -> Batches:
-    loader.sampler.set_epoch(epoch)
-    return list(loader)
-
-
-def same(a: Batches, b: Batches, tolerance: float = 0.0) -> bool:
-    """Equal indexes and labels, equal types and shapes, crops no further apart than that on average."""
-    for (i, crops, k), (j, others, l) in zip(a, b, strict=True):
-        assert i.dtype == j.dtype == k.dtype == l.dtype == torch.int64
-        if not (torch.equal(i, j) and torch.equal(k, l)):
-            return False
-        for x, y in zip(crops, others, strict=True):
-            assert x.dtype == y.dtype == torch.float32
-            assert x.shape == y.shape
-            if (x - y).abs().mean((1, 2, 3)).max() > tolerance:
-                return False
-    return True
-
-
 # ------------------------------------------------------------------------------------------ same crops
 
 
@@ -90,24 +46,6 @@ def test_batches_are_the_torchvision_loaders(crops: tuple[str, ...], tmp_path: P
         assert same(a, b, tolerance=0.06)  # 6 of 255 levels, in crops of 2 x 2 pixels
     if crops:
         assert [tuple(crop.shape) for crop in a[0][1]] == [(16, 3, 16, 16)] * 2 + [(16, 3, 8, 8)] * 3
-
-
-OPERATIONS: dict[str, dict[str, Any]] = {
-    "resize": {},
-    "crop": {"rrc": {"enabled": True}},
-    "small crop": {"rrc": {"enabled": True, "crop_min_scale": 0.05, "crop_max_scale": 0.25}},
-    "affine": {"affine": {"prob": 1, "degrees": 20, "translate": 0.1, "scale": [0.8, 1.2], "shear": 10}},
-    "brightness": {"color_jitter": {"prob": 1, "brightness": 0.8}},
-    "contrast": {"color_jitter": {"prob": 1, "contrast": 0.8}},
-    "saturation": {"color_jitter": {"prob": 1, "saturation": 0.8}},
-    "hue": {"color_jitter": {"prob": 1, "hue": 0.5}},
-    "jitter": {"color_jitter": {"prob": 1, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}},
-    "grayscale": {"grayscale": {"prob": 1}},
-    "blur": {"gaussian_blur": {"prob": 1}},
-    "solarization": {"solarization": {"prob": 1}},
-    "equalization": {"equalization": {"prob": 1}},
-    "flip": {"horizontal_flip": {"prob": 1}},
-}
 
 
 def both(path: Path, count: int = 8, **settings: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,7 +15,7 @@ from solo_bam.cli import main
 from solo_bam.config.schema import Recipe
 from solo_bam.data.augmentations import Crops
 from solo_bam.toolkit import GaussianBlur
-from tests.data.test_dali import photo
+from tests.data.pictures import photo
 from tests.recipes import tiny
 
 pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install 'solo-bam[dali]'")

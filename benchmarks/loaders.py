@@ -1,0 +1,188 @@
+"""The loaders of a pretraining: images per second, and where the time of an image goes.
+
+    python -m benchmarks.loaders [--tiny] [--cifar FOLDER] [--threads 2] [--repeats 5] [--out FILE.json]
+
+Nothing is trained: an epoch's batches are made and dropped. ``FOLDER`` has class folders of 32-pixel images, CIFAR's
+for one; without it, pictures of noise are made. Stages are CPU time of one process with one thread, for one image
+with all its crops. *Decide*: taking the random decisions, which for torchvision is a part of *augment*.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import default_collate
+
+from benchmarks.timing import machine, markdown, ratio, side_by_side, told, write
+from solo_bam.config import Recipe, load_recipe
+from solo_bam.data import PretrainData, find_source
+from solo_bam.data.batch_draws import draw_batch
+from solo_bam.data.draws import draw_all
+from solo_bam.data.sampling import seeded
+from solo_bam.data.tensor import TensorImages, TensorLoader
+
+_COLOURS = "color_jitter:{prob:0.8,brightness:0.4,contrast:0.4,saturation:0.2,hue:0.1},grayscale:{prob:0.2}"
+_MULTI_CROP = (
+    f"+augmentations=[{{crop_size:32,num_crops:2,rrc:{{crop_min_scale:0.25}},{_COLOURS},gaussian_blur:{{prob:0.5}},"
+    f"solarization:{{prob:0.1}},horizontal_flip:{{prob:0.5}}}},{{crop_size:16,num_crops:4,rrc:{{crop_min_scale:0.05,"
+    f"crop_max_scale:0.25}},{_COLOURS},gaussian_blur:{{prob:0.5}},horizontal_flip:{{prob:0.5}}}}]"
+)
+CASES = {  # recipe, its overrides, whether of the folder of 32-pixel images
+    "digits, 2 x 32": ("digits/bam", (), False),
+    "CIFAR, 2 x 32": ("cifar/bam", (), True),
+    "CIFAR, 2 x 32 + 4 x 16": ("cifar/bam", (_MULTI_CROP,), True),
+}
+LOADERS = {  # data.format, processes beside this one
+    "torchvision, 0 workers": ("image_folder", 0),
+    "torchvision, 2 workers": ("image_folder", 2),
+    "DALI, cpu, 0 workers": ("dali", 0),
+    "tensor": ("tensor", 0),
+}
+
+
+def noise(folder: Path, count: int) -> Path:
+    """A class folder of JPEG pictures of 32 pixels."""
+    (folder / "noise").mkdir(parents=True)
+    for i in range(count):
+        pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "noise" / f"{i:05d}.jpg")
+    return folder
+
+
+def data_of(case: str, loader: str, folder: Path, images: int, batch_size: int) -> PretrainData:
+    """The data of a case; about as many images as asked for."""
+    name, overrides, of_folder = CASES[case]
+    data_format, workers = LOADERS[loader]
+    given = [f"data.format={data_format}", f"data.num_workers={workers}", f"optimizer.batch_size={batch_size}"]
+    given += [*overrides, "dali.device=cpu", "accelerator=cpu"]
+    if of_folder:
+        given += ["data.dataset=custom", f"data.train_path={folder}", f"data.val_path={folder}"]
+    recipe: Recipe = load_recipe(name, given)
+    source = find_source(recipe.data)
+    if images < len(source.train):
+        recipe.data.fraction = images / len(source.train)
+    return PretrainData(recipe, source)
+
+
+def epoch_of(data: PretrainData) -> Callable[[], int]:
+    """Makes all batches of the next epoch; counts their images."""
+    loader: Any = data.train_dataloader()
+
+    def epoch() -> int:
+        loader.sampler.set_epoch(loader.sampler.epoch + 1)
+        return sum(len(indexes) for indexes, _, _ in loader)
+
+    return epoch
+
+
+def stages(data: PretrainData, tensor: TensorLoader, images: int) -> dict[str, dict[str, float]]:
+    """CPU microseconds per image of what torchvision's loader and the tensor's do, one thread."""
+    dataset, pipelines = data.plain_images(), data.crops.pipelines
+    batch = list(range(min(images, len(dataset))))
+    decoded: list[Any] = []
+    made: list[Any] = []
+
+    def decide_one_by_one() -> None:
+        for i, image in enumerate(decoded):
+            with seeded(0, 0, i):
+                draw_all(pipelines, image)
+
+    shape = tensor.images.pixels.shape[2:]
+    steps: dict[str, dict[str, Callable[[], Any]]] = {
+        "torchvision": {
+            "decode": lambda: decoded.extend(dataset._next_readable(i)[1] for i in batch),
+            "decide": decide_one_by_one,
+            "augment": lambda: made.extend((i, data.crops(image), 0) for i, image in enumerate(decoded)),
+            "collate": lambda: default_collate(made),
+        },
+        "tensor": {
+            "decode once": lambda: TensorImages(dataset.split.take(np.array(batch))(dataset.transform)),
+            "decide": lambda: draw_batch(pipelines, (shape[0], shape[1]), 0, 0, batch),
+            "augment": lambda: tensor.crops(0, batch),
+        },
+    }
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    found: dict[str, dict[str, float]] = {}
+    for loader, its in steps.items():
+        found[loader] = {}
+        for name, step in its.items():
+            start = time.process_time()
+            step()
+            found[loader][name] = 1e6 * (time.process_time() - start) / len(batch)
+    torch.set_num_threads(threads)
+    return found
+
+
+def measure(case: str, folder: Path, images: int, batch_size: int, repeats: int) -> dict[str, Any]:
+    """Seconds of every loader's epochs, their images, and the stages."""
+    there = [name for name in LOADERS if name != "DALI, cpu, 0 workers" or importlib.util.find_spec("nvidia.dali")]
+    data = {name: data_of(case, name, folder, images, batch_size) for name in there}
+    seconds = side_by_side({name: epoch_of(one) for name, one in data.items()}, repeats)
+    tensor: Any = data["tensor"].train_dataloader()
+    return {
+        "case": case,
+        "images": len(tensor) * batch_size,
+        "seconds": seconds,
+        "microseconds": stages(data["torchvision, 0 workers"], tensor, 4 * batch_size),
+    }
+
+
+def rows(found: dict[str, Any]) -> list[dict[str, str]]:
+    """A line per loader."""
+    default = found["seconds"]["torchvision, 2 workers"]
+    return [
+        {
+            "case": found["case"],
+            "loader": name,
+            "images per second": f"{found['images'] / sorted(times)[len(times) // 2]:,.0f}",
+            "torchvision, 2 workers = 1": told(ratio(default, times)),
+        }
+        for name, times in found["seconds"].items()
+    ]
+
+
+def stage_rows(found: dict[str, Any]) -> list[dict[str, str]]:
+    """A line per loader; microseconds."""
+    names = ("decode", "decode once", "decide", "augment", "collate")
+    return [
+        {"case": found["case"], "loader": loader} | {name: f"{its[name]:.0f}" if name in its else "" for name in names}
+        for loader, its in found["microseconds"].items()
+    ]
+
+
+def main() -> None:
+    """Measure, print tables, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="a few images, to see that it runs")
+    parser.add_argument("--cifar", type=Path, metavar="FOLDER", help="class folders of 32-pixel images")
+    parser.add_argument("--threads", type=int, default=2, help="of the tensor loader")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, metavar="FILE.json")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    images, batch_size = (32, 16) if options.tiny else (1280, 128)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.cifar or noise(Path(scratch) / "images", images)
+        results = []
+        for case in CASES:
+            results.append(measure(case, folder, images, batch_size, options.repeats))
+            gc.collect()  # ends the loader processes
+            print(markdown(rows(results[-1])) + "\n", flush=True)
+    print("CPU microseconds of an image, one thread:\n")
+    print(markdown([row for found in results for row in stage_rows(found)]))
+    write(options.out, {"machine": machine(), "results": results})
+
+
+if __name__ == "__main__":
+    main()
