@@ -5,6 +5,9 @@ Neither the number of loader workers nor a restart changes what is trained on.
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
+import multiprocessing.util
 import random
 import signal
 from collections.abc import Iterator
@@ -45,6 +48,18 @@ class LateLoader(DataLoader[Any]):
 def ignore_termination(worker: int) -> None:
     """Loader processes outlive a SIGTERM to the whole group; the process that they serve stops them."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _kill_loaders() -> None:
+    """At this process's end, where multiprocessing would send SIGTERM and wait for ever."""
+    loaders = [child for child in multiprocessing.active_children() if child.daemon]
+    if loaders:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes their end for an error
+    for loader in loaders:
+        loader.kill()
+
+
+atexit.register(_kill_loaders)  # runs before multiprocessing's own, which was registered earlier
 
 
 @contextmanager

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +187,18 @@ def test_images_without_labels(tmp_path: Path) -> None:
     assert source.val is None
     _, _, labels = next(iter(PretrainData(checked, source).train_dataloader()))
     assert (labels == -1).all()
+
+
+def test_a_process_with_living_loader_processes_ends(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import torch\n"
+        "from torch.utils.data import DataLoader, TensorDataset\n"
+        "from solo_bam.data.sampling import ignore_termination\n"
+        "images = TensorDataset(torch.arange(9.0))\n"
+        "started = iter(DataLoader(images, num_workers=2, worker_init_fn=ignore_termination))\n"
+        "next(started)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=90)
+    assert (done.returncode, done.stderr) == (0, "")
