@@ -64,7 +64,7 @@ class Job(BaseModel):
         return self.run.find(self.folder)
 
     def state(self) -> dict[str, Any]:
-        """What is known of it: ``status``, ``error``, ``done`` (evaluations); empty before its first start."""
+        """``status``, ``error``, ``trained`` and ``done`` (evaluations); empty before its first start."""
         try:
             content = json.loads((self.place / f"{self.name}.json").read_text())
         except (OSError, ValueError):
@@ -83,9 +83,7 @@ class Job(BaseModel):
         return all(arguments in done for arguments in self.evaluations) and self.trained() is not None
 
     def epochs_done(self) -> int:
-        """Epochs trained so far."""
-        if self.trained() is not None:
-            return self.run.recipe.max_epochs
+        """Epochs of the unfinished run."""
         folder = RunFolder.unfinished(self.run.recipe)
         return 0 if folder is None else len(folder.costs())
 
@@ -100,12 +98,13 @@ class Job(BaseModel):
         """What went wrong; None when all went well."""
         trained = self.trained()
         done = self.state().get("done", []) if trained else []
-        self.tell(status=RUNNING, error=None, done=done)
+        self.tell(status=RUNNING, error=None, done=done, trained=trained is not None)
         if trained is None:
             error = _call(["pretrain", *self.run.arguments, "enable_progress_bar=False"], log, environment)
             trained = self.trained()
             if error is not None or trained is None:
                 return error or "it ended well, and left no finished run of its recipe"
+            self.tell(trained=True)
         for arguments in self.evaluations:
             if arguments not in done:
                 error = _call([a.replace("{run}", str(trained.path)) for a in arguments], log, environment)

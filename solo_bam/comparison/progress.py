@@ -24,10 +24,10 @@ class Progress:
         self.stage, self.table = stage, table
         self.waiting = [job for job in jobs if not job.finished]
         self.count, self.ended = len(jobs), len(jobs) - len(self.waiting)
-        self.before = {job.name: job.epochs_done() for job in self.waiting}
+        self.before = {job.name: _epochs(job) if job.trained() else job.epochs_done() for job in self.waiting}
         self.started: dict[str, float] = {}
         self.stale = {job.name: job.state() for job in self.waiting}  # of an earlier start
-        epochs = sum(job.run.recipe.max_epochs - self.before[job.name] for job in self.waiting)
+        epochs = sum(_epochs(job) - self.before[job.name] for job in self.waiting)
         self.bar = tqdm(total=epochs, unit="epoch", disable=None, dynamic_ncols=True)
 
     def __call__(self) -> None:
@@ -41,7 +41,8 @@ class Progress:
             self.started.setdefault(job.name, time.monotonic())
             if state.get("status") == RUNNING:
                 running.append(job.run.label)
-                done += job.epochs_done() - self.before[job.name]
+                done += _epochs(job) if state.get("trained") else job.epochs_done()
+                done -= self.before[job.name]
             elif state.get("status") in (FINISHED, FAILED):
                 self._end(job, state)
         self.bar.set_description(f"{self.stage} {self.ended + 1} of {self.count}: {'; '.join(running) or 'starting'}")
@@ -54,13 +55,17 @@ class Progress:
     def _end(self, job: Job, state: dict[str, object]) -> None:
         self.waiting.remove(job)
         self.ended += 1
-        self._trained += job.run.recipe.max_epochs - self.before[job.name]
+        self._trained += _epochs(job) - self.before[job.name]
         minutes = (time.monotonic() - self.started[job.name]) / 60
         failed = state.get("status") == FAILED
         told = f"FAILED: {state.get('error')} (see {job.log})" if failed else f"{minutes:.1f} min"
         tqdm.write(f"{self.stage} {self.ended} of {self.count}: {job.run.label}: {told}")
         if self.table is not None and (table := self.table()):
             tqdm.write(table)
+
+
+def _epochs(job: Job) -> int:
+    return job.run.recipe.max_epochs
 
 
 def overview(results: Results) -> str:
