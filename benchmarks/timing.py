@@ -40,6 +40,17 @@ def _synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def highest_resident() -> int:
+    """The process's peak in bytes (getrusage's would count the parent's)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def forget_highest() -> None:
+    """Let :func:`highest_resident` begin anew (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 def ratio(slower: Sequence[float], faster: Sequence[float]) -> dict[str, float]:
     """Median, lowest and highest of the round-by-round ratios."""
     ratios = [a / b for a, b in zip(slower, faster)]

@@ -1,13 +1,20 @@
 """Weighted k-nearest-neighbour classification (Wu et al., CVPR 2018; DINO's protocol), in pure torch.
 
 The bank comes in tiles, and several processes may hold different ones: no matrix of all queries against the whole
-bank ever exists. Of equally close images, the one that comes first in the bank is nearer; a tile gives the same
-numbers whichever process holds it. So the result does not depend on how many processes share the bank.
+bank ever exists. Of equally close images, the one that comes first in the bank is nearer; a pair's closeness does not
+depend on what else is computed. So the result does not depend on how many processes share the bank.
+
+Few pairs need their exact closeness. A tile's product in bfloat16, where the processor multiplies that many times
+faster, and a bound of its error leave few candidates, which alone are computed one by one. No neighbour is lost,
+whatever the features: where the bound leaves many, the product in float32 is asked; where float32 itself cannot tell
+most images apart, as of a collapsed network, its product is the closeness.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -16,10 +23,9 @@ from torch import Tensor
 
 from solo_bam import distributed
 
-BANK_TILE = 2048  # images of the bank in a tile
-QUERY_TILE = 512
+BANK_TILE = 4096  # images of the bank in a tile
+QUERY_TILE = 1024
 DISTANCES = ("cosine", "euclidean")
-_GROUP = 16  # neighbours of a tile are looked for in the groups of images with the closest members
 _LAST = 0xFFFFFFFF
 
 # The bank's position of the tile's first image, and the tile's features (n, D).
@@ -52,12 +58,12 @@ def find_neighbours(
 ) -> Neighbours:
     """The k nearest images of a bank that may be shared by the processes.
 
-    Memory beside the arguments, in bytes, whatever the bank's size: 8 · M · k for the neighbours, 4 · M · D for the
-    queries scaled, 4 · :data:`BANK_TILE` · (2 D + :data:`QUERY_TILE`) for a tile, 32 · :data:`QUERY_TILE` · 16 k for
-    the images that are sorted, and 16 · 4096 · k per process where the bank is shared.
+    Memory beside the arguments, in bytes, whatever the bank's size: 16 · M · k for the neighbours, 4 · M · D for the
+    queries scaled, 24 · D for each image of a tile, 4 for each pair of a tile and :data:`QUERY_TILE` queries, at most
+    32 where the features are hardly to be told apart, and 16 · 4096 · k per process where the bank is shared.
 
     Args:
-        tiles: features of any scale on any device, at least k images.
+        tiles: features of any scale on any device, at least k images; :data:`BANK_TILE` in each is fastest.
         queries: ``(M, D)`` features, the same on every process; the search runs on their device.
         k: neighbours.
         distance: ``cosine`` or ``euclidean``.
@@ -68,42 +74,165 @@ def find_neighbours(
     """
     if distance not in DISTANCES:
         raise ValueError(f"distance must be cosine or euclidean, got {distance!r}")
-    queries = _scaled(queries, distance)
+    origin = queries.float().mean(0)
+    queries = _scaled(queries, distance, origin)
+    centre = queries.mean(0)
+    constant = torch.cat([(part.double() @ centre.double()).float() for part in queries.split(QUERY_TILE)])
     best = torch.full((len(queries), k), torch.iinfo(torch.int64).min, device=queries.device)
-    for start, features in tiles:
-        tile = _scaled(features.to(queries.device), distance)
-        for rows in _slices(len(queries), QUERY_TILE):
-            found = _nearer_in_tile(tile, queries[rows], distance, start, best[rows, -1:], k)
-            best[rows] = torch.cat([best[rows], found], 1).topk(k).values
+    with _plain_float32():
+        for start, features in tiles:
+            tile = _prepared(_scaled(features.to(queries.device), distance, origin), distance, centre)
+            for rows in _slices(len(queries), QUERY_TILE):
+                asked = _Queries(queries[rows], centre, constant[rows])
+                found = _nearer_in_tile(tile, asked, start, best[rows].amin(1), k)
+                best[rows] = torch.cat([best[rows], found], 1).topk(k, sorted=False).values
     return _unpacked(_over_processes(best) if shared else best, queries, distance)
 
 
-def _scaled(features: Tensor, distance: str) -> Tensor:
-    return F.normalize(features.float(), dim=-1) if distance == "cosine" else features.float()
+def _scaled(features: Tensor, distance: str, origin: Tensor) -> Tensor:
+    """Unit length, or, which changes no Euclidean distance and saves digits, around an origin."""
+    return F.normalize(features.float(), dim=-1) if distance == "cosine" else features.float() - origin
 
 
 def _slices(count: int, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, count, size))
 
 
-def _nearer_in_tile(tile: Tensor, queries: Tensor, distance: str, start: int, worst: Tensor, k: int) -> Tensor:
-    """Keys ``(m, n)`` of a tile's images, among them the k nearest of those that are nearer than ``worst``, a key.
+@contextmanager
+def _plain_float32() -> Iterator[None]:
+    """Products in float32 as exact as the bound of their error says; no word on sparse tensors being new."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
-    They lie in the k groups of consecutive images whose closest members are closest: were one in another group, each
-    of these k would hold a nearer image. After the first tiles few groups hold any, so that few images are sorted.
+
+# ----------------------------------------------------------------------------- candidates, then exact closeness
+
+
+class _Filter(NamedTuple):
+    """Features in the precision of a product.
+
+    Attributes:
+        values: ``(n, D + 2)``; the last two columns take an image's shift from the product, a query has ones there.
+        length: ``(n,)`` of the features.
+        lost: ``(n,)``, the length of what rounding took from them.
+        rest: at most what rounding took from a shift.
     """
-    closeness = tile @ queries.T
-    if distance == "euclidean":  # minus the squared distance, up to the query's own square
-        closeness = closeness.mul_(2).sub_(tile.square().sum(1, keepdim=True))
-    if rest := -len(tile) % _GROUP:
-        closeness = F.pad(closeness, (0, 0, 0, rest), value=-torch.inf)
-    firsts = torch.arange(0, len(closeness), _GROUP, device=tile.device)
-    # As if the closest were the first of its group: at least the key of each member.
-    peaks = _keys(closeness.view(-1, _GROUP, len(queries)).amax(1).T, firsts + start)
-    groups = peaks.topk(min(k, int((peaks > worst).sum(1).max()))).values
-    members = torch.arange(_GROUP, device=tile.device)
-    positions = (_positions(groups)[:, :, None] + members).flatten(1)
-    return _keys(closeness.T.gather(1, positions - start), positions)
+
+    values: Tensor
+    length: Tensor
+    lost: Tensor
+    rest: Tensor
+
+
+class _Queries(NamedTuple):
+    """Scaled queries ``(m, D)``, the centre ``(D,)`` of all, and the products ``(m,)`` of both."""
+
+    exact: Tensor
+    centre: Tensor
+    constant: Tensor
+
+
+class _Prepared(NamedTuple):
+    """A tile: an image's closeness to a query is ``exact @ query - shift``; ``length`` is the longest image's.
+
+    The filters have the features around the queries' centre, where rounding takes least, fastest precision first;
+    their product with a centred query is the closeness up to the query's constant and rounding.
+    """
+
+    exact: Tensor
+    shift: Tensor
+    length: Tensor
+    filters: list[_Filter]
+
+
+def _prepared(exact: Tensor, distance: str, centre: Tensor) -> _Prepared:
+    shift = exact.new_zeros(len(exact)) if distance == "cosine" else exact.square().sum(1) / 2
+    centred = exact - centre
+    filters = [_filter(centred, dtype, shift - centred @ centre) for dtype in _precisions(exact.device)]
+    return _Prepared(exact, shift, exact.norm(dim=1).max(), filters)
+
+
+def _precisions(device: torch.device) -> list[torch.dtype]:
+    """bfloat16 where its products are summed in float32 and much faster."""
+    fast = device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    return [torch.bfloat16, torch.float32] if fast else [torch.float32]
+
+
+def _filter(features: Tensor, dtype: torch.dtype, shift: Tensor | None = None) -> _Filter:
+    values = features.to(dtype)
+    length, lost = features.norm(dim=1), (features - values).norm(dim=1)
+    if shift is None:
+        return _Filter(F.pad(values, (0, 2), value=1.0), length, lost, lost.new_zeros(()))
+    parts = [shift.to(dtype), (shift - shift.to(dtype)).to(dtype)]
+    rest = (shift - parts[0] - parts[1]).abs().max()
+    return _Filter(torch.cat([values, -torch.stack(parts, 1)], 1), length, lost, rest)
+
+
+def _nearer_in_tile(tile: _Prepared, queries: _Queries, start: int, worst: Tensor, k: int) -> Tensor:
+    """Keys ``(m, n)`` of a tile's images, among them the k nearest of those that are nearer than ``worst``, a key."""
+    least = _closeness(worst).nan_to_num(nan=-torch.inf) - queries.constant
+    for images in tile.filters:
+        asked = _filter(queries.exact - queries.centre, images.values.dtype)
+        error = _rounding(tile, queries, images, asked)
+        pairs = _candidates(asked.values @ images.values.T, least, error, k)
+        if pairs is not None:
+            return _keys_of_pairs(*pairs, tile, queries.exact, start)
+    keys = _keys(queries.exact @ tile.exact.T - tile.shift, torch.arange(len(tile.exact), device=worst.device) + start)
+    return keys.topk(min(k, len(tile.exact)), sorted=False).values
+
+
+def _rounding(tile: _Prepared, queries: _Queries, images: _Filter, asked: _Filter) -> Tensor:
+    """How far the filter's closeness to each query ``(m,)`` can be from the exact one; the product's rounding aside.
+
+    By Cauchy-Schwarz: of what rounding took from either side, and of float32's rounding in the sums, of the filter's
+    D terms one by one and of the exact closeness in at least four lanes.
+    """
+    D, longest = queries.exact.shape[1], images.length.max()
+    lost = images.rest + images.lost.max() * (asked.length + asked.lost) + longest * asked.lost
+    filtered = D * longest * (asked.length + queries.centre.norm() + longest)
+    exact = (D / 4 + 16) * tile.length * (queries.exact.norm(dim=1) + tile.length)
+    return lost + torch.finfo(torch.float32).eps * (filtered + exact)
+
+
+def _candidates(product: Tensor, least: Tensor, error: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
+    """Rows and columns, by rows, of what may be among the k largest of its row and at least ``least``; NaN may be.
+
+    Few groups of columns have a peak so high, so that few columns are looked at one by one; else None.
+    """
+    columns = torch.arange(product.shape[1], device=product.device)
+    size = max(1, min(16, len(columns) // (4 * k)))
+    if rest := -len(columns) % size:
+        product, columns = F.pad(product, (0, rest), value=-torch.inf), F.pad(columns, (0, rest))
+    grouped = product.view(len(product), size, -1)
+    peaks, eps = grouped.amax(1), torch.finfo(product.dtype).eps
+    if peaks.shape[1] >= k:
+        kth = peaks.float().topk(k, sorted=False).values.amin(1)
+        least = torch.maximum(least, kth - error - eps * kth.abs())
+    least = least - error
+    least = (least - eps * least.abs()).to(product.dtype)  # it and the product are rounded by half of eps at most
+    rows, groups = (~(peaks < least[:, None])).nonzero().unbind(1)
+    if 2 * len(rows) > peaks.numel():
+        return None
+    chosen, members = (~(grouped[rows, :, groups] < least[rows, None])).nonzero().unbind(1)
+    return rows[chosen], columns[members * peaks.shape[1] + groups[chosen]]
+
+
+def _keys_of_pairs(rows: Tensor, columns: Tensor, tile: _Prepared, queries: Tensor, start: int) -> Tensor:
+    """Keys of some pairs, computed exactly, a row per query; rows are filled up with the lowest key."""
+    counts = rows.bincount(minlength=len(queries))
+    starts = F.pad(counts.cumsum(0), (1, 0))
+    shape = (len(queries), len(tile.exact))
+    pairs = torch.sparse_csr_tensor(starts, columns, queries.new_zeros(len(columns)), shape, check_invariants=False)
+    closeness = torch.sparse.sampled_addmm(pairs, queries, tile.exact.T, beta=0.0).values() - tile.shift[columns]
+    keys = torch.full((len(queries), int(counts.max())), torch.iinfo(torch.int64).min, device=rows.device)
+    keys[rows, torch.arange(len(rows), device=rows.device) - starts[rows]] = _keys(closeness, columns + start)
+    return keys
 
 
 def _keys(closeness: Tensor, positions: Tensor) -> Tensor:
@@ -115,6 +244,10 @@ def _keys(closeness: Tensor, positions: Tensor) -> Tensor:
 def _ordered(bits: Tensor) -> Tensor:
     """A float's bits as an integer of the same order, and back."""
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+def _closeness(keys: Tensor) -> Tensor:
+    return _ordered((keys >> 32).int()).view(torch.float32)
 
 
 def _positions(keys: Tensor) -> Tensor:
@@ -131,9 +264,10 @@ def _over_processes(best: Tensor) -> Tensor:
 
 
 def _unpacked(keys: Tensor, queries: Tensor, distance: str) -> Neighbours:
-    closeness = _ordered((keys >> 32).int()).view(torch.float32)
+    keys = keys.sort(dim=1, descending=True).values
+    closeness = _closeness(keys)
     if distance == "euclidean":
-        squares = queries.square().sum(1, keepdim=True) - closeness
+        squares = queries.square().sum(1, keepdim=True) - 2 * closeness
         closeness = -squares.clamp(min=0).sqrt()
     return Neighbours(closeness.cpu(), _positions(keys).cpu())
 

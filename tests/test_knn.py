@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import solo_bam.knn as knn_module
@@ -117,7 +118,104 @@ def test_the_label_comes_after_better_scores_and_equal_ones_of_lower_classes() -
     assert ranks(scores, torch.tensor([0, 1, 0, 0])).tolist() == [0, 1, 2, 2]
 
 
-def test_no_matrix_of_all_queries_against_the_whole_bank() -> None:
+def _alike(kind: str, count: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(count, 24, generator=generator)
+    centre = torch.randn(24, generator=generator)
+    return {
+        "far apart": x,
+        "near": centre + 0.1 * x,
+        "nearer": centre + 0.02 * x,
+        "equal": centre + 1e-4 * x,
+        "large": 1e3 * (1 + x),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["far apart", "near", "nearer", "large"])
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+@pytest.mark.parametrize("precisions", [[torch.bfloat16], [torch.bfloat16, torch.float32], [torch.float32]])
+def test_a_filter_loses_no_neighbour(
+    kind: str, distance: str, precisions: list[torch.dtype], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same as without a filter, to the last bit."""
+    monkeypatch.setattr(knn_module, "_precisions", lambda _: precisions)
+    monkeypatch.setattr(knn_module, "BANK_TILE", 399)  # no multiple of a group
+    x = _alike(kind, 1100)
+    bank, queries = x[:1000], x[1000:]
+    with monkeypatch.context() as without:
+        without.setattr(knn_module, "_candidates", lambda product, *_: (product == product).nonzero().unbind(1))
+        everything = find_neighbours(in_tiles(bank), queries, len(bank), distance)
+    for k in (1, 5, 130):
+        near = find_neighbours(in_tiles(bank), queries, k, distance)
+        assert torch.equal(near.positions, everything.positions[:, :k])
+        assert torch.equal(near.closeness, everything.closeness[:, :k])
+    unit = [F.normalize(part.double(), dim=1) for part in (bank, queries)]
+    true = unit[1] @ unit[0].T if distance == "cosine" else -torch.cdist(queries.double(), bank.double())
+    torch.testing.assert_close(
+        everything.closeness.double(), true.gather(1, everything.positions), rtol=1e-5, atol=1e-6
+    )
+    assert (everything.positions.sort(1).values == torch.arange(1000)).all()
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_features_that_float32_cannot_tell_apart(distance: str) -> None:
+    x = _alike("equal", 1100)
+    closeness = find_neighbours(in_tiles(x[:1000]), x[1000:], 20, distance).closeness
+    unit = F.normalize(x.double(), dim=1)
+    true = unit[1000:] @ unit[:1000].T if distance == "cosine" else -torch.cdist(x[1000:].double(), x[:1000].double())
+    torch.testing.assert_close(closeness.double(), true.topk(20).values, rtol=1e-4, atol=1e-6)
+
+
+def test_the_filter_leaves_few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knn_module, "_precisions", lambda _: [torch.bfloat16, torch.float32])
+    computed = []
+    ordinary = torch.sparse.sampled_addmm
+
+    def counted(pairs: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        computed.append(pairs.values().numel())
+        return ordinary(pairs, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.sparse, "sampled_addmm", counted)
+    for kind in ("far apart", "near", "nearer"):
+        x = _alike(kind, 9000)
+        computed.clear()
+        find_neighbours(in_tiles(x[:8192]), x[8192:8292], 20)
+        assert 2000 <= sum(computed) < 0.03 * 100 * 8192, kind
+
+
+def test_features_that_are_not_numbers_leave_the_others_alone() -> None:
+    x = _alike("far apart", 300)
+    broken = x.clone()
+    broken[7], broken[11] = torch.nan, torch.inf
+    near = find_neighbours(in_tiles(broken), x[200:], 20)
+    kept = [i for i in range(300) if i not in (7, 11)]
+    expected = find_neighbours(in_tiles(x[kept]), x[200:], 18).positions
+    found = [[i for i in row if i not in (7, 11)][:18] for row in near.positions.tolist()]
+    assert found == [[kept[i] for i in row] for row in expected.tolist()]
+
+
+def test_products_are_of_full_precision_whatever_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def precisions(_: torch.device) -> list[torch.dtype]:
+        seen.append(torch.get_float32_matmul_precision())
+        return [torch.float32]
+
+    monkeypatch.setattr(knn_module, "_precisions", precisions)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        find_neighbours(in_tiles(torch.eye(3)), torch.eye(3), 1)
+        assert seen == ["highest"]
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_no_matrix_of_all_queries_against_the_whole_bank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knn_module, "BANK_TILE", 1024)
+    monkeypatch.setattr(knn_module, "QUERY_TILE", 256)
+
     class Largest(TorchDispatchMode):
         entries = 0
 
