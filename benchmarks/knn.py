@@ -1,6 +1,7 @@
 """Weighted k-NN accuracy: against solo-learn's ``WeightedKNNClassifier``, and against the product of the features.
 
-    python -m benchmarks.knn [--tiny] [--device cuda] [--threads 2] [--repeats 3] [--out FILE.json]
+    python -m benchmarks.knn [--tiny] [--device cuda] [--threads 2] [--processor] [--queries 10000]
+                            [--repeats 3] [--out FILE.json]
 
 *solo-learn* is its own file, as installed, on normalised features; only the metric's constructor, which today's
 torchmetrics refuses, is gone around. *Floor* is the product of all queries with the whole bank in float32, tile by
@@ -15,8 +16,9 @@ import argparse
 import gc
 import importlib.util
 import multiprocessing
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,8 @@ IMPLEMENTATIONS = ("solo-learn", "solo-bam", "floor")
 class Case:
     """Sizes and settings of one measurement.
 
-    ``features``: ``classes`` has a cloud per class; ``positive`` as after a ReLU, all cosines near 0.9; ``equal`` as of a
-    collapsed network, all the same but for the rounding.
+    ``features``: ``classes`` has a cloud per class; ``positive`` is as after a ReLU, all cosines near 0.9; ``equal`` as
+    of a collapsed network, all the same but for the rounding.
     """
 
     distance: str
@@ -148,7 +150,9 @@ def peak_memory(name: str, case: Case, device: str = "cpu", threads: int = 1) ->
         return pool.apply(_peak, (name, case, device, threads))
 
 
-def measure(case: Case, repeats: int, device: str = "cpu") -> dict[str, Any]:
+def measure(
+    case: Case, repeats: int, device: str = "cpu", clock: Callable[[], float] = time.perf_counter
+) -> dict[str, Any]:
     """Answers, seconds and bytes of all implementations."""
     functions = {name: make(name, case, device) for name in IMPLEMENTATIONS}
     answers: dict[str, tuple[float, float]] = {}
@@ -156,7 +160,7 @@ def measure(case: Case, repeats: int, device: str = "cpu") -> dict[str, Any]:
     def kept(name: str) -> Callable[[], None]:
         return lambda: answers.update({name: functions[name]()})
 
-    seconds = side_by_side({name: kept(name) for name in IMPLEMENTATIONS}, repeats, device)
+    seconds = side_by_side({name: kept(name) for name in IMPLEMENTATIONS}, repeats, device, clock)
     functions.clear()
     memory = {name: peak_memory(name, case, device, torch.get_num_threads()) for name in IMPLEMENTATIONS[:2]}
     answers.pop("floor")
@@ -184,17 +188,22 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, to see that it runs")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--processor", action="store_true", help="processor time: for one thread, on a shared machine")
+    parser.add_argument("--queries", type=int, metavar="N", help="fewer, to be done sooner")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     results, rows = [], []
+    clock = time.process_time if options.processor else time.perf_counter
     for case in TINY if options.tiny else CASES:
-        results.append(measure(case, options.repeats, options.device))
+        case = replace(case, queries=options.queries or case.queries)
+        results.append(measure(case, options.repeats, options.device, clock))
         rows.append(row(case, results[-1]))
         print(f"{case}: {rows[-1]}", flush=True)
     print("\n" + markdown(rows))
-    write(options.out, {"machine": machine(options.device), "results": results})
+    about = {**machine(options.device), "clock": clock.__name__}
+    write(options.out, {"machine": about, "results": results})
 
 
 if __name__ == "__main__":
