@@ -77,7 +77,8 @@ def find_neighbours(
     origin = queries.float().mean(0)
     queries = _scaled(queries, distance, origin)
     centre = queries.mean(0)
-    constant = torch.cat([(part.double() @ centre.double()).float() for part in queries.split(QUERY_TILE)])
+    parts = [queries[rows].double() @ centre.double() for rows in _slices(len(queries), QUERY_TILE)]
+    constant = torch.cat(parts).float()
     best = torch.full((len(queries), k), torch.iinfo(torch.int64).min, device=queries.device)
     with _plain_float32():
         for start, features in tiles:

@@ -157,6 +157,20 @@ def test_a_filter_loses_no_neighbour(
     assert (everything.positions.sort(1).values == torch.arange(1000)).all()
 
 
+def test_the_bound_of_the_rounding_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last of nearly half the bank is as close as many others, and its closeness to the centre is near zero."""
+    monkeypatch.setattr(knn_module, "_precisions", lambda _: [torch.bfloat16])
+    x = _alike("far apart", 1400)
+    bank, queries = x[:400], x[400:]
+    exact = find_neighbours(in_tiles(bank), queries, 400)  # every pair
+    near = find_neighbours(in_tiles(bank), queries, 180)
+    torch.testing.assert_close(near.closeness, exact.closeness[:, :180], rtol=0, atol=1e-6)
+    unbounded = knn_module._rounding
+    monkeypatch.setattr(knn_module, "_rounding", lambda *arguments: 0 * unbounded(*arguments))
+    wrong = find_neighbours(in_tiles(bank), queries, 180)
+    assert (wrong.closeness - exact.closeness[:, :180]).abs().max() > 1e-5
+
+
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 def test_features_that_float32_cannot_tell_apart(distance: str) -> None:
     x = _alike("equal", 1100)
