@@ -58,7 +58,7 @@ def find_neighbours(
 ) -> Neighbours:
     """The k nearest images of a bank that may be shared by the processes.
 
-    Memory beside the arguments, in bytes, whatever the bank's size: 16 · M · k for the neighbours, 4 · M · D for the
+    Memory beside the arguments, in bytes, whatever the bank's size: 16 · M · k for the neighbours, 8 · M · D for the
     queries scaled, 24 · D for each image of a tile, 4 for each pair of a tile and :data:`QUERY_TILE` queries, at most
     32 where the features are hardly to be told apart, and 16 · 4096 · k per process where the bank is shared.
 
@@ -77,12 +77,11 @@ def find_neighbours(
     origin = queries.float().mean(0)
     queries = _scaled(queries, distance, origin)
     centre = queries.mean(0)
-    parts = [queries[rows].double() @ centre.double() for rows in _slices(len(queries), QUERY_TILE)]
-    constant = torch.cat(parts).float()
+    constant = (queries * centre).sum(1, dtype=torch.float64).float()
     best = torch.full((len(queries), k), torch.iinfo(torch.int64).min, device=queries.device)
     with _plain_float32():
         for start, features in tiles:
-            tile = _prepared(_scaled(features.to(queries.device), distance, origin), distance, centre)
+            tile = _prepared(_scaled(features.to(queries.device), distance, origin), distance)
             for rows in _slices(len(queries), QUERY_TILE):
                 asked = _Queries(queries[rows], centre, constant[rows])
                 found = _nearer_in_tile(tile, asked, start, best[rows].amin(1), k)
@@ -142,25 +141,29 @@ class _Queries(NamedTuple):
 class _Prepared(NamedTuple):
     """A tile: an image's closeness to a query is ``exact @ query - shift``; ``length`` is the longest image's.
 
-    The filters have the features around the queries' centre, where rounding takes least, fastest precision first;
+    The filters, made when first asked for, have the features around the queries' centre, where rounding takes least;
     their product with a centred query is the closeness up to the query's constant and rounding.
     """
 
     exact: Tensor
     shift: Tensor
     length: Tensor
-    filters: list[_Filter]
+    filters: dict[torch.dtype, _Filter]
+
+    def filter(self, dtype: torch.dtype, centre: Tensor) -> _Filter:
+        if dtype not in self.filters:
+            centred = self.exact - centre
+            self.filters[dtype] = _filter(centred, dtype, self.shift - centred @ centre)
+        return self.filters[dtype]
 
 
-def _prepared(exact: Tensor, distance: str, centre: Tensor) -> _Prepared:
+def _prepared(exact: Tensor, distance: str) -> _Prepared:
     shift = exact.new_zeros(len(exact)) if distance == "cosine" else exact.square().sum(1) / 2
-    centred = exact - centre
-    filters = [_filter(centred, dtype, shift - centred @ centre) for dtype in _precisions(exact.device)]
-    return _Prepared(exact, shift, exact.norm(dim=1).max(), filters)
+    return _Prepared(exact, shift, exact.norm(dim=1).max(), {})
 
 
 def _precisions(device: torch.device) -> list[torch.dtype]:
-    """bfloat16 where its products are summed in float32 and much faster."""
+    """Of the filters, the fastest first: bfloat16 where its products are summed in float32 and much faster."""
     fast = device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
     return [torch.bfloat16, torch.float32] if fast else [torch.float32]
 
@@ -178,8 +181,8 @@ def _filter(features: Tensor, dtype: torch.dtype, shift: Tensor | None = None) -
 def _nearer_in_tile(tile: _Prepared, queries: _Queries, start: int, worst: Tensor, k: int) -> Tensor:
     """Keys ``(m, n)`` of a tile's images, among them the k nearest of those that are nearer than ``worst``, a key."""
     least = _closeness(worst).nan_to_num(nan=-torch.inf) - queries.constant
-    for images in tile.filters:
-        asked = _filter(queries.exact - queries.centre, images.values.dtype)
+    for dtype in _precisions(worst.device):
+        images, asked = tile.filter(dtype, queries.centre), _filter(queries.exact - queries.centre, dtype)
         error = _rounding(tile, queries, images, asked)
         pairs = _candidates(asked.values @ images.values.T, least, error, k)
         if pairs is not None:
