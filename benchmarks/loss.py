@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.published import published_loss
-from benchmarks.timing import machine, markdown, ratio, side_by_side, told, write
+from benchmarks.timing import highest_resident, machine, markdown, ratio, side_by_side, told, write
 from solo_bam.losses import BAMLoss
 
 
@@ -95,15 +95,9 @@ def _peak(name: str, case: Case, device: str) -> int:
         return torch.cuda.max_memory_allocated() - before
     make(name, Case(16, case.V, case.D, case.teacher, min(case.top_k, 4)))()  # libraries load at the first call
     gc.collect()
-    before = _highest_resident()
+    before = highest_resident()
     call()
-    return _highest_resident() - before
-
-
-def _highest_resident() -> int:
-    """The process's peak in bytes (getrusage's would count the parent's)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return highest_resident() - before
 
 
 def peak_memory(name: str, case: Case, device: str = "cpu") -> int:

@@ -14,7 +14,10 @@ import torch
 
 
 def side_by_side(
-    functions: Mapping[str, Callable[[], Any]], repeats: int, device: str = "cpu"
+    functions: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    device: str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of every call, the functions in turn (A B C A B C …) after one warm-up each.
 
@@ -22,22 +25,34 @@ def side_by_side(
         functions: by name.
         repeats: counted calls of each.
         device: synchronised around each call.
+        clock: ``time.process_time`` on a machine that others use, with one thread.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for round_number in range(repeats + 1):
         for name, function in functions.items():
             _synchronise(device)
-            start = time.perf_counter()
+            start = clock()
             function()
             _synchronise(device)
             if round_number:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 
 def _synchronise(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+def highest_resident() -> int:
+    """The process's peak in bytes (getrusage's would count the parent's)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def forget_highest() -> None:
+    """Let :func:`highest_resident` begin anew (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def ratio(slower: Sequence[float], faster: Sequence[float]) -> dict[str, float]:
