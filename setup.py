@@ -24,5 +24,5 @@ setup(
     packages=[*find_packages(include=["solo_bam", "solo_bam.*"]), "solo_bam.scripts"],
     # The recipes travel inside the package, so that an installed solo-bam finds them by name.
     package_dir={"solo_bam": "solo_bam", "solo_bam.scripts": "scripts"},
-    package_data={"solo_bam": ["py.typed"], "solo_bam.scripts": ["**/*.yaml", "**/*.md"]},
+    package_data={"solo_bam": ["py.typed", "comparison/page.html"], "solo_bam.scripts": ["**/*.yaml", "**/*.md"]},
 )

@@ -64,7 +64,7 @@ def compare(plan: Plan, launcher: Sequence[str] = ()) -> int:
         jobs = [_job(run, evaluations(comparison), folder, at_once) for run in plan.runs]
         _work("Runs", jobs, folder, launcher, lock, lambda: overview(collect(folder)))
         results = collect(folder)
-        page = write_report([results], folder, latex=comparison.latex)
+        page = write_report([results], folder, with_latex=comparison.latex)
     failed = [one for one in results.outcomes if one.status != "finished"]
     for one in failed:
         print(f"FAILED: {one.entry}, seed {one.seed}: {one.error}")

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(parser, arguments)
     results = [collect(folder.expanduser()) for folder in options.folders]
     output = options.output or (options.folders[0] if len(results) == 1 else Path("report"))
-    page = write_report(results, output.expanduser(), latex=options.latex)
+    page = write_report(results, output.expanduser(), with_latex=options.latex)
     for one in results:
         print(f"{one.name}{overview(one)}")
     print(f"Report: {page}")

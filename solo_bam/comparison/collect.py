@@ -64,7 +64,7 @@ def collect(folder: Path) -> Results:
         differences=plan.differences,
         unfair=plan.unfair,
         columns=columns(outcomes),
-        stated=_stated(next(iter(plan.recipes.values())), comparison.seeds),
+        stated=_stated(next(iter(plan.recipes.values()))),
         at_once=plan.at_once,
     )
 
@@ -215,7 +215,7 @@ def _tuning(plan: Plan) -> str:
     )
 
 
-def _stated(recipe: Recipe, seeds: Sequence[int]) -> dict[str, str]:
+def _stated(recipe: Recipe) -> dict[str, str]:
     stem = " with the stem for small images" if uses_cifar_stem(recipe) else ""
     return {
         "data": recipe.data.dataset,
@@ -224,7 +224,6 @@ def _stated(recipe: Recipe, seeds: Sequence[int]) -> dict[str, str]:
         "epochs": str(recipe.max_epochs),
         "batch": str(recipe.optimizer.batch_size),
         "precision": str(recipe.precision),
-        "seeds": ", ".join(map(str, seeds)),
     }
 
 

@@ -31,6 +31,11 @@ class Estimate:
         """Half the interval's length: the number behind ±."""
         return None if self.interval is None else (self.interval[1] - self.interval[0]) / 2
 
+    @property
+    def clear_of_zero(self) -> bool:
+        """Whether the interval leaves zero out. One without width, of coarse numbers, says nothing of the spread."""
+        return self.interval is not None and bool(self.half_width) and not self.interval[0] <= 0 <= self.interval[1]
+
 
 def estimate(values: Sequence[float]) -> Estimate:
     """Mean over seeds. The seeds are the sample: the test images are the same for all and add no spread here.
