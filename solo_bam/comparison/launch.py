@@ -219,7 +219,7 @@ def launch(
     watch()
     if process.returncode != 0:
         said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        raise UserError("hydra/launcher", said[-1] if said else f"exit code {process.returncode}", f"see {log}")
+        raise UserError("hydra/launcher", said[0] if said else f"exit code {process.returncode}", f"see {log}")
 
 
 @contextmanager

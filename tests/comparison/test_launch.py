@@ -14,6 +14,7 @@ from typing import IO, Any
 import pytest
 
 from solo_bam.cli import main
+from solo_bam.commands.compare import _on_this_machine
 from solo_bam.comparison import launch
 from solo_bam.comparison.collect import choose_factors, collect, trials, write_plan
 from solo_bam.comparison.launch import Job, alone, one_gpu
@@ -235,6 +236,17 @@ def test_a_comparison_that_was_killed_goes_on_where_it_stopped(tmp_path: Path, m
         assert [point.epoch for point in one.curves["linear"]] == [1, 2, 3]
         assert 0 < one.curves["linear"][0].hours < one.curves["linear"][2].hours <= one.cost.hours * 1.001
     assert Path("comparisons/digits/report.html").exists()
+
+
+def test_hydras_launchers_are_chosen_on_the_command_line(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    assert main(["compare", "digits", *TINY, "hydra/launcher=absent"]) == 2
+    told = "solo-bam: error: hydra/launcher: In 'hydra/config': Could not find 'hydra/launcher/absent'; see "
+    assert capsys.readouterr().err.startswith(told)
+    assert not (tmp_path / "comparisons" / "digits" / "runs").exists()
+    assert _on_this_machine(1) == []
+    assert _on_this_machine(3) == ["hydra/launcher=joblib", "hydra.launcher.n_jobs=3"]
 
 
 def _kill_all(process: subprocess.Popen[str]) -> None:

@@ -40,7 +40,7 @@ def test_shipped_recipe_is_valid(name: str) -> None:
 )
 def test_recipes_of_one_folder_differ_in_the_method_alone(folder: str, methods: tuple[str, ...]) -> None:
     """The method's own part is its settings and, but for the digits, its optimiser; the batch is shared."""
-    own = {"name", "method", "method_kwargs", "momentum"}
+    own = {"name", "method", "method_kwargs", "momentum", "tuned"}
     recipes = [load_recipe(f"{folder}/{name}") for name in methods]
     for recipe in recipes:
         assert recipe.optimizer.batch_size == recipes[0].optimizer.batch_size
