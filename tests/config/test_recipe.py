@@ -51,6 +51,15 @@ def test_recipes_of_one_folder_differ_in_the_method_alone(folder: str, methods: 
     assert all(part == shared[0] for part in shared)
 
 
+def test_recipes_say_where_they_were_tuned() -> None:
+    """As the recipes' README says: solo-learn's rates on its own data, BAM's on the digits alone."""
+    tuned = {name: load_recipe(name).tuned for name in recipe_names(recipe_folders("pretrain"))}
+    solo = {"barlow_twins", "byol", "dino", "mocov2plus", "simclr", "simsiam", "swav", "vicreg"}
+    expected = {f"cifar/{method}": "cifar10" for method in solo} | {f"imagenet-100/{m}": "imagenet100" for m in solo}
+    expected |= {f"imagenet-100-multicrop/{method}": "imagenet100" for method in ("byol", "simclr")}
+    assert {name: where for name, where in tuned.items() if where} == {**expected, "digits/bam": "digits"}
+
+
 def test_the_published_rate_floor_is_refused_where_it_is_a_ceiling() -> None:
     """min_lr 1e-3 is below the peak at the published global batch of 4,096, and above it at 256."""
     recipe = load_recipe("imagenet/bam_vit_base")
