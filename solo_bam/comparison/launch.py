@@ -19,7 +19,7 @@ from typing import IO, Any
 from pydantic import BaseModel
 
 from solo_bam import hardware
-from solo_bam.comparison.plan import PlannedRun
+from solo_bam.comparison.plan import PlannedRun, quoted
 from solo_bam.errors import UserError
 from solo_bam.files import written_whole
 from solo_bam.runs import RunFolder, recipe_hash
@@ -64,7 +64,7 @@ class Job(BaseModel):
         return self.run.find(self.folder)
 
     def state(self) -> dict[str, Any]:
-        """``status``, ``error``, ``trained`` and ``done`` (evaluations); empty before its first start."""
+        """``status``, ``error``, ``started``, ``trained`` and ``done`` (evaluations); empty before its first start."""
         try:
             content = json.loads((self.place / f"{self.name}.json").read_text())
         except (OSError, ValueError):
@@ -98,7 +98,7 @@ class Job(BaseModel):
         """What went wrong; None when all went well."""
         trained = self.trained()
         done = self.state().get("done", []) if trained else []
-        self.tell(status=RUNNING, error=None, done=done, trained=trained is not None)
+        self.tell(status=RUNNING, error=None, done=done, trained=trained is not None, started=time.time())
         if trained is None:
             error = _call(["pretrain", *self.run.arguments, "enable_progress_bar=False"], log, environment)
             trained = self.trained()
@@ -200,7 +200,7 @@ def launch(
     queue.write_text(json.dumps([job.model_dump(mode="json") for job in jobs]))
     words = [sys.executable, "-m", "solo_bam.comparison.multirun", "--multirun", *launcher]
     words += ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
-    words += [f"hydra.sweep.dir='{folder / 'jobs' / 'hydra'}'", f"+queue='{queue}'"]
+    words += [f"hydra.sweep.dir={quoted(str(folder / 'jobs' / 'hydra'))}", f"+queue={quoted(str(queue))}"]
     words += ["+job=" + ",".join(str(i) for i in range(len(jobs)))]
     log = folder / "jobs" / "multirun.log"
     with log.open("w") as out:
