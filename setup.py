@@ -21,8 +21,12 @@ class WithTestedVersions(build_py):
 setup(
     cmdclass={"build_py": WithTestedVersions},
     version=version.group(1),
-    packages=[*find_packages(include=["solo_bam", "solo_bam.*"]), "solo_bam.scripts"],
+    packages=[*find_packages(include=["solo_bam", "solo_bam.*"]), "solo_bam.scripts", "solo_bam.zoo_index"],
     # The recipes travel inside the package, so that an installed solo-bam finds them by name.
-    package_dir={"solo_bam": "solo_bam", "solo_bam.scripts": "scripts"},
-    package_data={"solo_bam": ["py.typed", "comparison/page.html"], "solo_bam.scripts": ["**/*.yaml", "**/*.md"]},
+    package_dir={"solo_bam": "solo_bam", "solo_bam.scripts": "scripts", "solo_bam.zoo_index": "zoo"},
+    package_data={
+        "solo_bam": ["py.typed", "comparison/page.html"],
+        "solo_bam.scripts": ["**/*.yaml", "**/*.md"],
+        "solo_bam.zoo_index": ["index.yaml"],
+    },
 )

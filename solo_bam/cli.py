@@ -20,6 +20,7 @@ COMMANDS = {
     "davis": "segment videos with frozen features: label propagation on DAVIS-2017",
     "plot": "pictures of runs and checkpoints: curves, attention, similarity, features, confusion",
     "export": "write a backbone for timm or detectron2, with a model card",
+    "zoo": "list, show and check the checkpoints that are known",
     "import-official": "read a published BAM checkpoint",
     "doctor": "say what this machine can do, and whether a recipe can run on it",
     "demo": "pretrain BAM on handwritten digits for a few minutes and show what it learned",
