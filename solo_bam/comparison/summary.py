@@ -413,8 +413,16 @@ def _on_images(results: Results) -> list[str]:
 
 def _on_tuning(results: Results) -> list[str]:
     if results.tuning:
-        return [f"Tuning: {results.tuning.rstrip('.')}."]
+        return [f"Tuning: {results.tuning.rstrip('.')}.", *_on_edges(results)]
     return ["Nothing was tuned for this comparison: a method that its recipe happens to suit better gains from it."]
+
+
+def _on_edges(results: Results) -> list[str]:
+    factors = [trial.factor for trial in results.trials]
+    at_edge = [t.entry for t in results.trials if t.chosen and t.factor in (min(factors), max(factors))]
+    if not at_edge:
+        return []
+    return [f"Of {listed(at_edge)} the lowest or highest rate tried was the best: a better one may lie beyond."]
 
 
 def _on_reach(results: Results) -> list[str]:
