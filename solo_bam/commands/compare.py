@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from solo_bam import hardware
-from solo_bam.commands.options import Parser, parse
+from solo_bam.commands.options import Parser, add_import, import_modules, parse
 from solo_bam.comparison.collect import choose_factors, collect, write_plan
 from solo_bam.comparison.launch import Job, alone, launch
 from solo_bam.comparison.plan import RUNS, Plan, PlannedRun, make_plan, override_lines
@@ -26,14 +26,16 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("name", metavar="NAME", help="a comparison, e.g. digits")
     parser.add_argument("--config-path", metavar="FOLDER", help="folder of your own comparisons")
+    add_import(parser)
     parser.add_argument("--dry-run", action="store_true", help="only say what would be run, and what differs")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="e.g. methods=[bam,byol] seeds=[0,1] epochs=20"
     )
     options = parse(parser, arguments)
+    import_modules(options.modules)
     launcher = [line for line in options.overrides if line.lstrip("+").startswith(("hydra.", "hydra/"))]
     overrides = [line for line in options.overrides if line not in launcher]
-    plan = make_plan(load_comparison(options.name, overrides, options.config_path))
+    plan = make_plan(load_comparison(options.name, overrides, options.config_path), options.modules)
     _announce(plan)
     return 0 if options.dry_run else compare(plan, launcher)
 

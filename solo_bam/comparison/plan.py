@@ -77,6 +77,7 @@ class Plan(BaseModel):
         factors: of the rows' learning rates, as the trials chose them; empty before, and without a tuning.
         runs: those that count, a seed of every row before the next seed.
         at_once: how many shared the machine, or each GPU's host.
+        modules: of the user's own, which register methods.
     """
 
     comparison: Comparison
@@ -87,6 +88,7 @@ class Plan(BaseModel):
     factors: dict[str, float] = {}
     runs: list[PlannedRun] = []
     at_once: int = 1
+    modules: list[str] = []
 
     def with_trials(self) -> Plan:
         """With the runs of the tuning."""
@@ -116,11 +118,16 @@ class Plan(BaseModel):
         rate = [] if times is None else [f"optimizer.lr={self.rate(entry.name, times)}"]
         devices = ["devices=1"] if self.recipes[entry.name].devices == 1 else []
         arguments, recipe = _compose(self.comparison, entry, [*extra, *rate, *devices])
+        arguments = [*(word for module in self.modules for word in ("--import", module)), *arguments]
         return PlannedRun(entry=entry.name, factor=factor, arguments=arguments, recipe=recipe)
 
 
-def make_plan(comparison: Comparison) -> Plan:
+def make_plan(comparison: Comparison, modules: Sequence[str] = ()) -> Plan:
     """Compose every row's recipe, and find what they differ in.
+
+    Args:
+        comparison: what is asked for.
+        modules: of the user's own, which have been imported.
 
     Raises:
         UserError: a recipe, its data or devices that do not fit, or with ``allow_differences: False`` a difference
@@ -132,7 +139,7 @@ def make_plan(comparison: Comparison) -> Plan:
         _check_runs(name, recipe)
     found = differences(recipes)
     unfair = list(_unfair(comparison, recipes, found))
-    plan = Plan(comparison=comparison, recipes=recipes, differences=found, unfair=unfair)
+    plan = Plan(comparison=comparison, recipes=recipes, differences=found, unfair=unfair, modules=list(modules))
     if plan.unfair and not comparison.allow_differences:
         more = f" (and {len(plan.unfair) - 1} more)" if len(plan.unfair) > 1 else ""
         remedy = "make it the same for all, or set allow_differences=True, which marks every table and picture"
@@ -143,8 +150,7 @@ def make_plan(comparison: Comparison) -> Plan:
 
 def _compose(comparison: Comparison, entry: Entry, extra: Sequence[str]) -> tuple[list[str], Recipe]:
     """Arguments of ``solo-bam pretrain`` and the recipe that they make."""
-    name = f"{comparison.recipes}/{entry.recipe_name}".removeprefix("./")
-    path = None if comparison.recipes_path is None else str(comparison.recipes_path.expanduser().absolute())
+    path, name = comparison.place(entry)
     asked = [] if comparison.epochs is None else [f"max_epochs={comparison.epochs}"]
     asked = [*override_lines(comparison.shared), *asked, *override_lines(entry.keys), *extra]
     runs = f"checkpoint.dir={quoted(str(comparison.folder.expanduser() / RUNS))}"

@@ -28,16 +28,11 @@ def _named(value: object) -> object:
 
 
 class Entry(Section):
-    """A row: ``recipe`` (default: its name) in the comparison's folder, with ``keys`` of its own."""
+    """A row: ``recipe`` (default: its name), of the comparison's folder or a file, and ``keys`` of its own."""
 
     name: Annotated[Name, Field(min_length=1)]
     recipe: str | None = None
     keys: dict[str, Any] = {}
-
-    @property
-    def recipe_name(self) -> str:
-        """In the comparison's folder of recipes."""
-        return self.recipe or self.name
 
 
 class Tune(Section):
@@ -56,7 +51,7 @@ class Tune(Section):
 class Comparison(Section):
     """A comparison of pretraining methods.
 
-    ``recipes``: the folder of their recipes, one of the shipped (``digits``) or, with ``recipes_path``, a folder in it.
+    ``recipes``: the folder of their recipes, one of the shipped (``digits``) or of one's own (``./mine``).
     ``shared``: keys that every recipe is given. ``baseline``: the row that differences are taken to; null: the first.
     ``knn``: one setting of ``solo-bam knn``; ``linear``: a recipe of ``solo-bam linear``; null leaves them out.
     ``jobs``: runs at once; null: one per GPU, or one on the CPU. ``output``: null: ``comparisons/<name>``.
@@ -64,7 +59,6 @@ class Comparison(Section):
 
     name: Name | None = None
     recipes: str
-    recipes_path: Path | None = None
     methods: Annotated[list[Entry], Field(min_length=1), BeforeValidator(_named)]
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_different), BeforeValidator(listed)] = [0, 1, 2]
     epochs: Count | None = None
@@ -77,6 +71,15 @@ class Comparison(Section):
     jobs: Count | None = None
     latex: bool = False
     output: Path | None = None
+
+    def place(self, entry: Entry) -> tuple[str | None, str]:
+        """``--config-path`` and ``--config-name`` of a row's recipe."""
+        recipe = entry.recipe or entry.name
+        if recipe.endswith(".yaml"):
+            return str(Path(recipe).parent), Path(recipe).stem
+        if self.recipes.startswith((".", "/", "~")):
+            return self.recipes, recipe
+        return None, f"{self.recipes}/{recipe}"
 
     @property
     def folder(self) -> Path:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from solo_bam import toolkit
+from solo_bam.cli import main
 from solo_bam.comparison.fairness import describe_crops, is_own
 from solo_bam.comparison.plan import Plan, make_plan, override_lines
 from solo_bam.config import load_recipe
@@ -158,6 +162,33 @@ def test_the_command_that_is_told_makes_the_recipe_that_is_planned(tmp_path: Pat
     again = load_recipe(words[words.index("--config-name") + 1], words[words.index("--config-name") + 2 :])
     assert again == run.recipe
     assert Plan.model_validate_json(made.model_dump_json()) == made
+
+
+@pytest.fixture
+def _methods_as_before() -> Iterator[None]:
+    before = dict(toolkit.METHODS)
+    yield
+    toolkit.METHODS.clear()
+    toolkit.METHODS.update(before)
+
+
+@pytest.mark.usefixtures("_methods_as_before")
+def test_a_method_and_recipes_of_ones_own(tmp_path: Path, monkeypatch: Any) -> None:
+    """As docs/adding-a-method.md and docs/compare.md tell; the recipe lies beside the user."""
+    monkeypatch.delitem(sys.modules, "tests.example_method", raising=False)
+    (tmp_path / "mine.yaml").write_text(
+        "defaults:\n  - digits/base@_global_\n  - digits/augmentations@augmentations: digits\n  - _self_\nmethod: alignment\n"
+    )
+    line = ["compare", "digits", "--import", "tests.example_method", "--dry-run", f"output={tmp_path / 'out'}"]
+    rows = f"methods=[bam,{{name: alignment, recipe: {tmp_path / 'mine.yaml'}}}]"
+    assert main([*line, rows]) == 0
+    methods = ["bam", {"name": "alignment", "recipe": str(tmp_path / "mine.yaml")}]
+    raw = {"recipes": "digits", "methods": methods, "seeds": [0], "output": tmp_path / "out", "tune": {"factors": [1]}}
+    made = make_plan(parse_comparison(raw), ["tests.example_method"])
+    assert made.trials[1].arguments[:4] == ["--import", "tests.example_method", "--config-path", str(tmp_path)]
+    assert made.trials[1].recipe.method == "alignment"
+    folder = parse_comparison({**raw, "recipes": str(tmp_path), "methods": ["mine"]})
+    assert make_plan(folder).trials[0].recipe == made.trials[1].recipe
 
 
 def test_nested_keys_become_hydras_lines() -> None:

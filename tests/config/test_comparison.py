@@ -15,7 +15,7 @@ def test_every_shipped_comparison_names_recipes_that_are_there(name: str) -> Non
     comparison = load_comparison(name)
     assert {"bam", "bam_momentum", "byol", "simclr", "dino"} <= {entry.name for entry in comparison.methods}
     for entry in comparison.methods:
-        assert load_recipe(f"{comparison.recipes}/{entry.recipe_name}").method == entry.recipe_name
+        assert load_recipe(f"{comparison.recipes}/{entry.name}").method == entry.name
     assert len(comparison.seeds) >= 3
     assert comparison.tune.factors, "the recipes were not tuned alike"
 
@@ -23,7 +23,7 @@ def test_every_shipped_comparison_names_recipes_that_are_there(name: str) -> Non
 def test_the_command_line_of_the_readme() -> None:
     line = ["methods=[bam,{name: sharper, recipe: bam, keys: {method_kwargs: {reg: 0.03}}}]", "seeds=[4,5]", "epochs=7"]
     comparison = load_comparison("digits", line)
-    assert [entry.recipe_name for entry in comparison.methods] == ["bam", "bam"]
+    assert [comparison.place(entry) for entry in comparison.methods] == [(None, "digits/bam")] * 2
     assert comparison.methods[1].keys == {"method_kwargs": {"reg": 0.03}}
     assert (comparison.seeds, comparison.epochs, comparison.reference) == ([4, 5], 7, "bam")
     assert str(comparison.folder) == "comparisons/digits"
