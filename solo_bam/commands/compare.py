@@ -98,7 +98,7 @@ def evaluations(comparison: Comparison) -> list[list[str]]:
         found.append(["knn", "{run}", *lines])
     if comparison.linear is not None:
         runs = comparison.folder.expanduser() / RUNS
-        places = override_lines({"checkpoint": {"dir": str(runs)}, "enable_progress_bar": False})
+        places = override_lines({"checkpoint": {"enabled": False, "dir": str(runs)}, "enable_progress_bar": False})
         found.append(["linear", "{run}", "--config-name", comparison.linear, *places])
     return found
 
