@@ -85,7 +85,7 @@ def test_a_changed_or_missing_file_is_noticed(copy: Path, capsys: Any) -> None:
     content[-1] ^= 1
     Path(path).write_bytes(content)
     assert main(["zoo", "load", name]) == 2
-    assert "has not the SHA-256 of the index" in capsys.readouterr().err
+    assert "has another SHA-256 than the index says" in capsys.readouterr().err
     Path(path).unlink()
     assert main(["zoo", "load", name]) == 2
     assert "is missing; take it from the repository" in capsys.readouterr().err

@@ -255,3 +255,16 @@ def test_a_folder_without_a_comparison_is_one_line(tmp_path: Path, capsys: Any) 
     assert main(["report", str(tmp_path)]) == 2
     assert "is not what solo-bam compare has written" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_the_readmes_table_is_the_example_reports() -> None:
+    root = Path(__file__).parents[2]
+    [example] = json.loads((root / "docs" / "example-report" / "results.json").read_text())
+    offline = [c for c in example["columns"] if not c["online"] and c["branch"] == "student"]
+    assert [column["title"] for column in offline] == ["k-NN (k = 20)", "linear"]
+    assert {len(values) for column in offline for values in column["values"].values()} == {3}
+    readme = (root / "README.md").read_text()
+    for entry in example["entries"]:
+        means = [column["means"][entry] for column in offline]
+        cells = [f"{m['mean']:.1f} ± {(m['interval'][1] - m['interval'][0]) / 2:.1f}" for m in means]
+        assert f"| {entry} | {' | '.join(cells)} |" in readme
