@@ -247,7 +247,7 @@ CASES: dict[str, tuple[str, str]] = {
     ),
     "unknown format": (
         f"pretrain {DIGITS} data.format=lmdb",
-        r"data.format: got 'lmdb', must be image_folder, h5 or dali",
+        r"data.format: got 'lmdb', must be image_folder, h5, dali or tensor",
     ),
     "unknown policy": (f"pretrain {DIGITS} data.on_error=ignore", r"data.on_error: got 'ignore', must be stop or skip"),
     "fraction below an image per class": (
