@@ -45,7 +45,8 @@ class Progress:
                 done -= self.before[job.name]
             elif state.get("status") in (FINISHED, FAILED):
                 self._end(job, state)
-        self.bar.set_description(f"{self.stage} {self.ended + 1} of {self.count}: {'; '.join(running) or 'starting'}")
+        place = f"{self.stage} {min(self.ended + 1, self.count)} of {self.count}"
+        self.bar.set_description(f"{place}: {'; '.join(running) or 'starting'}")
         self.bar.update(max(0, self._trained + done - self.bar.n))
         if not self.waiting:
             self.bar.close()

@@ -20,7 +20,7 @@ def test_runs_are_counted_and_told_as_they_end(tmp_path: Path, capsys: Any, monk
     jobs[0].place.mkdir(parents=True)
     trained(jobs[0].run, folder)  # of an earlier start
     jobs[1].tell(status="failed", error="of an earlier start")
-    tables = iter(["table 1", "table 2"])
+    tables = iter(["table 1", "table 2", "table 3"])
     progress = Progress("Runs", jobs, lambda: next(tables))
     assert progress.bar.total == 3 * 4
     progress()
@@ -39,6 +39,9 @@ def test_runs_are_counted_and_told_as_they_end(tmp_path: Path, capsys: Any, monk
     assert "table 1" in printed
     assert "table 2" in printed
     assert progress.bar.n == 8
+    jobs[3].tell(status="finished")
+    progress()
+    assert (progress.bar.n, progress.bar.desc) == (12, "Runs 4 of 4: starting: ")
 
 
 def test_the_table_so_far() -> None:
