@@ -16,7 +16,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[plots]"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[plots,jobs]"
 	$(BIN)/python -m pip install --no-deps solo-learn==1.0.2
 	touch $@
 

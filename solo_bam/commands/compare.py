@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
@@ -14,6 +15,9 @@ from solo_bam.comparison.plan import RUNS, Plan, PlannedRun, make_plan, override
 from solo_bam.comparison.progress import Progress, overview
 from solo_bam.comparison.report import write_report
 from solo_bam.config.comparison import Comparison, load_comparison
+from solo_bam.errors import UserError
+
+_JOBLIB = "hydra_plugins.hydra_joblib_launcher"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -117,8 +121,17 @@ def _gpus(plan: Plan) -> int:
 
 
 def _on_this_machine(at_once: int) -> list[str]:
-    """Hydra's launcher for several processes; its own takes one job after another."""
-    return [] if at_once == 1 else ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={at_once}"]
+    """Hydra's launcher for several processes; its own takes one job after another.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    if at_once == 1:
+        return []
+    if importlib.util.find_spec("hydra_plugins") is None or not importlib.util.find_spec(_JOBLIB):
+        problem = f"got {at_once} runs at once, hydra-joblib-launcher is not installed"
+        raise UserError("jobs", problem, "pip install 'solo-bam[jobs]' or set jobs=1")
+    return ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={at_once}"]
 
 
 def _announce(plan: Plan) -> None:

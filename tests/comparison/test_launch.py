@@ -14,6 +14,7 @@ from typing import IO, Any
 import pytest
 
 from solo_bam.cli import main
+from solo_bam.commands import compare
 from solo_bam.commands.compare import _on_this_machine
 from solo_bam.comparison import launch
 from solo_bam.comparison.collect import choose_factors, collect, trials, write_plan
@@ -247,6 +248,11 @@ def test_hydras_launchers_are_chosen_on_the_command_line(tmp_path: Path, monkeyp
     assert not (tmp_path / "comparisons" / "digits" / "runs").exists()
     assert _on_this_machine(1) == []
     assert _on_this_machine(3) == ["hydra/launcher=joblib", "hydra.launcher.n_jobs=3"]
+    monkeypatch.setattr(compare, "_JOBLIB", "hydra_plugins.absent")
+    with pytest.raises(
+        UserError, match=r"^jobs: got 3 runs at once, hydra-joblib-launcher is not installed; pip install"
+    ):
+        _on_this_machine(3)
 
 
 def _kill_all(process: subprocess.Popen[str]) -> None:
