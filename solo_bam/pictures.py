@@ -281,7 +281,7 @@ def draw_finished(folder: RunFolder, recipe: Recipe, backbone: nn.Module, source
     """
     options = PlotOptions()
     split, shown = (
-        (source.train, f"{recipe.data.dataset} train") if source.val is None else (source.val, recipe.data.val_name)
+        (source.train, f"{recipe.data.called} train") if source.val is None else (source.val, recipe.data.val_name)
     )
     sample = Sample(split, recipe, shown, workers=recipe.data.num_workers)
     title = f"{recipe.method}, {_epochs(recipe.max_epochs)}"

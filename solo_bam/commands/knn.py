@@ -36,7 +36,7 @@ def format_table(result: OfflineKNN) -> str:
     origin = transferred_from(about, result.data)
     lines = [
         "",
-        f"k-NN accuracy (%) on {result.images} images of {result.data.dataset} val",
+        f"k-NN accuracy (%) on {result.images} images of {result.data.called} val",
         f"Bank: {result.bank} clean training images",
         f"{about.recipe.method}, {about.branch}, epoch {about.epoch}, weights {about.weights}",
         *([f"The weights were trained on {origin}: this is transfer."] if origin else []),

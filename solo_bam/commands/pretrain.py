@@ -141,7 +141,7 @@ def _callbacks(recipe: Recipe, folder: RunFolder, data: PretrainData) -> list[pl
 def _announce(recipe: Recipe, has_val: bool) -> None:
     """What a user might not expect, before it starts."""
     rank_zero_info(
-        f"{recipe.method} on {recipe.data.dataset}: {recipe.num_large_crops} large and {recipe.num_small_crops} small "
+        f"{recipe.method} on {recipe.data.called}: {recipe.num_large_crops} large and {recipe.num_small_crops} small "
         f"crops, seed {recipe.seed}"
     )
     if is_resnet(recipe.backbone.name):

@@ -218,7 +218,7 @@ def _tuning(plan: Plan) -> str:
 def _stated(recipe: Recipe) -> dict[str, str]:
     stem = " with the stem for small images" if uses_cifar_stem(recipe) else ""
     return {
-        "data": recipe.data.dataset,
+        "data": recipe.data.called,
         "backbone": f"{recipe.backbone.name}{stem}",
         "crops": describe_crops(recipe),
         "epochs": str(recipe.max_epochs),

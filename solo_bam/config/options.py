@@ -71,6 +71,8 @@ def evaluation_data(recipe: Recipe, changes: dict[str, Any]) -> Data:
         own["format"] = "image_folder"  # the same files, read in the plain view
     if changes.get("dataset", own["dataset"]) != own["dataset"]:
         own = {"num_workers": own["num_workers"]}
+    if changes.get("train_path", own.get("train_path")) != own.get("train_path"):
+        own.pop("name", None)  # it is of other images
     return _validated(Data, own | changes, "data.")
 
 

@@ -168,16 +168,23 @@ class ImageData(Section):
 
     ``format: h5``: ``train_path`` and ``val_path`` are HDF5 files of class groups of encoded images. ``tensor``: a
     pretraining's images are all held in memory, on the device that trains, and augmented there.
+    ``name``: what numbers call the data; null: ``dataset``.
     ``on_error``: ``stop`` at an image that cannot be read, or ``skip`` it (the next one takes its place).
     """
 
     dataset: Literal["digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet", "custom"]
+    name: Annotated[Name, Field(min_length=1)] | None = None
     train_path: Path | None = None
     val_path: Path | None = None
     format: Literal["image_folder", "h5", "dali", "tensor"] = "image_folder"
     on_error: Literal["stop", "skip"] = "stop"
     num_workers: Index = 4
     fraction: Annotated[float, Field(lt=1)] = -1
+
+    @property
+    def called(self) -> str:
+        """The data's name for people."""
+        return self.name or self.dataset
 
 
 class Data(ImageData):
@@ -195,7 +202,7 @@ class Data(ImageData):
     def val_name(self) -> str:
         """What accuracies are measured on: ``digits val``."""
         held_out = f"train, {100 * self.tune_fraction:g} % held out"
-        return f"{self.dataset} {held_out if self.tune_fraction else 'val'}"
+        return f"{self.called} {held_out if self.tune_fraction else 'val'}"
 
 
 class Optimizer(Section):

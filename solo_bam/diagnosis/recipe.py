@@ -63,7 +63,7 @@ def _try(findings: list[Finding], topic: str, step: Callable[[], Any]) -> Any:
 
 def _data(recipe: Recipe, source: Source) -> Finding:
     val = "no labelled validation images" if source.val is None else f"{len(source.val):,} validation images"
-    text = f"{recipe.data.dataset}: {len(source.train):,} training and {val}"
+    text = f"{recipe.data.called}: {len(source.train):,} training and {val}"
     if source.val is None:
         return Finding("warning", "data", text, "the online linear head and k-NN are not evaluated")
     return Finding("ok", "data", f"{text} of {source.num_classes} classes")

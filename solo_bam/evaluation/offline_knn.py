@@ -153,7 +153,7 @@ def _records(setting: Setting, pretrained: Pretrained, data: Data, bank: int, im
                 "value": 100.0 * count / images,
                 "interval": wilson_interval(count / images, images),
                 "images": images,
-                "data": f"{data.dataset} val",
+                "data": f"{data.called} val",
                 "protocol": protocol,
                 **of_weights(pretrained),
             }

@@ -31,7 +31,7 @@ def classifier_records(
         world_size: processes.
     """
     protocol = classifier_protocol(recipe, data, trained_by, world_size)
-    place = f"{recipe.data.dataset} val"
+    place = f"{recipe.data.called} val"
     tally, best = model.tallies[0], model.best
     measured = [("accuracy", tally.accuracies[best])]
     if data.num_classes > TOP:
@@ -85,8 +85,8 @@ def classifier_protocol(
         "precision": str(recipe.precision),
         "seed": recipe.seed,
     }
-    if trained_by is not None and trained_by.data.dataset != recipe.data.dataset:
-        settings["pretrained on"] = trained_by.data.dataset
+    if trained_by is not None and trained_by.data.called != recipe.data.called:
+        settings["pretrained on"] = trained_by.data.called
     return settings
 
 

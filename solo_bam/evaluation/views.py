@@ -44,7 +44,7 @@ class Sample:
         source = find_source(data)
         split, which = (source.train, "train") if source.val is None else (source.val, "val")
         used = recipe.model_copy(update={"data": data})
-        return cls(split, used, f"{data.dataset} {which}", batch_size, data.num_workers if workers is None else workers)
+        return cls(split, used, f"{data.called} {which}", batch_size, data.num_workers if workers is None else workers)
 
     def take(self, count: int) -> Sample:
         """At most ``count`` images, the same ones every time; of so few classes that each has several."""

@@ -42,7 +42,7 @@ def model_card(card: Card) -> str:
     """The card as Markdown."""
     recipe = card.pretrained.recipe
     what = (
-        f"{recipe.backbone.name}, pretrained without labels by `{recipe.method}` on {recipe.data.dataset}. "
+        f"{recipe.backbone.name}, pretrained without labels by `{recipe.method}` on {recipe.data.called}. "
         f"`{card.file}` holds the backbone alone, without projector or classifier."
     )
     loading = detectron2_snippet(card) if card.file.endswith(".pkl") else timm_snippet(card)

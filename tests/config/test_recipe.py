@@ -21,7 +21,7 @@ MULTI_CROP = ("bam", "bam_momentum", "byol", "simclr")
 
 
 def test_recipes_are_shipped() -> None:
-    assert {f"digits/{m}" for m in DIGITS} <= set(SHIPPED)
+    assert {f"{folder}/{m}" for folder in ("digits", "cifar-small") for m in DIGITS} <= set(SHIPPED)
     assert {f"{folder}/{m}" for folder in ("cifar", "imagenet-100") for m in ALL} <= set(SHIPPED)
     assert {f"imagenet-100-multicrop/{m}" for m in MULTI_CROP} <= set(SHIPPED)
     assert {"imagenet/bam_vit_small", "imagenet/bam_vit_base", "imagenet/bam_caformer_m36"} <= set(SHIPPED)
@@ -36,16 +36,22 @@ def test_shipped_recipe_is_valid(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("folder", "methods"),
-    [("digits", DIGITS), ("cifar", ALL), ("imagenet-100", ALL), ("imagenet-100-multicrop", MULTI_CROP)],
+    [
+        ("digits", DIGITS),
+        ("cifar-small", DIGITS),
+        ("cifar", ALL),
+        ("imagenet-100", ALL),
+        ("imagenet-100-multicrop", MULTI_CROP),
+    ],
 )
 def test_recipes_of_one_folder_differ_in_the_method_alone(folder: str, methods: tuple[str, ...]) -> None:
-    """The method's own part is its settings and, but for the digits, its optimiser; the batch is shared."""
+    """The method's own part is its settings and, but for the small ones, its optimiser; the batch is shared."""
     own = {"name", "method", "method_kwargs", "momentum", "tuned"}
     recipes = [load_recipe(f"{folder}/{name}") for name in methods]
     for recipe in recipes:
         assert recipe.optimizer.batch_size == recipes[0].optimizer.batch_size
         assert recipe.optimizer.classifier_lr == recipes[0].optimizer.classifier_lr
-    if folder != "digits":
+    if folder not in ("digits", "cifar-small"):
         own |= {"optimizer"}
     shared = [recipe.model_dump(exclude=own) for recipe in recipes]
     assert all(part == shared[0] for part in shared)
