@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from solo_bam import distributed
-from solo_bam.losses.sinkhorn import column_potential, softmax_
+from solo_bam.losses.sinkhorn import bounded_column_potential, column_potential, largest_exponent, softmax_
 
 # Entries of one tile of the elementwise work: a few of them fit into a CPU core's cache.
 _CPU_TILE_ENTRIES = 2**17
@@ -96,13 +96,18 @@ class _Problem:
         """View of the entries of ``S`` that pair an image (from image ``first`` on) with itself: (crops, T, images)."""
         return S.view(*S.shape[:2], self.T, -1).diagonal(self.rank * self.B + first, dim1=1, dim2=3)
 
+    @property
+    def sharpness(self) -> float:
+        """Of the source attention, compared with the log-kernel: its logits are the log-kernel times this."""
+        return self.reg / self.temperature
+
     def masked_value(self, dtype: torch.dtype) -> float:
-        """A similarity whose exponential is 0, and which stays finite divided by ``reg`` or ``temperature``."""
-        return torch.finfo(dtype).min / 4 * min(1.0, self.reg, self.temperature)
+        """A logit whose exponential is 0, and which stays finite times ``sharpness``."""
+        return torch.finfo(dtype).min / 4 * min(1.0, 1 / self.sharpness)
 
 
-class _Similarities:
-    """``rows @ columns.T`` in blocks of images, positives masked; a block of all images is kept between passes."""
+class _LogKernel:
+    """``rows @ columns.T / reg`` in blocks of images, positives masked; a block of all images is kept between passes."""
 
     def __init__(self, p: _Problem, rows: Tensor, columns: Tensor):
         self.p, self.rows, self.columns = p, rows.view(p.V, p.B, -1), columns
@@ -110,7 +115,7 @@ class _Similarities:
         self.positive = rows.new_zeros(())  # cosine of different views of an image, summed over the images
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Images and their similarities, (V, images, C)."""
+        """Images and their part, (V, images, C)."""
         if self.kept is not None:
             yield slice(0, self.p.B), self.kept
             return
@@ -123,9 +128,10 @@ class _Similarities:
 
     def _block(self, images: slice) -> Tensor:
         p = self.p
-        S = (self.rows[:, images].flatten(0, 1) @ self.columns.T).view(p.V, -1, p.C)
+        rows = self.rows[:, images].flatten(0, 1)
+        S = torch.addmm(rows.new_zeros(()), rows, self.columns.T, beta=0, alpha=1 / p.reg).view(p.V, -1, p.C)
         positives = p.positives(S, images.start)
-        self.positive += _of_different_views(positives.sum(-1))
+        self.positive += _of_different_views(positives.sum(-1)) * p.reg
         if p.masking:
             positives.fill_(p.masked_value(S.dtype))
         return S
@@ -143,44 +149,70 @@ class _Workspace:
 
     def __init__(self, p: _Problem, like: Tensor):
         images = max(1, min(p.B, p.tile_entries(like) // (p.V * p.C)))
-        self._memory = like.new_empty(3, p.V * images * p.C)
+        self._memory = like.new_empty(2, p.V * images * p.C)
 
     def __call__(self, number: int, like: Tensor) -> Tensor:
-        """Memory 0, 1 or 2 in the shape of ``like``."""
+        """Memory 0 or 1 in the shape of ``like``."""
         return self._memory[number, : like.numel()].view(like.shape)
 
 
-def _log_kernel(p: _Problem, S: Tensor, g: Tensor | None, out: Tensor) -> Tensor:
-    return torch.mul(S, 1 / p.reg, out=out) if g is None else torch.add(g, S, alpha=1 / p.reg, out=out)
-
-
-def _potential(p: _Problem, similarities: _Similarities, work: _Workspace) -> Tensor | None:
+def _potential(p: _Problem, kernel: _LogKernel, work: _Workspace) -> Tensor | None:
     """Sinkhorn's column potential over all rows of all processes: (C,)."""
 
-    def tiles(g: Tensor | None) -> Iterator[Tensor]:
-        for _, S in similarities.blocks():
+    def tiles() -> Iterator[tuple[Tensor, Tensor]]:
+        for _, S in kernel.blocks():
             for tile in p.tiles(S):
-                yield _log_kernel(p, S[:, tile], g, work(0, S[:, tile])).flatten(0, 1)
+                yield S[:, tile], work(0, S[:, tile])
 
-    return column_potential(tiles, p.num_sink_iter)
+    def exponentials() -> Iterator[Tensor]:
+        for S, out in tiles():
+            yield torch.exp(S, out=out).flatten(0, 1)
+
+    def logits(g: Tensor | None) -> Iterator[Tensor]:
+        for S, out in tiles():
+            yield _plus(S, g, out).flatten(0, 1)
+
+    if _fits(1 / p.reg, kernel.columns):
+        return bounded_column_potential(exponentials, p.num_sink_iter)
+    return column_potential(logits, p.num_sink_iter)
+
+
+def _fits(largest: float, like: Tensor) -> bool:
+    """Whether exponentials of numbers up to ``largest``, their sums and the inverse of these can be represented."""
+    return largest <= largest_exponent(like.dtype)
+
+
+def _plus(S: Tensor, g: Tensor | None, out: Tensor) -> Tensor:
+    return out.copy_(S) if g is None else torch.add(S, g, out=out)
 
 
 def _target_attention(p: _Problem, S: Tensor, g: Tensor | None, work: _Workspace) -> tuple[Tensor, Tensor, Tensor]:
-    """P of a tile of similarities (L, images, C): P (rows of sum 1), its entropy and its largest entries, summed."""
-    logits = _log_kernel(p, S, g, work(0, S))
-    P = work(1, S)
-    lse, largest = softmax_(logits, out=P)
+    """P of a tile of the log-kernel (L, images, C): P (rows of sum 1), its entropy and its largest entries, summed."""
+    P = _plus(S, g, work(0, S))
+    lse, largest = softmax_(P)
     if p.top_k == 0:
-        return P, lse.sum() - _dot(P, logits), largest.sum()
+        mean_logit = _dot(P, S) if g is None else _dot(P, S) + P.flatten(0, 1).sum(0) @ g
+        return P, lse.sum() - mean_logit, largest.sum()
     # The columns are chosen by the average over the image's views. Renormalising in the log domain keeps
     # a view whose mass lies elsewhere finite.
     columns = P.mean(0).topk(p.top_k, dim=-1).indices.expand(p.L, -1, -1)
-    kept = torch.softmax(logits.gather(-1, columns), dim=-1)
+    logits = S.gather(-1, columns)
+    kept = torch.softmax(logits if g is None else logits + g[columns], dim=-1)
     return P.zero_().scatter_(-1, columns, kept), torch.special.entr(kept).sum(), kept.amax(-1).sum()
 
 
+def _source_attention(p: _Problem, S: Tensor, work: _Workspace) -> tuple[Tensor, Tensor]:
+    """A of a tile of the log-kernel (V, images, C), rows of sum 1, and the log-sum-exp of its logits (V, images)."""
+    A = torch.mul(S, p.sharpness, out=work(1, S))
+    if not _fits(1 / p.temperature, A):
+        return A, softmax_(A)[0]
+    total = A.exp_().sum(-1, keepdim=True)
+    return A.mul_(total.reciprocal()), total.log_().squeeze(-1)
+
+
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.dot(a.flatten(), b.flatten())
+    """Sum of the products; view by view, since a tile's views lie apart."""
+    return torch.stack([torch.dot(x.flatten(), y.flatten()) for x, y in zip(a, b)]).sum()
 
 
 class _AttentionMatching(torch.autograd.Function):
@@ -191,8 +223,8 @@ class _AttentionMatching(torch.autograd.Function):
         rows, inverse_norms = _unit_rows(z)
         target_rows = rows if z_teacher is None else _unit_rows(z_teacher)[0].to(rows.dtype)
         columns = _gather_columns(target_rows, p)
-        source = _Similarities(p, rows, columns)
-        target = source if z_teacher is None else _Similarities(p, target_rows, columns)
+        source = _LogKernel(p, rows, columns)
+        target = source if z_teacher is None else _LogKernel(p, target_rows, columns)
         need_grad = ctx.needs_input_grad[0]
         totals, dz, dt = _pass(p, source, target, need_grad, need_grad and z_teacher is None)
 
@@ -213,11 +245,20 @@ class _AttentionMatching(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, None, None]:
         p: _Problem = ctx.p
         rows, inverse_norms, dz, dt = ctx.gradients
-        dz = grad * dz
+        along = grad * _row_dots(dz, rows)
+        dz = dz * (grad * inverse_norms)
         if dt is not None:
-            dz[: p.T * p.B] += _own_columns(p, grad * dt)
-        along = torch.linalg.vecdot(dz, rows).unsqueeze(-1)
-        return dz.addcmul_(rows, along, value=-1).mul_(inverse_norms).to(ctx.dtype), None, None
+            first = slice(p.T * p.B)
+            own = _own_columns(p, grad * dt)
+            along[first] += _row_dots(own, rows[first])
+            dz[first].addcmul_(own, inverse_norms[first])
+        return dz.addcmul_(rows, along.mul_(inverse_norms), value=-1).to(ctx.dtype), None, None
+
+
+def _row_dots(a: Tensor, b: Tensor) -> Tensor:
+    """Products of the rows of two matrices, (rows, 1); piece by piece, since each piece needs memory of its size."""
+    pieces = max(1, _Problem.tile_entries(a) // a.shape[1])
+    return torch.cat([torch.linalg.vecdot(x, y) for x, y in zip(a.split(pieces), b.split(pieces))]).unsqueeze(-1)
 
 
 def _own_columns(p: _Problem, dt: Tensor) -> Tensor:
@@ -226,7 +267,7 @@ def _own_columns(p: _Problem, dt: Tensor) -> Tensor:
 
 
 def _pass(
-    p: _Problem, source: _Similarities, target: _Similarities, need_dz: bool, need_dt: bool
+    p: _Problem, source: _LogKernel, target: _LogKernel, need_dz: bool, need_dt: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Sums of :func:`_match` over all images (4,), and the gradients by normalised rows (V B, D) and columns (C, D)."""
     columns, work = source.columns, _Workspace(p, source.columns)
@@ -249,7 +290,7 @@ def _pass(
     return totals, None if dz is None else dz.flatten(0, 1), dt
 
 
-def _pairs(source: _Similarities, target: _Similarities) -> Iterator[tuple[slice, Tensor, Tensor]]:
+def _pairs(source: _LogKernel, target: _LogKernel) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Images, their source and their target similarities, block by block."""
     if source is target:
         yield from ((images, S, S) for images, S in source.blocks())
@@ -270,14 +311,12 @@ def _match(
         write_gradient: whether anybody needs G.
     """
     P, target_entropy, largest = _target_attention(p, S_target, g, work)
-    logits = torch.mul(S, 1 / p.temperature, out=work(0, S))
-    A = work(2, S)
-    lse, _ = softmax_(logits, out=A)
-    source_entropy = lse.sum() - _dot(A, logits)
+    A, lse = _source_attention(p, S, work)
+    source_entropy = lse.sum() - _dot(A, S) * p.sharpness
 
     loss = S.new_zeros(())
     for views, targets, count in _targets_of_views(p, P):
-        loss += count * lse[views].sum() - (logits[views].flatten(1) @ targets.flatten()).sum()
+        loss += count * lse[views].sum() - (S[views].flatten(1) @ targets.flatten()).sum() * p.sharpness
         if write_gradient:
             torch.sub(targets, A[views], alpha=count, out=S[views])
     return torch.stack([loss, target_entropy, source_entropy, largest])
@@ -357,7 +396,7 @@ def _unit_rows(z: Tensor) -> tuple[Tensor, Tensor]:
     # Half precision holds no gradient of 1 / length below the root of its smallest number.
     shortest = max(_SHORTEST_ROW, math.sqrt(torch.finfo(z.dtype).tiny))
     z = z if z.dtype == torch.float64 else z.float()
-    largest = torch.linalg.vector_norm(z, ord=torch.inf, dim=-1, keepdim=True)
+    largest = torch.maximum(z.amax(-1, keepdim=True), z.amin(-1, keepdim=True).neg_())  # the norm is slow
     factor = torch.where(largest > shortest, largest.reciprocal(), 0)
     unit = z * factor  # by the largest entry first, so that no square overflows
     inverse = torch.linalg.vector_norm(unit, dim=-1, keepdim=True).clamp_min_(1).reciprocal_()

@@ -1,4 +1,4 @@
-"""Entropy-regularised optimal transport with uniform marginals, in the log domain.
+"""Entropy-regularised optimal transport with uniform marginals.
 
 The transport plan of a log-kernel ``K = S / reg`` (rows x columns) has the form
 ``P_ic = exp(K_ic + f_i + g_c)``. Sinkhorn's iteration chooses ``g`` so that all columns sum to the same
@@ -11,10 +11,14 @@ value, then ``f`` so that all rows do. Two facts keep it short and stable:
 
 After the first pass every column holds an entry of at least 1 / rows, so the column sums of the softmax
 cannot underflow; only the first pass needs a log-sum-exp.
+
+Where ``exp(K)`` and its inverse can be represented, an iteration is two products of ``exp(K)`` with a vector and takes
+no exponential: ``exp(-g) <- exp(K)^T (1 / (exp(K) exp(g)))``, from ``exp(K)^T 1`` on.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -46,6 +50,48 @@ def column_potential(tiles: Callable[[Tensor | None], Iterable[Tensor]], num_ite
             sums += tile.sum(0)
         g = g - all_sum(sums).log()
     return g
+
+
+def bounded_column_potential(tiles: Callable[[], Iterable[Tensor]], num_iter: int) -> Tensor | None:
+    """:func:`column_potential` where the log-kernel's entries lie between ``-limit`` and ``limit``, or are masked.
+
+    Args:
+        tiles: yields the kernel ``exp(log-kernel)`` in tiles ``(rows, columns)`` of this process's rows, masked
+            entries 0; called once per iteration. ``limit``: see :func:`largest_exponent`.
+        num_iter: as there.
+
+    Returns:
+        As there; the middle between the largest and the smallest entry is 0.
+    """
+    g: Tensor | None = None
+    for _ in range(num_iter):
+        sums: Tensor | None = None
+        scaling = None if g is None else g.exp()
+        for kernel in tiles():
+            if scaling is None:
+                part = kernel.sum(0)
+                sums = part if sums is None else sums.add_(part)
+            else:
+                sums = torch.zeros_like(scaling) if sums is None else sums
+                sums.addmv_(kernel.T, kernel.mv(scaling).clamp_min_(_tiny(kernel)).reciprocal_())
+        if sums is None:
+            raise ValueError("sinkhorn needs at least one row, got none")
+        # The clamps, here and above, keep finite what no data should come to.
+        g = all_sum(sums).clamp_(_tiny(sums), 1 / _tiny(sums)).log_().neg_()
+        g -= (g.amax() + g.amin()) / 2
+    return g
+
+
+def largest_exponent(dtype: torch.dtype) -> float:
+    """The limit of :func:`bounded_column_potential`: the square of its exponential, times 1,000 rows, has its inverse.
+
+    The square: an image that resembles no other has columns of the largest potential, all masked for its own rows.
+    """
+    return (-math.log(torch.finfo(dtype).tiny) - math.log(1000)) / 2
+
+
+def _tiny(like: Tensor) -> float:
+    return torch.finfo(like.dtype).tiny
 
 
 def softmax_(x: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
