@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from solo_bam import distributed
 from solo_bam.losses.sinkhorn import bounded_column_potential, column_potential, largest_exponent, softmax_
 
-# Entries of one tile of the elementwise work: a few of them fit into a CPU core's cache.
+# Entries of one tile of the elementwise work, for each thread: a few of them fit into a CPU core's cache.
 _CPU_TILE_ENTRIES = 2**17
 _GPU_TILE_ENTRIES = 2**24
 # Entries of one block of similarities, the unit of the matrix products (64 MiB in float32).
@@ -85,7 +85,7 @@ class _Problem:
 
     @staticmethod
     def tile_entries(like: Tensor) -> int:
-        return _CPU_TILE_ENTRIES if like.device.type == "cpu" else _GPU_TILE_ENTRIES
+        return _CPU_TILE_ENTRIES * torch.get_num_threads() if like.device.type == "cpu" else _GPU_TILE_ENTRIES
 
     def _slices(self, images: int, entries: int) -> Iterator[slice]:
         step = max(1, entries // (self.V * self.C))
@@ -107,7 +107,7 @@ class _Problem:
 
 
 class _LogKernel:
-    """``rows @ columns.T / reg`` in blocks of images, positives masked; a block of all images is kept between passes."""
+    """``rows @ columns.T / reg`` in blocks of images, positives masked; one of all images is kept between passes."""
 
     def __init__(self, p: _Problem, rows: Tensor, columns: Tensor):
         self.p, self.rows, self.columns = p, rows.view(p.V, p.B, -1), columns
@@ -257,8 +257,9 @@ class _AttentionMatching(torch.autograd.Function):
 
 def _row_dots(a: Tensor, b: Tensor) -> Tensor:
     """Products of the rows of two matrices, (rows, 1); piece by piece, since each piece needs memory of its size."""
-    pieces = max(1, _Problem.tile_entries(a) // a.shape[1])
-    return torch.cat([torch.linalg.vecdot(x, y) for x, y in zip(a.split(pieces), b.split(pieces))]).unsqueeze(-1)
+    size = max(1, _Problem.tile_entries(a) // a.shape[1])
+    pieces = zip(torch.split(a, size), torch.split(b, size))
+    return torch.cat([torch.linalg.vecdot(x, y) for x, y in pieces]).unsqueeze(-1)
 
 
 def _own_columns(p: _Problem, dt: Tensor) -> Tensor:

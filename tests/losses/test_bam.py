@@ -71,6 +71,9 @@ SETTINGS: list[dict[str, Any]] = [
     {"num_crops": 2, "num_large_crops": 2, "num_sink_iter": 20, "reg": 0.2},
     {"num_crops": 4, "num_large_crops": 2, "top_k_sink": 3},
     {"num_crops": 2, "num_large_crops": 2, "positive_masking": False, "top_k_sink": 5},
+    # Below largest_exponent: potentials by log-sum-exps.
+    {"num_crops": 4, "num_large_crops": 2, "reg": 0.002, "temperature": 0.0025},
+    {"num_crops": 2, "num_large_crops": 2, "reg": 0.002, "num_sink_iter": 1},
 ]
 
 
@@ -88,6 +91,7 @@ def test_agrees_with_the_reference(
     entries = settings["num_crops"] * 6 * (settings.get("target_crops_number") or settings["num_large_crops"])
     monkeypatch.setattr(bam_module, "_BLOCK_ENTRIES", block * entries)
     monkeypatch.setattr(bam_module, "_CPU_TILE_ENTRIES", tile * entries)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     z = _features(settings).requires_grad_()
     z_teacher = _features(settings, seed=1) if teacher else None
     loss, _ = bam_loss(z, z_teacher, **settings)
@@ -144,7 +148,7 @@ def test_own_views_are_masked() -> None:
         V=V, L=2, T=2, B=B, W=1, rank=0, reg=0.05, temperature=0.1, num_sink_iter=3, top_k=0, masking=True
     )
     z = torch.nn.functional.normalize(torch.randn(V * B, D, dtype=torch.float64), dim=-1)
-    ((_, S),) = bam_module._Similarities(p, z, z).blocks()
+    ((_, S),) = bam_module._LogKernel(p, z, z).blocks()
     own = torch.arange(V * B) % B == torch.arange(B)[:, None]
     work = bam_module._Workspace(p, z)
     P, _, _ = bam_module._target_attention(p, S, None, work)
