@@ -65,7 +65,7 @@ def test_products_with_the_kernel_give_the_same_potential(kind: str, num_iter: i
         return
     expected -= (expected.amax() + expected.amin()) / 2
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
-    assert found.amax() > 1  # nothing trivial
+    assert found.amax() > 0.5  # nothing trivial
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
