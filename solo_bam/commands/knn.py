@@ -15,6 +15,7 @@ _KEYS = """keys (and their defaults):
   branch=student            or teacher
   data.train_path=, data.val_path=, data.dataset=, ...
                             changes to the recipe's section data
+  precision=32              or bf16-mixed: of the frozen network
   batch_size=256  num_workers=4  accelerator=auto
   output=                   folder of records and cached features; default: evaluation/ of the run
 """

@@ -21,6 +21,7 @@ class KNNOptions(Section):
     """``solo-bam knn``: every k, temperature and distance is combined with every other.
 
     ``data``: changes to the recipe's; the bank is all of its training images unless ``data.fraction`` is given.
+    ``precision``: of the frozen network; distances and votes are float32.
     ``output``: folder of the records and the cached features; null: ``evaluation/`` of the run.
     """
 
@@ -31,6 +32,7 @@ class KNNOptions(Section):
     ] = ["cosine", "euclidean"]  # fmt: skip
     branch: Literal["student", "teacher"] = "student"
     data: dict[str, Any] = {}
+    precision: Literal[32, "bf16-mixed"] = 32
     batch_size: Count = 256
     num_workers: Index = 4
     accelerator: str = "auto"

@@ -25,6 +25,7 @@ def cached_features(
     view: Transform,
     batch_size: int = 256,
     workers: int = 0,
+    bf16: bool = False,
 ) -> Features:
     """A split's features out of ``folder``, or extracted and put there.
 
@@ -37,12 +38,13 @@ def cached_features(
         view: how they are seen, without randomness; its ``str`` tells views apart.
         batch_size: images at once.
         workers: loader processes.
+        bf16: the backbone runs in bfloat16 autocast.
     """
-    key = _digest([str(_FORM), weights, str(view), split.on_error, identity(split)])
+    key = _digest([str(_FORM), weights, str(view), split.on_error, identity(split), *(["bf16"] if bf16 else [])])
     path = folder / f"{name}-{key}.pt"
     if (found := _read(path)) is not None:
         return found
-    features = extract_features(backbone, split(view), batch_size, workers, progress=name)
+    features = extract_features(backbone, split(view), batch_size, workers, progress=name, bf16=bf16)
     _write(path, features)
     return features
 

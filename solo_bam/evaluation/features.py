@@ -62,6 +62,7 @@ def extract_chunks(
     batch_size: int = 256,
     workers: int = 0,
     progress: str | None = None,
+    bf16: bool = False,
 ) -> Iterator[Chunk]:
     """What frozen networks make of some images; each image is read once for all of them.
 
@@ -75,6 +76,7 @@ def extract_chunks(
         batch_size: images at once.
         workers: loader processes.
         progress: shows a bar of this name.
+        bf16: the networks run in bfloat16 autocast.
     """
     parameter = next(networks[0].parameters())
     batches = [list(chunk[i : i + batch_size]) for chunk in chunks for i in range(0, len(chunk), batch_size)]
@@ -93,7 +95,9 @@ def extract_chunks(
             images, targets = next(source)
             images = images.to(parameter.device, parameter.dtype)
             for kept, network in zip(values, networks):
-                kept.append(network(images).float().cpu())
+                with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+                    found = network(images)
+                kept.append(found.float().cpu())
             labels.append(targets)
         yield Chunk(chunk, [torch.cat(kept) for kept in values], torch.cat(labels))
 
@@ -107,7 +111,12 @@ def _with_bar(loader: DataLoader[Any], name: str | None) -> Any:
 
 
 def extract_features(
-    backbone: nn.Module, dataset: Dataset[Any], batch_size: int = 256, workers: int = 0, progress: str | None = None
+    backbone: nn.Module,
+    dataset: Dataset[Any],
+    batch_size: int = 256,
+    workers: int = 0,
+    progress: str | None = None,
+    bf16: bool = False,
 ) -> Features:
     """What a backbone makes of each image, in evaluation mode; its mode is put back afterwards.
 
@@ -117,10 +126,11 @@ def extract_features(
         batch_size: images at once.
         workers: loader processes.
         progress: shows a bar of this name.
+        bf16: the backbone runs in bfloat16 autocast.
     """
     everything = [range(len(dataset))]  # type: ignore[arg-type]
     with evaluating(backbone):
-        (chunk,) = extract_chunks([backbone], dataset, everything, batch_size, workers, progress)
+        (chunk,) = extract_chunks([backbone], dataset, everything, batch_size, workers, progress, bf16)
     return Features(chunk.values[0], chunk.labels)
 
 

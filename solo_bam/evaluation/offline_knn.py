@@ -89,7 +89,9 @@ def evaluate_knn(checkpoint: Path, options: KNNOptions) -> OfflineKNN:
         _features(folder, name, pretrained, split, options) for name, split in (("train", bank), ("val", queries))
     )
     settings = list(vote(train, test, options))
-    records = [r for s in settings for r in _records(s, pretrained, data, len(bank), len(queries))]
+    records = [
+        r for s in settings for r in _records(s, pretrained, data, len(bank), len(queries), str(options.precision))
+    ]
     name = f"knn-{data.dataset}-{pretrained.branch}"
     return OfflineKNN(pretrained, data, len(bank), len(queries), settings, write_records(folder, name, records))
 
@@ -116,7 +118,7 @@ def _features(folder: Path, name: str, pretrained: Pretrained, split: Split, opt
     view = plain_view(pretrained.recipe.data.dataset, pretrained.recipe.augmentations[0])
     features = cached_features(
         folder / "cache", name, pretrained.backbone, pretrained.weights, split, view,
-        options.batch_size, options.num_workers,
+        options.batch_size, options.num_workers, bf16=options.precision != 32,
     )  # fmt: skip
     if not features.values.isfinite().all():
         raise UserError("checkpoint", f"{pretrained.path} gives features that are not finite", "use an earlier one")
@@ -132,7 +134,9 @@ def vote(bank: Features, test: Features, options: KNNOptions) -> Iterator[Settin
             yield from (Setting(distance, temperature, k, hits[k]) for k in sorted(hits))
 
 
-def _records(setting: Setting, pretrained: Pretrained, data: Data, bank: int, images: int) -> list[Record]:
+def _records(
+    setting: Setting, pretrained: Pretrained, data: Data, bank: int, images: int, precision: str
+) -> list[Record]:
     share = "all" if data.fraction <= 0 else f"{100 * data.fraction:g} %"
     protocol: dict[str, Plain] = {
         "kind": "k-NN",
@@ -144,6 +148,8 @@ def _records(setting: Setting, pretrained: Pretrained, data: Data, bank: int, im
         "distance": setting.distance,
         "crop": describe_plain_view(pretrained.recipe.augmentations[0]),
     }
+    if precision != "32":
+        protocol["precision"] = precision
     if origin := transferred_from(pretrained, data):
         protocol["pretrained on"] = origin
     return [

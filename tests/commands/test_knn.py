@@ -94,6 +94,22 @@ def test_a_second_call_extracts_nothing(output: Path, checkpoint: Path, monkeypa
     assert _again(checkpoint) == 0
 
 
+def test_bf16_is_close_and_said_and_another_extraction(output: Path, checkpoint: Path, tmp_path: Path) -> None:
+    evaluation = tmp_path / "evaluation"
+    shutil.copytree(output, evaluation)
+    settings = ["k=20", "distance=cosine", "precision=bf16-mixed", f"output={evaluation}", *FEW]
+    assert main(["knn", str(checkpoint), *settings]) == 0
+    record = read_records(evaluation)[0]
+    assert record.protocol["precision"] == "bf16-mixed"
+    assert "precision" not in read_records(output)[0].protocol
+    exact, _ = _features(output, "val")
+    coarse = [torch.load(path, weights_only=True)["values"] for path in (evaluation / "cache").glob("val-*.pt")]
+    assert len(coarse) == 2
+    assert sorted(torch.equal(values, exact) for values in coarse) == [False, True]
+    for values in coarse:
+        torch.testing.assert_close(values, exact, rtol=0.05, atol=0.05 * exact.abs().max().item())
+
+
 @pytest.mark.parametrize("damage", ["cut", "altered", "foreign"])
 def test_damaged_features_are_extracted_again(damage: str, output: Path, checkpoint: Path, caplog: Any) -> None:
     (path,) = (output / "cache").glob("train-*.pt")
