@@ -2,7 +2,7 @@
 
     python -m benchmarks.cifar10_jpeg datasets datasets/cifar10-jpeg
 
-Reads torchvision's CIFAR-10 in the first folder (downloaded there if missing) and writes ``train`` and ``test`` into the
+Reads torchvision's CIFAR-10 in the first folder (downloaded there if missing), writes ``train`` and ``test`` into the
 second: 60,000 files, 57 MB. Pillow's JPEG of default quality, 75, is what the study's files have.
 """
 
