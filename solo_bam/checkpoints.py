@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from pydantic import ValidationError
@@ -21,6 +21,7 @@ from solo_bam.errors import UserError
 from solo_bam.foreign import about_solo_learn, filled
 
 Branch = Literal["student", "teacher"]
+Network = Literal["student", "teacher", "untrained"]
 # The names of our checkpoints and solo-learn's head edition, then those of solo-learn's release edition.
 _PREFIXES = {"student": ("backbone.", "encoder."), "teacher": ("momentum_backbone.", "momentum_encoder.")}
 _SHOWN = 5  # keys in a message
@@ -34,7 +35,7 @@ class Pretrained:
     Attributes:
         backbone: on the CPU, in evaluation mode, with ``num_features``.
         recipe: that it was trained by.
-        branch: ``student`` or ``teacher``.
+        branch: ``student``, ``teacher`` or ``untrained``.
         epoch: epochs trained.
         path: of the checkpoint.
         weights: of the backbone, :func:`hash_weights`.
@@ -44,7 +45,7 @@ class Pretrained:
 
     backbone: nn.Module
     recipe: Recipe
-    branch: Branch
+    branch: Network
     epoch: int
     path: Path
     weights: str
@@ -151,30 +152,34 @@ def _recipe_of(about: dict[str, Any], path: Path, key: str) -> Recipe:
         raise UserError(key, problem, "use the version of solo-bam that its run.json names") from None
 
 
-def load_pretrained(path: Path, branch: Branch = "student", key: str = "checkpoint") -> Pretrained:
+def load_pretrained(path: Path, branch: Network = "student", key: str = "checkpoint") -> Pretrained:
     """The backbone of a run of ``solo-bam pretrain``, of solo-learn's own script, or of a file of ``solo-bam export``.
 
     Args:
         path: a checkpoint, a run's folder, or an exported ``.safetensors``.
-        branch: the trained network or its momentum teacher.
+        branch: the trained network, its momentum teacher, or the network as the run started it.
         key: for messages.
 
     Raises:
         UserError: not a checkpoint of either, or its weights are not those of its recipe's backbone.
     """
-    if branch not in _PREFIXES:
-        raise UserError("branch", f"got {branch!r}, allowed: {', '.join(_PREFIXES)}", "correct it")
+    if branch not in get_args(Network):
+        raise UserError("branch", f"got {branch!r}, allowed: {', '.join(get_args(Network))}", "correct it")
     content = read_checkpoint(path, key)
     about = _about(content, path, key)
     if about is None:
         problem = f"{path} was not saved by solo-bam, and has no args.json of solo-learn's beside it"
         raise UserError(key, problem, "give a checkpoint of solo-bam or solo-learn")
     recipe = _recipe_of(about, path, key)
-    backbone = backbone_of(recipe)
-    load_weights(backbone, backbone_state(content["state_dict"], branch, key), key)
-    epoch = int(content.get("epoch", -1)) + 1
-    weights, own = hash_weights(backbone), about.get("own_recipe", True)
-    return Pretrained(backbone, recipe, branch, epoch, find_checkpoint(path, key), weights, own)
+    own, epoch = about.get("own_recipe", True), int(content.get("epoch", -1)) + 1
+    if branch == "untrained":
+        if not own:
+            raise UserError("branch", "got 'untrained', the run's seed is not known", "set branch=student")
+        backbone, epoch = untrained_backbone(recipe), 0
+    else:
+        backbone = backbone_of(recipe)
+        load_weights(backbone, backbone_state(content["state_dict"], branch, key), key)
+    return Pretrained(backbone, recipe, branch, epoch, find_checkpoint(path, key), hash_weights(backbone), own)
 
 
 def backbone_of(recipe: Recipe, any_size: bool = False) -> nn.Module:

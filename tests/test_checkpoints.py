@@ -6,8 +6,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from solo_bam.checkpoints import backbone_of, backbone_state, hash_weights, load_pretrained, load_weights
+from solo_bam.checkpoints import (
+    backbone_of,
+    backbone_state,
+    hash_weights,
+    load_pretrained,
+    load_weights,
+    untrained_backbone,
+)
+from solo_bam.config.resolve import resolve
 from solo_bam.errors import UserError
+from solo_bam.training import build_model, find_devices, seed_everything
 from tests.recipes import tiny
 
 
@@ -41,6 +50,25 @@ def test_a_backbone_comes_back_exactly(tmp_path):
 def test_both_editions_names_and_branches(name, branch):
     wanted = {f"{name}.layer.weight": torch.ones(1), "projector.weight": torch.zeros(1)}
     assert backbone_state(wanted, branch, "checkpoint") == {"layer.weight": torch.ones(1)}
+
+
+@pytest.mark.parametrize("method", ["bam", "bam_momentum", "byol", "simclr", "dino"])
+def test_every_method_starts_from_the_untrained_network(tmp_path, method):
+    recipe = tiny(tmp_path, f"digits/{method}")
+    devices = find_devices(recipe)[0]
+    seed_everything(recipe.seed)
+    model = build_model(recipe, resolve(recipe, num_classes=10, has_val=True, world_size=1), devices)
+    assert hash_weights(model.backbone) == hash_weights(untrained_backbone(recipe))
+
+
+def test_the_untrained_network_of_a_run(tmp_path):
+    recipe = tiny(tmp_path)
+    _, path = _saved(tmp_path, recipe)
+    found = load_pretrained(path, "untrained")
+    assert (found.branch, found.epoch) == ("untrained", 0)
+    assert found.weights == hash_weights(untrained_backbone(recipe)) != load_pretrained(path).weights
+    with pytest.raises(UserError, match="allowed: student, teacher, untrained"):
+        load_pretrained(path, "pupil")
 
 
 def test_a_method_without_teacher_says_so(tmp_path):

@@ -14,7 +14,7 @@ from solo_bam.comparison.launch import Job, alone, launch
 from solo_bam.comparison.plan import RUNS, Plan, PlannedRun, make_plan, override_lines
 from solo_bam.comparison.progress import Progress, overview
 from solo_bam.comparison.report import write_report
-from solo_bam.config.comparison import Comparison, load_comparison
+from solo_bam.config.comparison import UNTRAINED, Comparison, load_comparison
 from solo_bam.errors import UserError
 
 _JOBLIB = "hydra_plugins.hydra_joblib_launcher"
@@ -67,7 +67,7 @@ def compare(plan: Plan, launcher: Sequence[str] = ()) -> int:
             _work("Tuning", [_job(run, [], folder, at_once) for run in plan.trials], folder, launcher, lock)
             plan = plan.with_runs(choose_factors(plan, folder))
         write_plan(plan, folder)
-        jobs = [_job(run, evaluations(comparison), folder, at_once) for run in plan.runs]
+        jobs = [_job(run, evaluations(comparison, run.entry), folder, at_once) for run in plan.runs]
         _work("Runs", jobs, folder, launcher, lock, lambda: overview(collect(folder)))
         results = collect(folder)
         page = write_report([results], folder, with_latex=comparison.latex)
@@ -93,8 +93,11 @@ def _work(
         launch(left, folder, launcher, lock, Progress(stage, jobs, table))
 
 
-def evaluations(comparison: Comparison) -> list[list[str]]:
-    """Arguments of the commands that measure each run, ``{run}`` for its folder."""
+def evaluations(comparison: Comparison, entry: str) -> list[list[str]]:
+    """Arguments of the commands that measure a row's runs, ``{run}`` for their folder.
+
+    All rows start from the same network, so the first row's runs are measured untrained, too.
+    """
     found = []
     options = comparison.knn_options
     if options is not None:
@@ -104,6 +107,8 @@ def evaluations(comparison: Comparison) -> list[list[str]]:
         runs = comparison.folder.expanduser() / RUNS
         places = override_lines({"checkpoint": {"enabled": False, "dir": str(runs)}, "enable_progress_bar": False})
         found.append(["linear", "{run}", "--config-name", comparison.linear, *places])
+    if comparison.untrained and entry == comparison.methods[0].name:
+        found += [[*words, f"branch={UNTRAINED}"] for words in found]
     return found
 
 

@@ -13,6 +13,7 @@ from solo_bam.comparison.fairness import describe_crops
 from solo_bam.comparison.launch import FAILED, Job
 from solo_bam.comparison.plan import Plan, PlannedRun
 from solo_bam.comparison.results import Column, Cost, Outcome, Point, Results, Trial
+from solo_bam.config.comparison import UNTRAINED
 from solo_bam.config.resolve import uses_cifar_stem
 from solo_bam.config.schema import Recipe
 from solo_bam.errors import UserError
@@ -146,17 +147,20 @@ def columns(outcomes: Sequence[Outcome]) -> list[Column]:
         for record in one.records:
             if record.unit != "%" or record.metric != "accuracy":
                 continue
-            key = f"{record.protocol_key}-{record.branch}"
-            column = found.setdefault(key, _column(key, record))
-            column.values.setdefault(one.entry, {})[one.seed] = record.value
+            branch, entry = record.branch, one.entry
+            if branch == UNTRAINED:
+                branch, entry = "student", UNTRAINED
+            key = f"{record.protocol_key}-{branch}"
+            column = found.setdefault(key, _column(key, record, branch))
+            column.values.setdefault(entry, {})[one.seed] = record.value
     return sorted(found.values(), key=lambda column: (column.branch != "student", column.online))
 
 
-def _column(key: str, record: Record) -> Column:
+def _column(key: str, record: Record, branch: str | None) -> Column:
     kind, online = str(record.protocol.get("kind", record.metric)), bool(record.protocol.get("online"))
     settings = f" (k = {record.protocol['k']})" if "k" in record.protocol else ""
-    title = f"{'online ' if online else ''}{kind}{settings}" + ("" if record.branch == "student" else ", teacher")
-    return Column(key, title, record.unit, record.stated, record.branch or "student", online, {})
+    title = f"{'online ' if online else ''}{kind}{settings}" + (", teacher" if branch == "teacher" else "")
+    return Column(key, title, record.unit, record.stated, branch or "student", online, {})
 
 
 # ---------------------------------------------------------------------------------------------- tuning

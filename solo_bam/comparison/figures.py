@@ -21,6 +21,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from solo_bam.comparison.results import Column, Cost, Outcome, Point, Trial
 from solo_bam.comparison.statistics import Estimate
+from solo_bam.config.comparison import UNTRAINED
 from solo_bam.plots.style import COLOURS, STYLE, shortened
 
 _MARKERS = "os^vDP*X<>p"  # as many as no multiple of the colours: both together repeat late
@@ -101,7 +102,13 @@ def draw_accuracy(column: Column, entries: Sequence[str], unfair: bool = False) 
             told = "" if one is None else f"{one.mean:.1f}" + (f" ± {one.half_width:.1f}" if one.interval else "")
             _draw_row(axis, row, values, one, look, limits, told, filled=True)
         _name_rows(axis, entries, limits)
-        axis.set_xlabel(f"{column.unit} (dots: seeds; line: 95 % interval of the mean)")
+        untrained = column.estimate(UNTRAINED)
+        start = "" if untrained is None else f"; dashed: untrained, {untrained.mean:.1f}"
+        if untrained is not None and untrained.mean > limits[0]:
+            axis.axvline(untrained.mean, color=_GREY, linestyle="--", linewidth=1.2, zorder=1)
+        elif untrained is not None:
+            start = start.replace("dashed: untrained", "untrained, to the left")
+        axis.set_xlabel(f"{column.unit} (dots: seeds; line: 95 % interval of the mean{start})")
         return figure
 
 

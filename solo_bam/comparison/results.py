@@ -80,7 +80,7 @@ class Column(NamedTuple):
         stated: the whole protocol in a line.
         branch: ``student`` or ``teacher``.
         online: measured during the pretraining.
-        values: ``{entry: {seed: value}}``.
+        values: ``{entry: {seed: value}}``; of the entry ``untrained``, the network that all start from.
     """
 
     key: str

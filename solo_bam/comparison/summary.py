@@ -9,6 +9,7 @@ from statistics import median
 from solo_bam.comparison.fairness import Difference
 from solo_bam.comparison.results import Column, Cost, Outcome, Results, Trial
 from solo_bam.comparison.statistics import Estimate
+from solo_bam.config.comparison import UNTRAINED
 from solo_bam.runs import flat
 
 MISSING = "—"
@@ -170,7 +171,9 @@ def _name(letter: str, column: Column) -> str:
 
 
 def _accuracies(results: Results, pairs: Sequence[tuple[str, Column]], caption: str, notes: Sequence[str]) -> Table:
-    estimates = {entry: [column.estimate(entry) for _, column in pairs] for entry in results.entries}
+    measured = any(UNTRAINED in column.values for _, column in pairs)
+    entries = [*results.entries, *([UNTRAINED] if measured else [])]
+    estimates = {entry: [column.estimate(entry) for _, column in pairs] for entry in entries}
     protocols = [f"({letter}) {column.stated}" for letter, column in pairs]
     return Table(
         f"{caption}: mean ± half of the 95 % interval over seeds",
@@ -339,6 +342,7 @@ def facts(results: Results) -> list[str]:
         *unfair_notes(results),
         *_on_seeds(results),
         *_on_differences(results),
+        *_on_untrained(results),
         *_on_images(results),
         *_on_tuning(results),
         *_on_reach(results),
@@ -388,6 +392,18 @@ def _on_differences(results: Results) -> list[str]:
         facts.append(
             "An interval without width means that all seeds gave the same number, not that there is no scatter."
         )
+    return facts
+
+
+def _on_untrained(results: Results) -> list[str]:
+    """Training that has made features worse."""
+    facts = []
+    for column in student_columns(results):
+        start = column.estimate(UNTRAINED)
+        means = {entry: column.estimate(entry) for entry in results.entries}
+        below = [entry for entry, one in means.items() if start and one and one.mean < start.mean]
+        if below:
+            facts.append(f"{_title(column)}: {listed(below)} below the untrained network.")
     return facts
 
 

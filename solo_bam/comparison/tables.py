@@ -15,6 +15,7 @@ from typing import Any
 from solo_bam.comparison.results import Column, Outcome, Results
 from solo_bam.comparison.statistics import Estimate
 from solo_bam.comparison.summary import UNFAIR, Table, result_tables, tuning_table
+from solo_bam.config.comparison import UNTRAINED
 from solo_bam.files import written_whole
 
 _FIELDS = (
@@ -46,6 +47,7 @@ def write_csv(path: Path, results: Sequence[Results]) -> None:
         table.writeheader()
         for one in results:
             table.writerows(row for outcome in one.outcomes for row in _rows(one, outcome, path.parent))
+            table.writerows(_untrained_rows(one))
 
 
 def _rows(results: Results, outcome: Outcome, folder: Path) -> Iterator[dict[str, object]]:
@@ -66,18 +68,28 @@ def _rows(results: Results, outcome: Outcome, folder: Path) -> Iterator[dict[str
     }
     numbers = [(c, c.values[outcome.entry][outcome.seed]) for c in results.columns if _has(c, outcome)]
     for column, value in numbers:
-        yield {
-            **run,
-            "metric": column.title,
-            "branch": column.branch,
-            "online": column.online,
-            "unit": column.unit,
-            "value": value,
-            "protocol": column.key,
-            "protocol_stated": column.stated,
-        }
+        yield {**run, **_cells(column, value)}
     if not numbers:
         yield run
+
+
+def _untrained_rows(results: Results) -> Iterator[dict[str, object]]:
+    for column in results.columns:
+        for seed, value in column.values.get(UNTRAINED, {}).items():
+            run = {"comparison": results.name, "entry": UNTRAINED, "seed": seed, "unfair": "; ".join(results.unfair)}
+            yield {**run, **_cells(column, value)}
+
+
+def _cells(column: Column, value: float) -> dict[str, object]:
+    return {
+        "metric": column.title,
+        "branch": column.branch,
+        "online": column.online,
+        "unit": column.unit,
+        "value": value,
+        "protocol": column.key,
+        "protocol_stated": column.stated,
+    }
 
 
 def _has(column: Column, outcome: Outcome) -> bool:

@@ -13,6 +13,8 @@ from solo_bam.config.recipe import compose_recipe, user_error
 from solo_bam.config.schema import Count, Name, Positive, Section, Seed, listed
 from solo_bam.errors import UserError, nearest
 
+UNTRAINED = "untrained"  # the row of the network before training
+
 
 def _different(values: list[Any]) -> list[Any]:
     if len({repr(value) for value in values}) < len(values):
@@ -54,6 +56,7 @@ class Comparison(Section):
     ``recipes``: the folder of their recipes, one of the shipped (``digits``) or of one's own (``./mine``).
     ``shared``: keys that every recipe is given. ``baseline``: the row that differences are taken to; null: the first.
     ``knn``: one setting of ``solo-bam knn``; ``linear``: a recipe of ``solo-bam linear``; null leaves them out.
+    ``untrained``: whether the network that all rows start from is measured, too.
     ``jobs``: runs at once; null: one per GPU, or one on the CPU. ``output``: null: ``comparisons/<name>``.
     """
 
@@ -67,6 +70,7 @@ class Comparison(Section):
     tune: Tune = Tune()
     knn: dict[str, Any] | None = {"k": 20}
     linear: str | None = None
+    untrained: bool = True
     allow_differences: bool = False
     jobs: Count | None = None
     latex: bool = False
@@ -133,6 +137,9 @@ def parse_comparison(raw: dict[str, Any]) -> Comparison:
     names = [entry.name for entry in comparison.methods]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError("methods", f"got {', '.join(sorted(twice))} more than once", "give each row a name of its own")
+    if UNTRAINED in names:
+        problem = f"got {UNTRAINED}, which is the network before training"
+        raise UserError("methods", problem, "give the row another name")
     if comparison.reference not in names:
         problem = f"got {comparison.baseline!r}{nearest(comparison.reference, names)}, allowed: {', '.join(names)}"
         raise UserError("baseline", problem, "name one of the rows")

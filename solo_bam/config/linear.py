@@ -112,7 +112,7 @@ class LinearRecipe(Run):
 
     method: Literal["linear"] = "linear"
     pretrained_feature_extractor: Path | None = None
-    branch: Literal["student", "teacher"] = "student"
+    branch: Literal["student", "teacher", "untrained"] = "student"
     pretrain_method: str | None = None
     backbone: Backbone | None = None
     data: LinearData

@@ -30,7 +30,7 @@ class KNNOptions(Section):
     distance: Annotated[
         list[Literal["cosine", "euclidean"]], Field(min_length=1), BeforeValidator(listed)
     ] = ["cosine", "euclidean"]  # fmt: skip
-    branch: Literal["student", "teacher"] = "student"
+    branch: Literal["student", "teacher", "untrained"] = "student"
     data: dict[str, Any] = {}
     precision: Literal[32, "bf16-mixed"] = 32
     batch_size: Count = 256

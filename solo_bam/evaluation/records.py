@@ -33,7 +33,7 @@ class Record(BaseModel):
             (``k-NN``, ``linear``, ``finetune``, ``video segmentation``), ``online`` whether during pretraining;
             then its own settings: bank, k, temperature, distance; probe, epochs, learning rate; crop, ….
         method: that trained the weights.
-        branch: ``student`` or ``teacher``.
+        branch: ``student``, ``teacher`` or ``untrained``.
         epoch: epochs that the weights were trained for.
         weights: :func:`solo_bam.checkpoints.hash_weights` of the backbone.
         checkpoint: the file.

@@ -179,6 +179,12 @@ def test_the_teacher_can_be_probed(resnet: Path, tmp_path: Path) -> None:
     assert record.weights == load_pretrained(resnet, "teacher").weights != load_pretrained(resnet).weights
 
 
+def test_the_untrained_network_can_be_probed(resnet: Path, tmp_path: Path) -> None:
+    record = on(resnet, tmp_path, "branch=untrained").records[0]
+    assert (record.branch, record.epoch) == ("untrained", 0)
+    assert record.weights == load_pretrained(resnet, "untrained").weights != load_pretrained(resnet).weights
+
+
 def test_fine_tuning_trains_all_of_it(vit: Path, tmp_path: Path) -> None:
     """With mixup, cutmix, smoothed labels and RandAugment, and each layer at its rate."""
     before = load_pretrained(vit)

@@ -15,12 +15,13 @@ import pytest
 
 from solo_bam.cli import main
 from solo_bam.commands import compare
-from solo_bam.commands.compare import _on_this_machine
+from solo_bam.commands.compare import _on_this_machine, evaluations
 from solo_bam.comparison import launch
 from solo_bam.comparison.collect import choose_factors, collect, trials, write_plan
 from solo_bam.comparison.launch import Job, alone, one_gpu
 from solo_bam.comparison.plan import Plan, PlannedRun
 from solo_bam.config import load_recipe
+from solo_bam.config.comparison import load_comparison
 from solo_bam.errors import UserError
 from solo_bam.runs import RunFolder
 from tests.comparison.test_fairness import plan
@@ -237,6 +238,16 @@ def test_a_comparison_that_was_killed_goes_on_where_it_stopped(tmp_path: Path, m
         assert [point.epoch for point in one.curves["linear"]] == [1, 2, 3]
         assert 0 < one.curves["linear"][0].hours < one.curves["linear"][2].hours <= one.cost.hours * 1.001
     assert Path("comparisons/digits/report.html").exists()
+
+
+def test_the_first_rows_runs_are_measured_untrained_too() -> None:
+    comparison = load_comparison("digits")
+    trained = evaluations(comparison, "simclr")
+    assert [words[0] for words in trained] == ["knn", "linear"]
+    assert evaluations(comparison, "bam") == [*trained, *([*words, "branch=untrained"] for words in trained)]
+    assert evaluations(load_comparison("digits", ["untrained=False"]), "bam") == trained
+    with pytest.raises(UserError, match="methods: got untrained, which is the network before training"):
+        load_comparison("digits", ["methods=[bam,{name: untrained, recipe: bam}]"])
 
 
 def test_hydras_launchers_are_chosen_on_the_command_line(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,27 @@ def test_the_table_for_a_readme(folder: Path) -> None:
     assert any(name.startswith("\\<b\\>") for name in rows)
     teacher = text[text.index("momentum teacher") : text.index("Differences to")]
     assert "| bam | — | 0 |" in teacher
+
+
+def test_the_untrained_network_has_a_row_of_its_own(tmp_path: Path) -> None:
+    results = synthetic.results(tmp_path)
+    first = results.outcomes[0]
+    start = [
+        record.model_copy(update={"branch": "untrained", "value": 99.0, "epoch": 0})
+        for record in first.records
+        if record.protocol["kind"] == "k-NN" and record.branch == "student"
+    ]
+    outcomes = [replace(first, records=[*first.records, *start]), *results.outcomes[1:]]
+    write_report([replace(results, outcomes=outcomes, columns=columns(outcomes))], tmp_path)
+    text = (tmp_path / "results.md").read_text()
+    accuracies, rest = text.split("Results of the momentum teacher")
+    assert "| untrained | 99.0 | — | — | 1 |" in accuracies
+    assert "untrained" not in rest
+    rows = [row for row in csv.DictReader((tmp_path / "results.csv").open()) if row["entry"] == "untrained"]
+    assert [(row["seed"], row["value"], row["branch"]) for row in rows] == [("0", "99.0", "student")]
+    page = html.unescape((tmp_path / "report.html").read_text())
+    assert "dashed: untrained, 99.0" in page or "untrained, to the left" in page
+    assert re.search(r"k-NN \(k = 20\): bam,.* below the untrained network\.", page)
 
 
 def test_differences_are_to_the_baseline_and_paired(folder: Path) -> None:
