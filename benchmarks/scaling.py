@@ -8,7 +8,7 @@ share them. The model counts, of each process, operations and bytes sent:
 
 - loss: 2 · V B/W · T B · D operations for each product of the images with the columns: the similarities, the two of
   the backward, and, where the similarities do not fit into one block, one more for each Sinkhorn iteration;
-- gather: (W-1)/W of the columns' bytes forward, twice that backward (a ring's all-reduce), and Sinkhorn's column sums;
+- gather: (W-1)/W of the columns' bytes forward, as many backward (a reduce-scatter), and Sinkhorn's column sums;
   with a momentum teacher nothing backward;
 - k-NN: 2 · N/W · M · D operations; M · k keys of eight bytes for each other process;
 - the backbone: twice (W-1)/W of its gradients' bytes, in float32.
@@ -72,10 +72,10 @@ def model(size: Size, teacher: bool = False) -> dict[str, float]:
     entries = V * B / W * columns
     products = 3 + (SINKHORN if entries > BLOCK else 0)
     gathered = 4 * columns * D
-    sums = 2 * SINKHORN * 2 * others * 4 * columns  # a maximum and a sum, all-reduced
+    sums = SINKHORN * 2 * others * 4 * columns  # all-reduced
     return {
         "loss, operations": products * 2 * entries * D,
-        "gather, bytes": others * gathered * (1 if teacher else 3) + sums,
+        "gather, bytes": others * gathered * (1 if teacher else 2) + sums,
         "gathered columns, bytes": gathered,
         "k-NN, operations": 2 * size.bank / W * size.queries * D,
         "k-NN, bytes": 8 * K * size.queries * (W - 1),

@@ -264,7 +264,7 @@ def _row_dots(a: Tensor, b: Tensor) -> Tensor:
 
 def _own_columns(p: _Problem, dt: Tensor) -> Tensor:
     """Of a gradient by all columns (C, D), that by this process's (T B, D): every process's loss depends on them."""
-    return distributed.all_sum(dt).view(p.T, p.W, p.B, -1)[:, p.rank].flatten(0, 1)
+    return distributed.own_sum(dt.view(p.T, p.W, p.B, -1).transpose(0, 1).flatten(1, 2))
 
 
 def _pass(

@@ -24,7 +24,7 @@ def _sent(size: Size, teacher: bool) -> float:
 
         def call(*arguments: Any, **options: Any) -> Any:
             nonlocal total
-            tensor = arguments[1] if name == "all_gather" else arguments[0]
+            tensor = arguments[0] if name == "all_reduce" else arguments[1]
             if tensor.is_floating_point():
                 total += factor * tensor.numel() * tensor.element_size()
             return ordinary(*arguments, **options)
@@ -33,6 +33,7 @@ def _sent(size: Size, teacher: bool) -> float:
 
     counted("all_gather", size.W * others)
     counted("all_reduce", 2 * others)
+    counted("reduce_scatter_tensor", others)
     z = torch.randn(2 * size.B // size.W, size.D).requires_grad_()
     BAMLoss(2, 2)(z, z.detach() if teacher else None).backward()
     return total
