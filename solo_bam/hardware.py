@@ -10,6 +10,7 @@ import torch
 
 from solo_bam.errors import UserError, nearest
 
+READ_EVERY = 50  # steps between two readings of a device's numbers, where each makes the host wait
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
@@ -52,6 +53,16 @@ def find_devices(accelerator: str, devices: int | str | list[int]) -> Devices:
     if kind == "cpu":
         return Devices("cpu", len(indexes), len(indexes))
     return Devices(kind, chosen, len(indexes))
+
+
+def reading_waits(device: torch.device) -> bool:
+    """Whether to read a number from a tensor there is to wait until the device has done all that it was told."""
+    return device.type != "cpu"
+
+
+def number(value: float, device: torch.device) -> torch.Tensor:
+    """A number on a device, float32; the device writes it, where a copy from the host would have the host wait."""
+    return torch.full((), value, device=device)
 
 
 def gpus() -> int:

@@ -27,6 +27,7 @@ from solo_bam.checkpoints import read_checkpoint
 from solo_bam.config.schema import Recipe, Run
 from solo_bam.errors import UserError
 from solo_bam.failures import together
+from solo_bam.performance import checkpoint_gradients, compile_networks, optimizer_kwargs
 from solo_bam.run_log import LineLogger
 from solo_bam.runs import RunFolder, changes, told_changes
 
@@ -47,6 +48,8 @@ def build_model(recipe: Recipe, cfg: DictConfig, devices: hardware.Devices) -> p
     Raises:
         UserError: settings, crops or a network that do not fit together.
     """
+    optimizer = recipe.optimizer
+    cfg.optimizer.kwargs = optimizer_kwargs(recipe, optimizer.name, optimizer.kwargs, devices.accelerator)
     try:
         model = toolkit.build_method(cfg, backbone_factory(cfg.backbone))
     except AssertionError as error:  # solo-learn's way of refusing a method's own settings
@@ -57,6 +60,10 @@ def build_model(recipe: Recipe, cfg: DictConfig, devices: hardware.Devices) -> p
         check_heat_map(model.backbone, recipe.backbone.name, recipe.crop_sizes[0])
     if recipe.sync_batchnorm and devices.accelerator == "cpu" and devices.count * recipe.num_nodes > 1:
         check_synchronisable(model)
+    if recipe.performance.gradient_checkpointing:
+        checkpoint_gradients(model.backbone, recipe.backbone.name)
+    if recipe.performance.compile:
+        compile_networks(model)
     return model
 
 
@@ -201,6 +208,7 @@ _KNOWN_WARNINGS = (
     ".*your dataloader is not resumable.*",  # it is, Saving sees to that
     ".*val_dataloader.* is empty.*",
     ".*`val_dataloader` returned.*",
+    ".*to use `self.log\\(.*sync_dist=True\\)`.*",  # each step's values are the processes' means already
     ".*in eval mode at the start of training.*",  # a frozen backbone
 )
 

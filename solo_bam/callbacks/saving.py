@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from solo_bam import distributed
+from solo_bam import distributed, hardware
 from solo_bam.errors import Stopped, UserError
 from solo_bam.files import PART
 from solo_bam.runs import RunFolder
 
 _KNN = ("train_features", "train_targets")
+_SECONDS_TO_STOP = 2.0  # in which several processes on accelerators hear of a signal
 _Sums = dict[str, tuple[float, int]]
 
 
@@ -80,7 +82,8 @@ def _flush_folder(folder: Path) -> None:
 class Saving(Checkpoint):
     """Saves a run's checkpoints and lets it go on from one exactly.
 
-    On SIGTERM, and on SIGUSR1 in a SLURM job, the run is saved at the next batch and stopped.
+    On SIGTERM, and on SIGUSR1 in a SLURM job, the run is saved at the next batch and stopped; several processes on
+    accelerators agree on it every two seconds or so.
 
     Args:
         run: its folder.
@@ -97,6 +100,7 @@ class Saving(Checkpoint):
         self._position: dict[str, Any] | None = None  # of the checkpoint that is being saved
         self._so_far: dict[str, Any] | None = None  # of the checkpoint that the run goes on from
         self._sums: _Sums = {}
+        self._vote_every, self._steps_to_vote, self._voted_at = 1, 1, 0.0
 
     # ------------------------------------------------------------------------------------------ when
 
@@ -130,7 +134,7 @@ class Saving(Checkpoint):
             self._stop_if_told(trainer, batch_idx)
 
     def _stop_if_told(self, trainer: pl.Trainer, batch_idx: int) -> None:
-        if not distributed.on_any(self._told is not None, trainer.strategy.root_device):
+        if not self._somebody_is_told(trainer.strategy.root_device):
             return
         if self._saved_at < trainer.global_step:
             place = f"epoch={trainer.current_epoch}-step={trainer.global_step}" if batch_idx else None
@@ -138,6 +142,22 @@ class Saving(Checkpoint):
         name = "a signal" if self._told is None else self._told.name
         kept = f"saved in {self._newest}" if self._newest else "before its first step"
         raise Stopped(f"stopped by {name} at step {trainer.global_step}, {kept}", self._told or signal.SIGTERM)
+
+    def _somebody_is_told(self, device: torch.device) -> bool:
+        """Ask all processes; on accelerators, where to ask is to wait for the device, every two seconds or so."""
+        if not distributed.is_distributed():
+            return self._told is not None
+        self._steps_to_vote -= 1
+        if self._steps_to_vote > 0:
+            return False
+        now = time.monotonic()
+        own = torch.tensor([float(self._told is not None), now - self._voted_at], device=device)
+        told, seconds = distributed.gather(own).cpu().unbind(1)
+        if hardware.reading_waits(device):
+            # All take the same next step from the same numbers: the seconds of the slowest since the last vote.
+            self._vote_every = steps_between_votes(self._vote_every, float(seconds.max()))
+        self._steps_to_vote, self._voted_at = self._vote_every, now
+        return bool(told.any())
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the end."""
@@ -207,6 +227,11 @@ class Saving(Checkpoint):
         """Add what the epoch had summed up before the stop, once each metric has been logged again."""
         if self._sums:
             self._sums = _add_sums(trainer, self._sums)
+
+
+def steps_between_votes(steps: int, seconds: float) -> int:
+    """How many take about :data:`_SECONDS_TO_STOP`, at most twice as many as the last time, which took ``seconds``."""
+    return max(1, min(2 * steps, int(steps * _SECONDS_TO_STOP / max(seconds, 1e-3)), hardware.READ_EVERY))
 
 
 def _stop_signals() -> list[signal.Signals]:

@@ -275,6 +275,18 @@ class Performance(Section):
     disable_channel_last: bool = False
 
 
+class PretrainPerformance(Performance):
+    """``compile``: compile backbone and heads (``torch.compile``), the teacher's too; the first steps take minutes, the
+    rest is faster. Results differ in their last bits. Needs torch 2.2 and a C++ compiler.
+    ``gradient_checkpointing``: keep less of the student's backbone for the backward pass and compute it again there:
+    less memory, the same gradients, about a third more time. For timm's networks without batch norm (ViTs, Swins,
+    CAFormers).
+    """
+
+    compile: bool = False
+    gradient_checkpointing: bool = False
+
+
 class Wandb(Section):
     """Weights & Biases, used only where asked for; needs the extra ``wandb``."""
 
@@ -338,6 +350,7 @@ class Recipe(Run):
     method_kwargs: dict[str, Any] = {}
     backbone: Backbone
     momentum: Momentum = Momentum()
+    performance: PretrainPerformance = PretrainPerformance()
     data: Data
     augmentations: Annotated[list[Augmentation], Field(min_length=1)]
     optimizer: Optimizer

@@ -15,6 +15,7 @@ from solo_bam.config.linear import LinearRecipe
 from solo_bam.data.labelled import LabelledData
 from solo_bam.evaluation.heads import Heads, parameter_groups, probed_features, probed_width
 from solo_bam.evaluation.tally import Tally
+from solo_bam.performance import optimizer_kwargs
 from solo_bam.toolkit.schedule import build_optimizer, build_scheduler
 
 SPLITS = ("val", "tune")
@@ -136,6 +137,7 @@ class Classifier(pl.LightningModule):
         self._keep_features()  # here, since counting the steps below opens the training images
         options, schedule = self.recipe.optimizer, self.recipe.scheduler
         kwargs = {"momentum": 0.9, **options.kwargs} if options.name == "sgd" else options.kwargs
+        kwargs = optimizer_kwargs(self.recipe, options.name, kwargs, self.device.type)
         optimizer = build_optimizer(
             self._groups(), options.name, self.rates[0], options.weight_decay, kwargs, options.exclude_bias_n_norm_wd
         )

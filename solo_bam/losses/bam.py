@@ -141,7 +141,9 @@ def _of_different_views(pairs: Tensor) -> Tensor:
     """Mean of the entries of ``pairs`` (V, T) off the diagonal; with one view, of its pair with itself."""
     if pairs.shape[0] == 1:
         return pairs.mean()
-    return pairs[~torch.eye(*pairs.shape, dtype=torch.bool, device=pairs.device)].mean()
+    # Not by choosing entries with a mask, for which the host would wait for the device.
+    same = torch.eye(*pairs.shape, dtype=torch.bool, device=pairs.device)
+    return pairs.masked_fill(same, 0).sum() / (pairs.numel() - min(pairs.shape))
 
 
 class _Workspace:

@@ -18,7 +18,9 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from solo_bam import distributed
 from solo_bam.config.schema import BAMOptions
+from solo_bam.hardware import number
 from solo_bam.losses import BAMLoss
 from solo_bam.toolkit import BaseMethod, BaseMomentumMethod, CropRule
 
@@ -76,9 +78,8 @@ class BAM(BaseMethod):
         z_teacher, teacher_loss = self.teach(crops, labels)
         loss, statistics = self.loss_fn.with_statistics(self.projector(feats), z_teacher)
 
-        self.log("bam_loss", loss, prog_bar=True, on_epoch=True, sync_dist=True)
-        self.log_dict(statistics, on_epoch=True, sync_dist=True)
-        self.log("reg", self.loss_fn.reg)
+        self.log_dict(distributed.means({"bam_loss": loss, **statistics}), on_epoch=True)
+        self.log("reg", number(self.loss_fn.reg, self.device))
         large = feats[: self.num_large_crops * len(labels)]
         return loss + teacher_loss + self.online_classification(large, labels)
 

@@ -45,9 +45,9 @@ class WeightedKNNClassifier(Metric):
             ("test", test_features, test_targets),
         ):
             if features is not None and targets is not None:
-                labelled = targets != -1
-                getattr(self, f"{split}_features").append(features[labelled].detach())
-                getattr(self, f"{split}_targets").append(targets[labelled].detach())
+                # Unlabelled images are left out at the end: to choose rows by a mask, the host waits for the device.
+                getattr(self, f"{split}_features").append(features.detach())
+                getattr(self, f"{split}_targets").append(targets.detach())
 
     def forward(self, *args: Any, **kwargs: Any) -> None:
         """Only :meth:`update`: computing at every step would cost more than the training."""
@@ -56,13 +56,19 @@ class WeightedKNNClassifier(Metric):
     @torch.no_grad()
     def compute(self) -> tuple[float, float]:
         """Accuracy @1 and @5 in percent, over all processes; NaN without labelled images."""
-        bank, labels = _cat(self.train_features), _cat(self.train_targets)
-        queries, targets = _cat(self.test_features), _cat(self.test_targets)
+        bank, labels = _labelled(self.train_features, self.train_targets)
+        queries, targets = _labelled(self.test_features, self.test_targets)
         if not len(bank) or not len(queries):
             return float("nan"), float("nan")
         classes = int(max(labels.max(), targets.max())) + 1
         scores = knn_scores(bank, labels, queries, classes, min(self.k, len(bank)), self.T, self.distance_fx)
         return accuracy(scores, targets), accuracy(scores, targets, k=5)
+
+
+def _labelled(features: Any, targets: Any) -> tuple[Tensor, Tensor]:
+    features, targets = _cat(features), _cat(targets)
+    kept = targets != -1
+    return features[kept], targets[kept]
 
 
 def _cat(state: Any) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
+from solo_bam.hardware import number
 from solo_bam.toolkit.knn_metric import WeightedKNNClassifier
 from solo_bam.toolkit.online import classify
 from solo_bam.toolkit.schedule import build_optimizer, build_scheduler
@@ -118,7 +119,7 @@ def _mend_momentum() -> None:
         if self.trainer.global_step > self.last_step:
             for online, momentum in self.momentum_pairs:
                 self.momentum_updater.update(online, momentum)
-            self.log("tau", self.momentum_updater.cur_tau)
+            self.log("tau", number(self.momentum_updater.cur_tau, self.device))
             update_tau(self)
         self.last_step = self.trainer.global_step
 
