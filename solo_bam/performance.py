@@ -73,7 +73,7 @@ def _compile(module: nn.Module) -> None:
     def forward(*args: Any, **kwargs: Any) -> Any:
         return (compiled if module.training else ordinary)(*args, **kwargs)
 
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
 
 
 # --------------------------------------------------------------------------------- gradient checkpointing

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +69,8 @@ class BetweenSteps(pl.Callback):
 
 
 @pytest.fixture
-def as_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _as_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "reading_waits", lambda device: True)
-    yield
 
 
 def waits_of(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, *overrides: str) -> list[str]:
@@ -94,7 +92,7 @@ _SOLO_LEARNS = {"simclr": "solo/methods/simclr.py"}
 _HEAD = ("method_kwargs.proj_hidden_dim=32", "method_kwargs.proj_output_dim=16", "backbone.name=test_resnet")
 
 
-@pytest.mark.usefixtures("as_on_an_accelerator")
+@pytest.mark.usefixtures("_as_on_an_accelerator")
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [

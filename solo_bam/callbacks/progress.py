@@ -9,7 +9,6 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 
 from solo_bam import hardware
 
-
 _SHOWN = ("bam_loss",)
 
 

@@ -401,9 +401,16 @@ def test_missing_dali(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
-    """It says where it stood and keeps the checkpoint of the epoch before."""
+@pytest.mark.parametrize("read_every", [0, 2, 50], ids=["cpu", "read every 2 steps", "read at the epoch's end"])
+def test_a_loss_that_is_not_finite_stops_the_run(
+    read_every: int, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    """It says where it stood and keeps the checkpoint of the epoch before, also where losses are read later."""
+    from solo_bam import hardware
     from solo_bam.losses import BAMLoss
+
+    monkeypatch.setattr(hardware, "reading_waits", lambda device: read_every > 0)
+    monkeypatch.setattr(hardware, "READ_EVERY", read_every)
 
     calls = 0
     ordinary = BAMLoss.with_statistics

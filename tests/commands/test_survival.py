@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from solo_bam import run_log
+from solo_bam import hardware, run_log
+from solo_bam.callbacks.saving import steps_between_votes
 from solo_bam.errors import UserError
 from solo_bam.runs import RunFolder
 from solo_bam.training import newest_readable
@@ -338,6 +339,41 @@ FAILURES = {
     "an error on process 0": (0, USER_ERROR, r"data.train_path: x.png cannot be read; remove it"),
     "process 1 killed": (1, "os.kill(os.getpid(), 9)", r"devices: process 1 ended with code -9; see what it said"),
 }  # fmt: skip
+
+
+# Losses are read, and processes ask each other, as on accelerators: not at each step.
+LATER = "from solo_bam import hardware\nhardware.reading_waits = lambda device: True\n"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_lost_loss_that_is_read_later_ends_all_with_one_line(rank: int, zygote: Zygote, tmp_path: Path) -> None:
+    before = LATER + ON_PROCESS.format(rank=rank, act="loss = loss * float('nan')")
+    start = pretrain(zygote, tmp_path, [*KINDS["two processes"], "max_epochs=4"], before=before)
+    assert start.wait(60) == 2, start.output.read_text()[-3000:]
+    assert re.search(rf"the loss became .* on process {rank} at step 5 \(epoch 1\)", one_line(start))
+    (run,) = [RunFolder(path.parent) for path in tmp_path.glob("bam_momentum/*/run.json")]
+    state = torch.load(run.last_checkpoint, weights_only=True)["state_dict"]
+    assert all(value.isfinite().all() for value in state.values())
+
+
+def test_processes_that_do_not_ask_at_every_step_stop_together(zygote: Zygote, tmp_path: Path) -> None:
+    start = pretrain(zygote, tmp_path, [*KINDS["two processes"], "max_epochs=1000"], before=LATER)
+    wait_for_rows(start, tmp_path, set(), 60)
+    told = time.monotonic()
+    start.send(signal.SIGTERM, group=True)
+    assert start.wait(60) == 128 + signal.SIGTERM, start.output.read_text()[-3000:]
+    assert time.monotonic() - told < 20  # steps and the machine are slow, two seconds are the aim
+    assert "stopped by SIGTERM at step" in one_line(start)
+
+
+def test_votes_are_about_two_seconds_apart() -> None:
+    seconds_per_step, every, votes = 0.1, 1, []
+    for _ in range(8):
+        every = steps_between_votes(every, every * seconds_per_step)
+        votes.append(every)
+    assert votes == [2, 4, 8, 16, 20, 20, 20, 20]
+    assert steps_between_votes(20, 20 * 3.0) == 1  # steps have become slow
+    assert steps_between_votes(40, 0.0) == hardware.READ_EVERY
 
 
 @pytest.mark.parametrize("name", FAILURES)
