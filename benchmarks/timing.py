@@ -30,16 +30,17 @@ def side_by_side(
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for round_number in range(repeats + 1):
         for name, function in functions.items():
-            _synchronise(device)
+            synchronise(device)
             start = clock()
             function()
-            _synchronise(device)
+            synchronise(device)
             if round_number:
                 seconds[name].append(clock() - start)
     return seconds
 
 
-def _synchronise(device: str) -> None:
+def synchronise(device: str) -> None:
+    """Wait until the device has done what it was told."""
     if device == "cuda":
         torch.cuda.synchronize()
 

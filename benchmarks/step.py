@@ -1,0 +1,296 @@
+"""Whole training steps: images per second of BAM and of solo-learn's methods, and where BAM's step goes.
+
+    python -m benchmarks.step [--tiny] [--cases NAME …] [--batch 64] [--device cpu] [--precision 32] [--compile]
+                              [--threads 2] [--repeats 5] [--out FILE.json]
+
+A step is forward, loss, backward, optimiser and the teacher's update, on crops that are in the device's memory already;
+logging is left out. All methods have the same backbone, crops, batch and optimiser (AdamW), and the heads of their
+recipes; solo-learn's have solo-bam's mends, of which one makes the teacher's update faster. *Crop by crop*: the same
+method with a forward for each crop, as in solo-learn's own step. *Loss*: its forward and backward alone. *Logging*: the
+calls of ``log`` in a run of Lightning's Trainer, over that run's own steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader
+
+import solo_bam.methods.bam as bam_module
+from benchmarks.timing import machine, markdown, ratio, side_by_side, synchronise, told, write
+from solo_bam import hardware
+from solo_bam.config import Recipe, load_recipe
+from solo_bam.config.resolve import resolve
+from solo_bam.config.schema import Augmentation
+from solo_bam.performance import compile_networks
+from solo_bam.toolkit.schedule import build_optimizer
+from solo_bam.training import build_model, without_known_warnings
+
+METHODS = ("bam", "bam_momentum", "simclr", "byol", "dino")
+
+
+class Case(NamedTuple):
+    """Recipes of a folder with another backbone; sides of large and small crops."""
+
+    recipes: str
+    backbone: str
+    large: int
+    small: int
+
+
+CASES = {
+    "ResNet-18": Case("cifar", "resnet18", 32, 16),
+    "ViT-S/16": Case("imagenet-100", "vit_small", 224, 96),
+}
+TINY = {"tiny": Case("digits", "test_resnet", 16, 8)}
+
+
+class Setting(NamedTuple):
+    """What all steps of a run of the benchmark share."""
+
+    batch: int
+    device: str
+    precision: str
+    compiled: bool
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """As Lightning's precision plugins have it."""
+        if self.precision == "32":
+            return nullcontext()
+        return torch.autocast(self.device, dtype=torch.bfloat16)
+
+
+def recipe_of(case: Case, method: str, small_crops: int, setting: Setting) -> Recipe:
+    """The method's recipe with the case's backbone and crops, and AdamW."""
+    recipe = load_recipe(f"{case.recipes}/{method}", [f"accelerator={setting.device}"])
+    recipe.backbone.name = case.backbone
+    recipe.augmentations = [Augmentation(crop_size=case.large, num_crops=2)]
+    if small_crops:
+        recipe.augmentations.append(Augmentation(crop_size=case.small, num_crops=small_crops))
+    recipe.optimizer.name, recipe.optimizer.kwargs = "adamw", {}
+    recipe.optimizer.lr, recipe.optimizer.batch_size = 1e-4, setting.batch
+    recipe.scheduler.min_lr, recipe.knn_eval.enabled, recipe.sync_batchnorm = 0.0, False, False
+    return recipe
+
+
+def model_of(recipe: Recipe, setting: Setting) -> pl.LightningModule:
+    """The method as a run would build it, on the device."""
+    torch.manual_seed(0)
+    cfg = resolve(recipe, num_classes=100, has_val=True, world_size=1)
+    devices = hardware.Devices(setting.device, 1, 1)
+    model = build_model(recipe, cfg, devices).to(setting.device, memory_format=torch.channels_last)
+    if setting.compiled:
+        compile_networks(model)
+    return model
+
+
+def batch_of(recipe: Recipe, setting: Setting) -> list[Any]:
+    """Random crops in the device's memory."""
+    sides = [a.crop_size for a in recipe.augmentations for _ in range(a.num_crops)]
+    crops = [torch.randn(setting.batch, 3, side, side, device=setting.device) for side in sides]
+    labels = torch.arange(setting.batch, device=setting.device) % 100
+    return [torch.arange(setting.batch, device=setting.device), crops, labels]
+
+
+def step_of(model: Any, batch: list[Any], setting: Setting) -> Callable[[], None]:
+    """One training step, without the Trainer and without logging."""
+    model.log = model.log_dict = lambda *_, **__: None
+    asked = model._optimizer_settings()
+    del asked["interval"]
+    optimizer = build_optimizer(model.learnable_params, lr=model.lr, weight_decay=model.weight_decay, **asked)
+    model.train()
+    model.on_train_epoch_start()
+    number = 0
+
+    def step() -> None:
+        nonlocal number
+        optimizer.zero_grad()
+        with setting.autocast():
+            out = model.training_step(batch, number)
+        (out["loss"] if isinstance(out, dict) else out).backward()
+        model.on_after_backward()
+        optimizer.step()
+        for online, momentum in getattr(model, "momentum_pairs", ()):
+            model.momentum_updater.update(online, momentum)
+        number += 1
+
+    return step
+
+
+def crop_by_crop(step: Callable[[], None]) -> Callable[[], None]:
+    """The same step with a forward for each crop."""
+
+    def run() -> None:
+        ordinary = bam_module.by_size
+        bam_module.by_size = lambda crops: crops
+        try:
+            step()
+        finally:
+            bam_module.by_size = ordinary
+
+    return run
+
+
+def loss_of(model: Any, setting: Setting) -> Callable[[], None]:
+    """Forward and backward of BAM's loss with its statistics, on projections of the step's shape and precision."""
+    dtype = torch.float32 if setting.precision == "32" else torch.bfloat16
+    rows, width = model.num_crops * setting.batch, model.options.proj_output_dim
+    z = torch.randn(rows, width, device=setting.device, dtype=dtype, requires_grad=True)
+
+    def run() -> None:
+        z.grad = None
+        model.loss_fn.with_statistics(z)[0].backward()
+
+    return run
+
+
+class _Clock(pl.Callback):
+    """Seconds of each step of a run, and of its calls of ``log`` and ``log_dict``."""
+
+    def __init__(self, model: Any, device: str):
+        self.device = device
+        self.steps: list[float] = []
+        self.logging: list[float] = []
+        for name in ("log", "log_dict"):
+            setattr(model, name, self._timed(getattr(model, name)))
+        self._inside = False
+
+    def _timed(self, ordinary: Callable[..., None]) -> Callable[..., None]:
+        def timed(*args: Any, **kwargs: Any) -> None:
+            if self._inside:  # log_dict calls log
+                return ordinary(*args, **kwargs)
+            synchronise(self.device)
+            self._inside, start = True, time.perf_counter()
+            try:
+                ordinary(*args, **kwargs)
+                synchronise(self.device)
+            finally:
+                self._inside = False
+                self.logging[-1] += time.perf_counter() - start
+
+        return timed
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        synchronise(self.device)
+        self.logging.append(0.0)
+        self.steps.append(-time.perf_counter())
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        synchronise(self.device)
+        self.steps[-1] += time.perf_counter()
+
+
+def logging_of(model: pl.LightningModule, batch: list[Any], setting: Setting, repeats: int) -> _Clock:
+    """A run of the Trainer over the same batch again and again; its first step is a warm-up."""
+    clock = _Clock(model, setting.device)
+    with tempfile.TemporaryDirectory() as scratch, without_known_warnings():
+        trainer = pl.Trainer(
+            accelerator=setting.device,
+            devices=1,
+            precision=setting.precision,  # type: ignore[arg-type]
+            max_epochs=1,
+            logger=CSVLogger(scratch),
+            callbacks=[clock],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        again = DataLoader([batch] * (repeats + 1), batch_size=None)  # type: ignore[arg-type]
+        trainer.fit(model, train_dataloaders=again)
+    return clock
+
+
+def measure(name: str, case: Case, setting: Setting, repeats: int) -> dict[str, Any]:
+    """Seconds of every step: of the methods on two crops, of 2 + 6 crops both ways, of the loss and of logging."""
+    recipes = {method: recipe_of(case, method, 0, setting) for method in METHODS}
+    batch = batch_of(recipes["bam"], setting)
+    models = {method: model_of(recipe, setting) for method, recipe in recipes.items()}
+    functions = {method: step_of(model, batch, setting) for method, model in models.items()}
+    functions["loss"] = loss_of(models["bam"], setting)
+    seconds = side_by_side(functions, repeats, setting.device)
+    del functions, models
+
+    multi = {method: recipe_of(case, method, 6, setting) for method in METHODS[:2]}
+    crops = batch_of(multi["bam"], setting)
+    steps = {method: step_of(model_of(recipe, setting), crops, setting) for method, recipe in multi.items()}
+    steps |= {f"{method}, crop by crop": crop_by_crop(step) for method, step in list(steps.items())}
+    several = side_by_side(steps, repeats, setting.device)
+    del steps
+
+    clock = logging_of(model_of(recipes["bam"], setting), batch, setting, repeats)
+    return {
+        "case": name,
+        "setting": setting._asdict(),
+        "seconds": seconds,
+        "multi-crop seconds": several,
+        "trainer's steps": clock.steps[1:],
+        "logging": clock.logging[1:],
+    }
+
+
+def rows(found: dict[str, Any]) -> list[dict[str, str]]:
+    """A line per method: images per second, and the others' time over BAM's."""
+    seconds, batch = found["seconds"], found["setting"]["batch"]
+    return [
+        {
+            "case": found["case"],
+            "method": method,
+            "images per second": f"{batch / statistics.median(seconds[method]):,.1f}",
+            "bam faster by": told(ratio(seconds[method], seconds["bam"])),
+            "bam_momentum faster by": told(ratio(seconds[method], seconds["bam_momentum"])),
+        }
+        for method in METHODS
+    ]
+
+
+def further_rows(found: dict[str, Any]) -> list[dict[str, str]]:
+    """What else is asked of a step."""
+    several, seconds = found["multi-crop seconds"], found["seconds"]
+    measured = {
+        f"{method}, 2 + 6 crops: crop by crop / by size": ratio(several[f"{method}, crop by crop"], several[method])
+        for method in METHODS[:2]
+    }
+    measured["bam, 2 crops: loss / step"] = ratio(seconds["loss"], seconds["bam"])
+    measured["bam, 2 crops: logging / step"] = ratio(found["logging"], found["trainer's steps"])
+    return [
+        {"case": found["case"], "what": what, "ratio": f"{each['median']:.3f} ({each['low']:.3f}–{each['high']:.3f})"}
+        for what, each in measured.items()
+    ]
+
+
+def main() -> None:
+    """Measure, print tables, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="a tiny network, to see that it runs")
+    parser.add_argument("--cases", nargs="*", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("32", "bf16-mixed"), default="32")
+    parser.add_argument("--compile", action="store_true", help="with performance.compile=True")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, metavar="FILE.json")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    setting = Setting(8 if options.tiny else options.batch, options.device, options.precision, options.compile)
+    cases = TINY if options.tiny else {name: CASES[name] for name in options.cases}
+    results = []
+    for name, case in cases.items():
+        results.append(measure(name, case, setting, options.repeats))
+        print(markdown(rows(results[-1])) + "\n", flush=True)
+        print(markdown(further_rows(results[-1])) + "\n", flush=True)
+    write(options.out, {"machine": machine(options.device), "results": results})
+
+
+if __name__ == "__main__":
+    main()
