@@ -1,13 +1,13 @@
 """Whole training steps: images per second of BAM and of solo-learn's methods, and where BAM's step goes.
 
     python -m benchmarks.step [--tiny] [--cases NAME …] [--batch 64] [--device cpu] [--precision 32] [--compile]
-                              [--threads 2] [--repeats 5] [--out FILE.json]
+                              [--heads HIDDEN OUTPUT] [--threads 2] [--repeats 5] [--out FILE.json]
 
 A step is forward, loss, backward, optimiser and the teacher's update, on crops that are in the device's memory already;
 logging is left out. All methods have the same backbone, crops, batch and optimiser (AdamW), and the heads of their
-recipes; solo-learn's have solo-bam's mends, of which one makes the teacher's update faster. *Crop by crop*: the same
-method with a forward for each crop, as in solo-learn's own step. *Loss*: its forward and backward alone. *Logging*: the
-calls of ``log`` in a run of Lightning's Trainer, over that run's own steps.
+recipes unless ``--heads`` says otherwise; solo-learn's have solo-bam's mends, of which one makes the teacher's update
+faster. *Crop by crop*: the same method with a forward for each crop, as in solo-learn's own step. *Loss*: forward and
+backward of it alone. *Logging*: the calls of ``log`` in a run of Lightning's Trainer, over that run's own steps.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Setting(NamedTuple):
     device: str
     precision: str
     compiled: bool
+    heads: tuple[int, int] | None = None
 
     def autocast(self) -> AbstractContextManager[Any]:
         """As Lightning's precision plugins have it."""
@@ -78,6 +79,8 @@ def recipe_of(case: Case, method: str, small_crops: int, setting: Setting) -> Re
     if small_crops:
         recipe.augmentations.append(Augmentation(crop_size=case.small, num_crops=small_crops))
     recipe.optimizer.name, recipe.optimizer.kwargs = "adamw", {}
+    if setting.heads is not None:
+        recipe.method_kwargs |= dict(zip(("proj_hidden_dim", "proj_output_dim"), setting.heads))
     recipe.optimizer.lr, recipe.optimizer.batch_size = 1e-4, setting.batch
     recipe.scheduler.min_lr, recipe.knn_eval.enabled, recipe.sync_batchnorm = 0.0, False, False
     return recipe
@@ -277,12 +280,19 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("32", "bf16-mixed"), default="32")
     parser.add_argument("--compile", action="store_true", help="with performance.compile=True")
+    parser.add_argument("--heads", type=int, nargs=2, metavar=("HIDDEN", "OUTPUT"), help="widths of all projectors")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    setting = Setting(8 if options.tiny else options.batch, options.device, options.precision, options.compile)
+    setting = Setting(
+        batch=8 if options.tiny else options.batch,
+        device=options.device,
+        precision=options.precision,
+        compiled=options.compile,
+        heads=options.heads and tuple(options.heads),
+    )
     cases = TINY if options.tiny else {name: CASES[name] for name in options.cases}
     results = []
     for name, case in cases.items():

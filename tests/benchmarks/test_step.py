@@ -30,9 +30,10 @@ def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 @pytest.mark.parametrize("method", benchmark.METHODS)
 def test_a_step_trains(method: str) -> None:
-    setting = benchmark.Setting(8, "cpu", "bf16-mixed", compiled=False)
+    setting = benchmark.Setting(8, "cpu", "bf16-mixed", compiled=False, heads=(32, 16))
     recipe = benchmark.recipe_of(benchmark.TINY["tiny"], method, 0, setting)
     model = benchmark.model_of(recipe, setting)
+    assert any(32 in value.shape for name, value in model.named_parameters() if "backbone" not in name)
     before = {name: value.clone() for name, value in model.named_parameters()}
     step = benchmark.step_of(model, benchmark.batch_of(recipe, setting), setting)
     step()
