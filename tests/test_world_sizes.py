@@ -96,6 +96,8 @@ def train_all() -> dict[str, Any]:
 def everything() -> dict[str, Any]:
     """What one start of the processes is worth."""
     results = {"trained": train_all(), "normalised": _normalise_both_ways() if distributed.world_size() < 3 else None}
+    values = {"rank": torch.tensor(float(distributed.rank())), "two": torch.tensor(2.0, requires_grad=True)}
+    results["means"] = {name: mean.tolist() for name, mean in distributed.means(values).items()}
     bam_module._own_columns = lambda p, dt: dt.view(p.T, p.W, p.B, -1)[:, p.rank].flatten(0, 1)
     return {**results, "broken": train("bam") if distributed.world_size() == 2 else None}
 
@@ -133,6 +135,10 @@ def test_gradients_that_are_not_added_up_are_noticed(alone: dict[str, Any], of_t
     found = differences(alone["trained"]["bam"], of_two[0]["broken"])
     assert found["gradients"] > 100 * TOLERANCE
     assert found["weights"] > 100 * TOLERANCE
+
+
+def test_what_is_logged_is_the_mean_over_processes(of_two: list[dict[str, Any]]) -> None:
+    assert [results["means"] for results in of_two] == [{"rank": 0.5, "two": 2.0}] * 2
 
 
 # ------------------------------------------------------------------------------------- batch norm alone
