@@ -22,12 +22,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from pydantic import ValidationError
 
 from solo_bam import run_log, toolkit
 from solo_bam.config.schema import Run
@@ -58,9 +59,19 @@ def recipe_hash(recipe: Run) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ between two resolved recipes, but :data:`MAY_CHANGE`: ``{key: (old, new)}``."""
-    old, new = dict(flat(before)), dict(flat(now))
+def changes(before: Mapping[str, Any], recipe: Run) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ between a resolved recipe and another, but :data:`MAY_CHANGE`.
+
+    Args:
+        before: of a run; a key that did not exist then had what is its default now.
+        recipe: a checked one.
+
+    Returns:
+        ``{key: (old, new)}``.
+    """
+    with suppress(ValidationError):  # of a version that had other keys
+        before = type(recipe).model_validate(before).model_dump(mode="json")
+    old, new = dict(flat(before)), dict(flat(recipe.model_dump(mode="json")))
     return {
         key: (old.get(key), new.get(key))
         for key in sorted(old.keys() | new.keys())
@@ -113,7 +124,9 @@ class RunFolder:
         if shared := os.environ.get(_ENVIRONMENT_KEY):
             return cls(Path(shared))
         alike = [
-            folder for folder in cls._resumable(recipe) if folder.record().get("recipe_hash") == recipe_hash(recipe)
+            folder
+            for folder in cls._resumable(recipe)
+            if (before := folder.recipe()) is not None and not changes(before, recipe)
         ]
         return max(alike, key=lambda folder: folder.saved()[0].stat().st_mtime) if alike else None
 
@@ -121,7 +134,7 @@ class RunFolder:
     def nearest_unfinished(cls, recipe: Run) -> tuple[RunFolder, dict[str, tuple[Any, Any]]] | None:
         """Of the unfinished runs in the same place, the one that differs in the fewest keys, and these keys."""
         found = [
-            (folder, changes(before, recipe.model_dump(mode="json")))
+            (folder, changes(before, recipe))
             for folder in cls._resumable(recipe)
             if (before := folder.recipe()) is not None
         ]

@@ -262,7 +262,7 @@ def newest_readable(folder: RunFolder, method: str, key: str) -> tuple[Path, dic
 
 def _check_fits(content: Mapping[str, Any], recipe: Run, world_size: int, key: str) -> None:
     """Refuse to go on from a checkpoint of another recipe or number of processes."""
-    changed = changes(content["solo_bam"].get("recipe", {}), recipe.model_dump(mode="json"))
+    changed = changes(content["solo_bam"].get("recipe", {}), recipe)
     if changed:
         raise UserError(key, f"the recipe has changed: {told_changes(changed)}", "change it back, or start a new run")
     before = (content.get("place") or {}).get("processes", world_size)

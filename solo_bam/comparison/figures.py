@@ -103,12 +103,12 @@ def draw_accuracy(column: Column, entries: Sequence[str], unfair: bool = False) 
             _draw_row(axis, row, values, one, look, limits, told, filled=True)
         _name_rows(axis, entries, limits)
         untrained = column.estimate(UNTRAINED)
-        start = "" if untrained is None else f"; dashed: untrained, {untrained.mean:.1f}"
+        start = "" if untrained is None else f"\ndashed: untrained, {untrained.mean:.1f}"
         if untrained is not None and untrained.mean > limits[0]:
             axis.axvline(untrained.mean, color=_GREY, linestyle="--", linewidth=1.2, zorder=1)
         elif untrained is not None:
             start = start.replace("dashed: untrained", "untrained, to the left")
-        axis.set_xlabel(f"{column.unit} (dots: seeds; line: 95 % interval of the mean{start})")
+        axis.set_xlabel(f"{column.unit} (dots: seeds; line: 95 % interval of the mean){start}")
         return figure
 
 

@@ -54,13 +54,12 @@ class PlannedRun(BaseModel):
 
         Neither its folder's name nor the recipe's matters.
         """
-        wanted = self.recipe.model_dump(mode="json")
         alike = [
             run
             for path in (folder / RUNS / self.recipe.method).glob("*/run.json")
             if (run := RunFolder(path.parent)).record().get("status") == "finished"
             and (made_by := run.recipe()) is not None
-            and not changes(made_by, wanted).keys() - {"name"}
+            and not changes(made_by, self.recipe).keys() - {"name"}
         ]
         return max(alike, key=lambda run: (run.path / "run.json").stat().st_mtime) if alike else None
 

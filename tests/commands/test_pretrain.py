@@ -18,7 +18,7 @@ import yaml
 from solo_bam import toolkit
 from solo_bam.commands.pretrain import pretrain
 from solo_bam.evaluation.records import Record
-from solo_bam.runs import RunFolder
+from solo_bam.runs import RunFolder, changes
 from tests.recipes import small, tiny, tiny_overrides
 
 METHODS = sorted(set(toolkit.METHODS) - {"base", "linear", "bam", "bam_momentum"})
@@ -134,6 +134,17 @@ def test_resume_from_checkpoint_starts_a_run_of_its_own(tmp_path: Path) -> None:
     second = pretrain(recipe)
     assert second.folder.path != first.folder.path
     assert {row["epoch"] for row in second.folder.metrics() if "bam_loss_step" in row} == {1.0}
+
+
+def test_a_key_that_did_not_exist_had_its_default(tmp_path: Path) -> None:
+    recipe = tiny(tmp_path)
+    before = recipe.model_dump(mode="json")
+    del before["performance"]["compile"], before["data"]["name"]
+    assert changes(before, recipe) == {}
+    before["performance"]["gradient_checkpointing"] = True
+    assert changes(before, recipe) == {"performance.gradient_checkpointing": (True, False)}
+    before["data"]["dataset"] = "a former one"  # not valid any more
+    assert "data.dataset" in changes(before, recipe)
 
 
 def test_another_recipe_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
