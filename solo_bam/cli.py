@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -43,20 +44,29 @@ solo-bam COMMAND --help tells more.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 when all went well, 2 for an error that the user can mend."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print(f"solo-bam: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # whoever read the output has gone: | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0
     if arguments[0] == "--version":
         print(__version__)
         return 0
-    try:
-        return _run(arguments[0], arguments[1:])
-    except UserError as error:
-        print(f"solo-bam: error: {error}", file=sys.stderr)
-        return error.exit_code
+    return _run_command(arguments[0], arguments[1:])
 
 
-def _run(command: str, arguments: list[str]) -> int:
+def _run_command(command: str, arguments: list[str]) -> int:
     if command not in COMMANDS:
         problem = f"unknown command{nearest(command, COMMANDS)}, allowed: {', '.join(COMMANDS)}"
         raise UserError(command, problem, "see solo-bam --help")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -433,3 +435,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     assert content["epoch"] == 0
     assert all(value.isfinite().all() for value in content["state_dict"].values())
     shutil.rmtree(tmp_path / "runs")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["zoo", "list"]])
+def test_a_reader_that_has_gone_is_no_traceback(arguments: list[str]) -> None:
+    """As with ``| head -1``."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as gone:
+        command = [sys.executable, "-m", "solo_bam", *arguments]
+        done = subprocess.run(command, stdout=gone, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
