@@ -169,8 +169,12 @@ def _records(
 
 
 def transferred_from(pretrained: Pretrained, data: Data) -> str | None:
-    """The dataset that the weights were trained on, where it is another than that of the evaluation."""
+    """The dataset that the weights were trained on, where it is another than that of the evaluation.
+
+    One's own images are the same where they have the same name, or none and the same place.
+    """
     own = pretrained.recipe.data
-    if own.dataset != data.dataset:
-        return own.dataset
-    return str(own.train_path) if own.train_path != data.train_path and data.dataset == "custom" else None
+    same = own.name == data.name if own.name or data.name else own.train_path == data.train_path
+    if own.dataset == data.dataset and (same or data.dataset != "custom"):
+        return None
+    return own.called if own.name or own.dataset != "custom" else str(own.train_path or "other images")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics.metric import Metric
 
+from solo_bam import hardware
 from solo_bam.knn import accuracy, knn_scores
 
 
@@ -45,7 +46,8 @@ class WeightedKNNClassifier(Metric):
             ("test", test_features, test_targets),
         ):
             if features is not None and targets is not None:
-                # Unlabelled images are left out at the end: to choose rows by a mask, the host waits for the device.
+                if not hardware.reading_waits(targets.device):
+                    features, targets = _labelled(features, targets)  # on accelerators at the end: rows are counted
                 getattr(self, f"{split}_features").append(features.detach())
                 getattr(self, f"{split}_targets").append(targets.detach())
 
@@ -56,8 +58,8 @@ class WeightedKNNClassifier(Metric):
     @torch.no_grad()
     def compute(self) -> tuple[float, float]:
         """Accuracy @1 and @5 in percent, over all processes; NaN without labelled images."""
-        bank, labels = _labelled(self.train_features, self.train_targets)
-        queries, targets = _labelled(self.test_features, self.test_targets)
+        bank, labels = _labelled(_cat(self.train_features), _cat(self.train_targets))
+        queries, targets = _labelled(_cat(self.test_features), _cat(self.test_targets))
         if not len(bank) or not len(queries):
             return float("nan"), float("nan")
         classes = int(max(labels.max(), targets.max())) + 1
@@ -65,8 +67,7 @@ class WeightedKNNClassifier(Metric):
         return accuracy(scores, targets), accuracy(scores, targets, k=5)
 
 
-def _labelled(features: Any, targets: Any) -> tuple[Tensor, Tensor]:
-    features, targets = _cat(features), _cat(targets)
+def _labelled(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     kept = targets != -1
     return features[kept], targets[kept]
 

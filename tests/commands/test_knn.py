@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ import solo_bam.evaluation.cache as cache
 from solo_bam.checkpoints import backbone_of, hash_weights
 from solo_bam.cli import main
 from solo_bam.config.options import KNNOptions, evaluation_data, parse_options
+from solo_bam.config.schema import Data
 from solo_bam.data.digits import digits_folder
+from solo_bam.evaluation.offline_knn import transferred_from
 from solo_bam.evaluation.records import read_records
 from solo_bam.knn import accuracy, knn_scores
 from tests.recipes import tiny
@@ -143,6 +146,24 @@ def test_transfer_is_said(checkpoint: Path, tmp_path: Path, capsys: Any) -> None
     assert _again(checkpoint, *where, f"output={tmp_path}") == 0
     assert "The weights were trained on digits: this is transfer." in capsys.readouterr().out
     assert {r.protocol["pretrained on"] for r in read_records(tmp_path)} == {"digits"}
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "told"),
+    [
+        ({"dataset": "digits"}, {"dataset": "cifar10"}, "digits"),
+        ({"dataset": "digits"}, {"dataset": "digits", "train_path": Path("copy")}, None),
+        ({"train_path": Path("a")}, {"train_path": Path("a")}, None),
+        ({"train_path": Path("a")}, {"train_path": Path("b")}, "a"),
+        ({"name": "cats"}, {"name": "cats", "train_path": Path("b")}, None),
+        ({"name": "cats"}, {"train_path": Path("b")}, "cats"),
+        ({}, {"train_path": Path("b")}, "other images"),  # an exported file forgets its paths
+    ],
+)
+def test_what_counts_as_transfer(own: dict[str, Any], other: dict[str, Any], told: str | None) -> None:
+    trained, measured = (Data.model_validate({"dataset": "custom", **keys}) for keys in (own, other))
+    pretrained: Any = SimpleNamespace(recipe=SimpleNamespace(data=trained))
+    assert transferred_from(pretrained, measured) == told
 
 
 def test_of_the_default_k_those_that_fit_are_used(output: Path, checkpoint: Path, tmp_path: Path) -> None:

@@ -230,7 +230,11 @@ def test_a_comparison_that_was_killed_goes_on_where_it_stopped(tmp_path: Path, m
     assert [one.status for one in results.outcomes] == ["finished", "finished"]
     offline = results.columns[0]
     assert offline.title == "k-NN (k = 5)"
-    assert {entry: list(values) for entry, values in offline.values.items()} == {"bam": [0], "byol": [0]}
+    assert {entry: list(values) for entry, values in offline.values.items()} == {
+        "bam": [0],
+        "byol": [0],
+        "untrained": [0],
+    }
     for one in results.outcomes:
         assert one.cost is not None
         assert one.cost.images_per_second > 0

@@ -18,6 +18,7 @@ from solo_bam.cli import main
 from solo_bam.comparison.collect import columns
 from solo_bam.comparison.report import write_report
 from solo_bam.comparison.results import Outcome
+from solo_bam.comparison.statistics import estimate
 from solo_bam.comparison.tables import markdown
 from solo_bam.evaluation.records import Record
 from tests.comparison import synthetic
@@ -279,14 +280,19 @@ def test_a_folder_without_a_comparison_is_one_line(tmp_path: Path, capsys: Any) 
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 
-def test_the_readmes_table_is_the_example_reports() -> None:
+@pytest.mark.parametrize(("report", "seeds"), [("example-report", 3), ("cifar10-report", 1)])
+def test_the_readmes_tables_are_the_reports(report: str, seeds: int) -> None:
     root = Path(__file__).parents[2]
-    [example] = json.loads((root / "docs" / "example-report" / "results.json").read_text())
-    offline = [c for c in example["columns"] if not c["online"] and c["branch"] == "student"]
+    [content] = json.loads((root / "docs" / report / "results.json").read_text())
+    offline = [c for c in content["columns"] if not c["online"] and c["branch"] == "student"]
     assert [column["title"] for column in offline] == ["k-NN (k = 20)", "linear"]
-    assert {len(values) for column in offline for values in column["values"].values()} == {3}
+    assert {len(values) for column in offline for values in column["values"].values()} == {seeds}
     readme = (root / "README.md").read_text()
-    for entry in example["entries"]:
-        means = [column["means"][entry] for column in offline]
-        cells = [f"{m['mean']:.1f} ± {(m['interval'][1] - m['interval'][0]) / 2:.1f}" for m in means]
-        assert f"| {entry} | {' | '.join(cells)} |" in readme
+    for entry in [*content["entries"], "untrained"]:
+        values = [list(column["values"][entry].values()) for column in offline]
+        assert f"| {entry} | {' | '.join(map(_cell, values))} |" in readme
+
+
+def _cell(values: list[float]) -> str:
+    found = estimate(values)
+    return f"{found.mean:.1f}" + ("" if found.half_width is None else f" ± {found.half_width:.1f}")
