@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from pydantic import ValidationError
@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from solo_bam.backbones import create_backbone
 from solo_bam.config import Recipe
 from solo_bam.config.resolve import uses_cifar_stem
+from solo_bam.config.schema import Network
 from solo_bam.errors import UserError
 from solo_bam.foreign import about_solo_learn, filled
 
-Branch = Literal["student", "teacher"]
-Network = Literal["student", "teacher", "untrained"]
 # The names of our checkpoints and solo-learn's head edition, then those of solo-learn's release edition.
 _PREFIXES = {"student": ("backbone.", "encoder."), "teacher": ("momentum_backbone.", "momentum_encoder.")}
 _SHOWN = 5  # keys in a message
@@ -171,15 +170,30 @@ def load_pretrained(path: Path, branch: Network = "student", key: str = "checkpo
         problem = f"{path} was not saved by solo-bam, and has no args.json of solo-learn's beside it"
         raise UserError(key, problem, "give a checkpoint of solo-bam or solo-learn")
     recipe = _recipe_of(about, path, key)
-    own, epoch = about.get("own_recipe", True), int(content.get("epoch", -1)) + 1
-    if branch == "untrained":
-        if not own:
-            raise UserError("branch", "got 'untrained', the run's seed is not known", "set branch=student")
-        backbone, epoch = untrained_backbone(recipe), 0
-    else:
-        backbone = backbone_of(recipe)
-        load_weights(backbone, backbone_state(content["state_dict"], branch, key), key)
-    return Pretrained(backbone, recipe, branch, epoch, find_checkpoint(path, key), hash_weights(backbone), own)
+    backbone = network_in(content, path, recipe, branch, key)
+    epoch = 0 if branch == "untrained" else int(content.get("epoch", -1)) + 1
+    weights, own = hash_weights(backbone), about.get("own_recipe", True)
+    return Pretrained(backbone, recipe, branch, epoch, find_checkpoint(path, key), weights, own)
+
+
+def network_in(content: Mapping[str, Any], path: Path, recipe: Recipe, branch: Network, key: str) -> nn.Module:
+    """A recipe's backbone with the weights of a checkpoint, or as the checkpoint's run started it.
+
+    Args:
+        content: of the checkpoint.
+        path: of the checkpoint.
+        recipe: of the run.
+        branch: which network.
+        key: for messages.
+
+    Raises:
+        UserError: the checkpoint has no such network, or its weights are not this backbone's.
+    """
+    if branch == "untrained" and (_about(content, path, key) or {}).get("own_recipe", True):
+        return untrained_backbone(recipe)
+    backbone = backbone_of(recipe)
+    load_weights(backbone, backbone_state(content["state_dict"], branch, key), key)
+    return backbone
 
 
 def backbone_of(recipe: Recipe, any_size: bool = False) -> nn.Module:
@@ -212,7 +226,7 @@ def untrained_backbone(recipe: Recipe) -> nn.Module:
         return backbone_of(recipe)
 
 
-def backbone_state(state: Mapping[str, Tensor], branch: Branch, key: str) -> dict[str, Tensor]:
+def backbone_state(state: Mapping[str, Tensor], branch: Network, key: str) -> dict[str, Tensor]:
     """The backbone's share of a method's ``state_dict``, under the backbone's own names.
 
     Args:
@@ -223,6 +237,8 @@ def backbone_state(state: Mapping[str, Tensor], branch: Branch, key: str) -> dic
     Raises:
         UserError: the checkpoint has no such branch.
     """
+    if branch == "untrained":
+        raise UserError("branch", "got 'untrained', the run's seed is not known", "set branch=student")
     state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     for prefix in _PREFIXES[branch]:
         found = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

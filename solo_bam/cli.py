@@ -63,10 +63,7 @@ def _run(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(__version__)
         return 0
-    return _run_command(arguments[0], arguments[1:])
-
-
-def _run_command(command: str, arguments: list[str]) -> int:
+    command, *rest = arguments
     if command not in COMMANDS:
         problem = f"unknown command{nearest(command, COMMANDS)}, allowed: {', '.join(COMMANDS)}"
         raise UserError(command, problem, "see solo-bam --help")
@@ -74,5 +71,5 @@ def _run_command(command: str, arguments: list[str]) -> int:
     if toolkit.problem() and command != "doctor":
         return 2  # importing solo_bam has already said what to install
     module = importlib.import_module(f"solo_bam.commands.{command.replace('-', '_')}")
-    code: int = module.main(arguments)
+    code: int = module.main(rest)
     return code

@@ -118,20 +118,6 @@ def differentiable_sum(x: Tensor) -> Tensor:
     return _Sum.apply(x) if is_distributed() else x
 
 
-def on_any(flag: bool, device: torch.device) -> list[int]:
-    """Which processes say True, by rank; every process has to ask, and all get the same answer.
-
-    Args:
-        flag: this process's answer.
-        device: where the process group sums tensors.
-    """
-    if not is_distributed():
-        return [0] if flag else []
-    votes = torch.zeros(dist.get_world_size(), device=device)
-    votes[dist.get_rank()] = float(flag)
-    return [int(rank) for rank in all_sum(votes).nonzero()]
-
-
 def gather_objects(value: Any) -> list[Any]:
     """A small picklable value of each process, by rank."""
     if not is_distributed():

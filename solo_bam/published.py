@@ -16,7 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from solo_bam.checkpoints import Branch, load_safely
+from solo_bam.checkpoints import load_safely
+from solo_bam.config.schema import Branch
 from solo_bam.errors import UserError
 
 Name = Literal["vit_small_patch16_224", "vit_base_patch16_224", "caformer_m36"]

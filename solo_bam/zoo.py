@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict
 
+from solo_bam.data.downloads import sha256
 from solo_bam.errors import UserError, nearest
 from solo_bam.evaluation.records import Record
 
@@ -129,15 +129,6 @@ def entry(name: str) -> Entry:
     if name not in found:
         raise UserError("NAME", f"got {name!r}{nearest(name, found)}, allowed: {', '.join(found)}", "correct it")
     return found[name]
-
-
-def sha256(path: Path) -> str:
-    """Of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def table(shown: Sequence[Entry]) -> str:

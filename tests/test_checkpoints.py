@@ -12,6 +12,7 @@ from solo_bam.checkpoints import (
     hash_weights,
     load_pretrained,
     load_weights,
+    network_in,
     untrained_backbone,
 )
 from solo_bam.config.resolve import resolve
@@ -69,6 +70,17 @@ def test_the_untrained_network_of_a_run(tmp_path):
     assert found.weights == hash_weights(untrained_backbone(recipe)) != load_pretrained(path).weights
     with pytest.raises(UserError, match="allowed: student, teacher, untrained"):
         load_pretrained(path, "pupil")
+
+
+def test_where_the_seed_is_not_known_there_is_no_untrained_network(tmp_path):
+    """Of solo-learn's runs the recipe is filled in with defaults, the seed among them."""
+    recipe = tiny(tmp_path)
+    content = {"state_dict": {}, "solo_bam": {"method": "bam", "recipe": {}, "own_recipe": False}}
+    with pytest.raises(UserError, match="branch: got 'untrained', the run's seed is not known; set branch=student"):
+        network_in(content, tmp_path / "last.ckpt", recipe, "untrained", "checkpoint")
+    content["solo_bam"]["own_recipe"] = True
+    found = network_in(content, tmp_path / "last.ckpt", recipe, "untrained", "checkpoint")
+    assert hash_weights(found) == hash_weights(untrained_backbone(recipe))
 
 
 def test_a_method_without_teacher_says_so(tmp_path):

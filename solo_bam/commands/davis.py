@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from solo_bam import hardware
-from solo_bam.checkpoints import Branch, Pretrained, backbone_of, load_pretrained
+from solo_bam.checkpoints import Pretrained, backbone_of, load_pretrained
 from solo_bam.commands.options import checkpoint_parser, parse
 from solo_bam.config.options import parse_options
-from solo_bam.config.schema import Count, Index, Positive, Section
+from solo_bam.config.schema import Branch, Count, Index, Positive, Section
 from solo_bam.data.augmentations import mean_and_std
 from solo_bam.data.davis import Video, find_videos, read_frame, read_labels, read_palette, write_labels
 from solo_bam.errors import UserError

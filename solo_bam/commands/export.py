@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from solo_bam.checkpoints import Branch, Pretrained, load_pretrained
+from solo_bam.checkpoints import Pretrained, load_pretrained
 from solo_bam.commands.options import checkpoint_parser, parse
 from solo_bam.config.options import parse_options
-from solo_bam.config.schema import Section
+from solo_bam.config.schema import Branch, Section
 from solo_bam.errors import UserError
 from solo_bam.evaluation.records import read_records, records_folder
 from solo_bam.export import Card, detectron2_file, model_card, safetensors_file

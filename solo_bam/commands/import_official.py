@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from solo_bam.checkpoints import Branch, backbone_of, load_weights
+from solo_bam.checkpoints import backbone_of, load_weights
 from solo_bam.commands.options import Parser, parse
 from solo_bam.config import Recipe, load_recipe
 from solo_bam.config.options import parse_options
-from solo_bam.config.schema import Section
+from solo_bam.config.schema import Branch, Section
 from solo_bam.data.downloads import sha256
 from solo_bam.errors import UserError
 from solo_bam.published import RECIPES, Name, Published, PublishedHead, read_head, read_published

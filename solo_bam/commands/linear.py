@@ -210,8 +210,8 @@ def _announce(recipe: LinearRecipe, data: LabelledData, trained_by: Recipe | Non
     """What a user might not expect, before it starts."""
     what = "Fine-tuning" if recipe.finetune else f"{len(recipe.optimizer.lr)} linear head(s) on frozen features"
     rank_zero_info(f"{what}: {recipe.data.called}, {len(data.train_split)} training images, seed {recipe.seed}")
-    if trained_by is not None and trained_by.data.dataset != recipe.data.dataset:
-        rank_zero_info(f"Transfer: the weights were trained on {trained_by.data.dataset}, not {recipe.data.dataset}.")
+    if trained_by is not None and trained_by.data.called != recipe.data.called:
+        rank_zero_info(f"Transfer: the weights were trained on {trained_by.data.called}, not {recipe.data.called}.")
     if trained_by is not None and recipe.pretrain_method not in (None, trained_by.method):
         rank_zero_info(f"pretrain_method {recipe.pretrain_method} is not used: the weights are of {trained_by.method}.")
     if recipe.data.format in ("dali", "tensor"):

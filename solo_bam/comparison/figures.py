@@ -102,14 +102,20 @@ def draw_accuracy(column: Column, entries: Sequence[str], unfair: bool = False) 
             told = "" if one is None else f"{one.mean:.1f}" + (f" ± {one.half_width:.1f}" if one.interval else "")
             _draw_row(axis, row, values, one, look, limits, told, filled=True)
         _name_rows(axis, entries, limits)
-        untrained = column.estimate(UNTRAINED)
-        start = "" if untrained is None else f"\ndashed: untrained, {untrained.mean:.1f}"
-        if untrained is not None and untrained.mean > limits[0]:
-            axis.axvline(untrained.mean, color=_GREY, linestyle="--", linewidth=1.2, zorder=1)
-        elif untrained is not None:
-            start = start.replace("dashed: untrained", "untrained, to the left")
-        axis.set_xlabel(f"{column.unit} (dots: seeds; line: 95 % interval of the mean){start}")
+        told = f"{column.unit} (dots: seeds; line: 95 % interval of the mean)"
+        axis.set_xlabel(told + _draw_untrained(axis, column, limits))
         return figure
+
+
+def _draw_untrained(axis: Axes, column: Column, limits: tuple[float, float]) -> str:
+    """A line at the network that all rows start from, where there is room for it; a line of text for the label."""
+    start = column.estimate(UNTRAINED)
+    if start is None:
+        return ""
+    if start.mean <= limits[0]:
+        return f"\nuntrained, to the left, {start.mean:.1f}"
+    axis.axvline(start.mean, color=_GREY, linestyle="--", linewidth=1.2, zorder=1)
+    return f"\ndashed: untrained, {start.mean:.1f}"
 
 
 def draw_differences(column: Column, entries: Sequence[str], baseline: str, unfair: bool = False) -> Figure:

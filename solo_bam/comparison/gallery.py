@@ -9,9 +9,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from solo_bam.comparison.figures import as_svg, draw_accuracy, draw_cost, draw_course, draw_differences, draw_trials
-from solo_bam.comparison.results import Results
+from solo_bam.comparison.results import Results, with_untrained
 from solo_bam.comparison.summary import costs, digits, shown_columns, told_difference, told_mean
-from solo_bam.config.comparison import UNTRAINED
 
 Drawn = Iterator[tuple[Figure | None, str]]
 
@@ -61,7 +60,7 @@ def _described(svg: str, told: str) -> Markup:
 
 def _accuracy_pictures(results: Results) -> Drawn:
     for column in shown_columns(results):
-        shown = [*results.entries, *([UNTRAINED] if UNTRAINED in column.values else [])]
+        shown = with_untrained(results.entries, [column])
         means = [f"{entry} {told_mean(column.estimate(entry), digits(results))}" for entry in shown]
         yield draw_accuracy(column, results.entries, bool(results.unfair)), f"{column.title}: {', '.join(means)}."
 

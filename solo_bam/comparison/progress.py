@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from tqdm import tqdm
 
 from solo_bam.comparison.launch import FAILED, FINISHED, RUNNING, Job
-from solo_bam.comparison.results import Column, Results
-from solo_bam.config.comparison import UNTRAINED
+from solo_bam.comparison.results import Column, Results, with_untrained
 
 
 class Progress:
@@ -76,8 +75,7 @@ def overview(results: Results) -> str:
     if not shown:
         return ""
     rows = [["", *(column.title for column in shown)]]
-    measured = [UNTRAINED] if any(UNTRAINED in column.values for column in shown) else []
-    rows += [[entry, *(_cell(column, entry) for column in shown)] for entry in [*results.entries, *measured]]
+    rows += [[entry, *(_cell(column, entry) for column in shown)] for entry in with_untrained(results.entries, shown)]
     widths = [max(map(len, cells)) for cells in zip(*rows)]
     lines = [
         "  ".join([cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:]))])

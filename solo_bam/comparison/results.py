@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from solo_bam.comparison.fairness import Difference
 from solo_bam.comparison.statistics import Estimate, estimate, paired_difference
+from solo_bam.config.comparison import UNTRAINED
 from solo_bam.evaluation.records import Record
 
 
@@ -99,6 +100,11 @@ class Column(NamedTuple):
     def difference(self, entry: str, baseline: str) -> Estimate | None:
         """Paired by seed; None without a common seed."""
         return paired_difference(self.values.get(entry, {}), self.values.get(baseline, {}))
+
+
+def with_untrained(entries: Sequence[str], columns: Sequence[Column]) -> list[str]:
+    """Rows, and after them the network that all start from where a column has it."""
+    return [*entries, *([UNTRAINED] if any(UNTRAINED in column.values for column in columns) else [])]
 
 
 class Trial(NamedTuple):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from solo_bam.comparison.fairness import Difference
-from solo_bam.comparison.results import Column, Cost, Outcome, Results, Trial
+from solo_bam.comparison.results import Column, Cost, Outcome, Results, Trial, with_untrained
 from solo_bam.comparison.statistics import Estimate
 from solo_bam.config.comparison import UNTRAINED
 from solo_bam.runs import flat
@@ -171,8 +171,7 @@ def _name(letter: str, column: Column) -> str:
 
 
 def _accuracies(results: Results, pairs: Sequence[tuple[str, Column]], caption: str, notes: Sequence[str]) -> Table:
-    measured = any(UNTRAINED in column.values for _, column in pairs)
-    entries = [*results.entries, *([UNTRAINED] if measured else [])]
+    entries = with_untrained(results.entries, [column for _, column in pairs])
     estimates = {entry: [column.estimate(entry) for _, column in pairs] for entry in entries}
     protocols = [f"({letter}) {column.stated}" for letter, column in pairs]
     return Table(

@@ -16,6 +16,7 @@ from solo_bam.config.schema import (
     Count,
     Data,
     ImageData,
+    Network,
     NonNegative,
     Positive,
     RandomResizedCrop,
@@ -112,7 +113,7 @@ class LinearRecipe(Run):
 
     method: Literal["linear"] = "linear"
     pretrained_feature_extractor: Path | None = None
-    branch: Literal["student", "teacher", "untrained"] = "student"
+    branch: Network = "student"
     pretrain_method: str | None = None
     backbone: Backbone | None = None
     data: LinearData

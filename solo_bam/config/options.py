@@ -11,7 +11,7 @@ from hydra.errors import HydraException, OverrideParseException
 from pydantic import BeforeValidator, Field, ValidationError
 
 from solo_bam.config.recipe import user_error
-from solo_bam.config.schema import Count, Data, Index, Positive, Recipe, Section, listed
+from solo_bam.config.schema import Count, Data, Index, Network, Positive, Recipe, Section, listed
 from solo_bam.errors import UserError
 
 S = TypeVar("S", bound=Section)
@@ -30,7 +30,7 @@ class KNNOptions(Section):
     distance: Annotated[
         list[Literal["cosine", "euclidean"]], Field(min_length=1), BeforeValidator(listed)
     ] = ["cosine", "euclidean"]  # fmt: skip
-    branch: Literal["student", "teacher", "untrained"] = "student"
+    branch: Network = "student"
     data: dict[str, Any] = {}
     precision: Literal[32, "bf16-mixed"] = 32
     batch_size: Count = 256

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from solo_bam.config.schema import Count, Index, Section
+from solo_bam.config.schema import Branch, Count, Index, Section
 
 
 class NetworkOptions(Section):
@@ -15,7 +15,7 @@ class NetworkOptions(Section):
     drawn at random, the same ones every time. ``num_workers``: null: the recipe's.
     """
 
-    branch: Literal["student", "teacher"] = "student"
+    branch: Branch = "student"
     data: dict[str, Any] = {}
     num_images: Count | None = None
     batch_size: Count = 64

@@ -18,6 +18,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Branch = Literal["student", "teacher"]  # that a checkpoint holds
+Network = Literal["student", "teacher", "untrained"]  # of a run; the last: as it started
 Name = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]*$", max_length=200)]  # of a folder
 
 

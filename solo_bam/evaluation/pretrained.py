@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from solo_bam.backbones import check_crop_sizes, create_backbone, is_resnet
-from solo_bam.checkpoints import backbone_of, backbone_state, hash_weights, load_weights, untrained_backbone
+from solo_bam.checkpoints import backbone_state, hash_weights, load_weights, network_in
 from solo_bam.config.linear import CHECKPOINT, LinearRecipe
 from solo_bam.config.resolve import CIFAR_STEM_UP_TO, uses_cifar_stem
 from solo_bam.config.schema import Backbone, Recipe
@@ -117,13 +117,10 @@ def load_extractor(
             section.frozen_patches,
             method=recipe.pretrain_method or "",
         ).eval()
-    else:
-        build = untrained_backbone if recipe.branch == "untrained" else backbone_of
-        backbone = build(trained_by.model_copy(update={"backbone": section}))
-    if recipe.branch != "untrained":
         load_weights(backbone, backbone_state(content["state_dict"], recipe.branch, CHECKPOINT), CHECKPOINT)
-    elif trained_by is None:
-        raise UserError("branch", "got 'untrained', the run's seed is not known", "set branch=student")
+    else:
+        own = trained_by.model_copy(update={"backbone": section})
+        backbone = network_in(content, path, own, recipe.branch, CHECKPOINT)
     width: int = backbone.num_features  # type: ignore[assignment]
     check_crop_sizes(backbone, section.name, [size], width)
     check_probe(backbone, section.name, recipe.probe)

@@ -193,8 +193,8 @@ def _target_attention(p: _Problem, S: Tensor, g: Tensor | None, work: _Workspace
     P = _plus(S, g, work(0, S))
     lse, largest = softmax_(P)
     if p.top_k == 0:
-        mean_logit = _dot(P, S) if g is None else _dot(P, S) + P.flatten(0, 1).sum(0) @ g
-        return P, lse.sum() - mean_logit, largest.sum()
+        logits = _dot(P, S) + (0 if g is None else P.flatten(0, 1).sum(0) @ g)
+        return P, lse.sum() - logits, largest.sum()
     # The columns are chosen by the average over the image's views. Renormalising in the log domain keeps
     # a view whose mass lies elsewhere finite.
     columns = P.mean(0).topk(p.top_k, dim=-1).indices.expand(p.L, -1, -1)

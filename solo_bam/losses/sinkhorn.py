@@ -18,6 +18,7 @@ no exponential: ``exp(-g) <- exp(K)^T (1 / (exp(K) exp(g)))``, from ``exp(K)^T 1
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 
@@ -70,10 +71,9 @@ def bounded_column_potential(tiles: Callable[[], Iterable[Tensor]], num_iter: in
         for kernel in tiles():
             if scaling is None:
                 part = kernel.sum(0)
-                sums = part if sums is None else sums.add_(part)
             else:
-                sums = torch.zeros_like(scaling) if sums is None else sums
-                sums.addmv_(kernel.T, kernel.mv(scaling).clamp_min_(_tiny(kernel)).reciprocal_())
+                part = kernel.T.mv(kernel.mv(scaling).clamp_min_(_tiny(kernel)).reciprocal_())
+            sums = part if sums is None else sums.add_(part)
         if sums is None:
             raise ValueError("sinkhorn needs at least one row, got none")
         # The clamps, here and above, keep finite what no data should come to.
@@ -82,6 +82,7 @@ def bounded_column_potential(tiles: Callable[[], Iterable[Tensor]], num_iter: in
     return g
 
 
+@functools.cache
 def largest_exponent(dtype: torch.dtype) -> float:
     """The limit of :func:`bounded_column_potential`: the square of its exponential, times 1,000 rows, has its inverse.
 
@@ -94,21 +95,19 @@ def _tiny(like: Tensor) -> float:
     return torch.finfo(like.dtype).tiny
 
 
-def softmax_(x: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Softmax over the last dimension, without new memory of the size of ``x``.
+def softmax_(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax over the last dimension, in place.
 
     Args:
-        x: ``(…, n)``, floating point.
-        out: of the same shape, for the result; None: ``x`` itself.
+        x: ``(…, n)``, floating point; overwritten by the result.
 
     Returns:
         The log-sum-exp of ``x`` and the largest entry of the softmax, ``(…)`` each.
     """
     top = x.amax(-1, keepdim=True)
-    out = torch.sub(x, top, out=x if out is None else out).exp_()
-    total = out.sum(-1, keepdim=True)
+    total = x.sub_(top).exp_().sum(-1, keepdim=True)
     largest = total.reciprocal()
-    out.mul_(largest)
+    x.mul_(largest)
     return top.add_(total.log_()).squeeze(-1), largest.squeeze(-1)
 
 
