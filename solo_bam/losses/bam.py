@@ -13,14 +13,14 @@ view k of image i of process w.
 
 How it is computed. With G_v = n_v A_v - sum_{l != v} P_l, where n_v counts the targets l != v,
 
-    loss         = 1 / (L (V-1) B)        * sum_{v,i} [ n_v lse_vi - sum_{l != v} sum_c P_lic S_vic / temperature ]
     d loss / d z = 1 / (L (V-1) B temperature) * G t
     d loss / d t = 1 / (L (V-1) B temperature) * G^T z
+    loss         = 1 / (L (V-1) B) * sum_{v,i} n_v entropy(A_vi) + <z, d loss / d z>
 
-so one pass over the images gives the value and both gradients. Similarities are computed in blocks of at most
-64 MiB, by one matrix product each; all elementwise work goes over tiles of a block that stay in the cache; G takes
-the place of S, for the products of the gradients. Where one block holds everything it is kept between the Sinkhorn
-passes, else blocks are computed again.
+(the cross-entropy, with the products with P taken from the gradient), so one pass over the images gives the value and
+both gradients. The kernel is computed in tiles that stay in the cache, and exponentiated once where float32 can hold
+that: Sinkhorn's iterations are then products with a vector.
+Tiles are kept between the passes if all of them are at most 64 MiB, else computed again.
 """
 
 from __future__ import annotations
@@ -37,11 +37,13 @@ from torch import Tensor, nn
 from solo_bam import distributed
 from solo_bam.losses.sinkhorn import bounded_column_potential, column_potential, largest_exponent, softmax_
 
-# Entries of one tile of the elementwise work, for each thread: a few of them fit into a CPU core's cache.
-_CPU_TILE_ENTRIES = 2**17
+# Entries of a tile of similarities: few enough for a CPU's caches, enough for all its threads (8 MiB in float32).
+_CPU_TILE_ENTRIES = 2**21
 _GPU_TILE_ENTRIES = 2**24
-# Entries of one block of similarities, the unit of the matrix products (64 MiB in float32).
-_BLOCK_ENTRIES = 2**24
+# Rows of a tile, however wide: matrix products of fewer rows are slow.
+_TILE_ROWS = 256
+# Entries of all tiles that are kept between the passes (64 MiB in float32).
+_KEPT_ENTRIES = 2**24
 # Below, float32 can no longer tell similarities / reg apart.
 _SMALLEST_SETTING = 1e-6
 # As torch's normalize has it.
@@ -75,22 +77,9 @@ class _Problem:
         """Of the loss: one over target views, source views and images."""
         return 1.0 / (self.L * max(self.V - 1, 1) * self.B)
 
-    def blocks(self) -> Iterator[slice]:
-        """Slices of all images whose rows of all crops make one block."""
-        return self._slices(self.B, _BLOCK_ENTRIES)
-
-    def tiles(self, S: Tensor) -> Iterator[slice]:
-        """Slices of the images of ``S`` (crops, images, C) whose rows of all crops make one tile."""
-        return self._slices(S.shape[1], self.tile_entries(S))
-
-    @staticmethod
-    def tile_entries(like: Tensor) -> int:
-        return _CPU_TILE_ENTRIES * torch.get_num_threads() if like.device.type == "cpu" else _GPU_TILE_ENTRIES
-
-    def _slices(self, images: int, entries: int) -> Iterator[slice]:
-        step = max(1, entries // (self.V * self.C))
-        for start in range(0, images, step):
-            yield slice(start, min(start + step, images))
+    def images_of_a_tile(self, like: Tensor) -> int:
+        """How many images' rows of all crops make a tile."""
+        return max(1, min(self.B, max(_tile_entries(like) // self.C, _TILE_ROWS) // self.V))
 
     def positives(self, S: Tensor, first: int) -> Tensor:
         """View of the entries of ``S`` that pair an image (from image ``first`` on) with itself: (crops, T, images)."""
@@ -106,35 +95,53 @@ class _Problem:
         return torch.finfo(dtype).min / 4 * min(1.0, 1 / self.sharpness)
 
 
-class _LogKernel:
-    """``rows @ columns.T / reg`` in blocks of images, positives masked; one of all images is kept between passes."""
+def _tile_entries(like: Tensor) -> int:
+    return _CPU_TILE_ENTRIES if like.device.type == "cpu" else _GPU_TILE_ENTRIES
 
-    def __init__(self, p: _Problem, rows: Tensor, columns: Tensor):
-        self.p, self.rows, self.columns = p, rows.view(p.V, p.B, -1), columns
-        self.kept: Tensor | None = None
+
+class _Kernel:
+    """The log-kernel ``rows @ columns.T / reg`` or its exponential, positives masked, in tiles of images."""
+
+    def __init__(self, p: _Problem, rows: Tensor, columns: Tensor, exponentiated: bool, several_passes: bool = True):
+        self.p, self.rows, self.columns, self.exponentiated = p, rows.view(p.V, p.B, -1), columns, exponentiated
+        self.keep = several_passes and p.V * p.B * p.C <= _KEPT_ENTRIES
+        self.kept: list[tuple[slice, Tensor]] = []
         self.positive = rows.new_zeros(())  # cosine of different views of an image, summed over the images
 
-    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Images and their part, (V, images, C)."""
-        if self.kept is not None:
-            yield slice(0, self.p.B), self.kept
+    def tiles(self) -> Iterator[tuple[slice, Tensor]]:
+        """Images and their part, (V, images, C), which valid until the next one, if they are not kept."""
+        if self.kept:
+            yield from self.kept
             return
+        p, step = self.p, self.p.images_of_a_tile(self.columns)
         self.positive = torch.zeros_like(self.positive)
-        for images in self.p.blocks():
-            S = self._block(images)
-            if S.shape[1] == self.p.B:
-                self.kept = S
-            yield images, S
+        tile = self.columns.new_empty(p.V * step, p.C)
+        for start in range(0, p.B, step):
+            images = slice(start, min(start + step, p.B))
+            rows = p.V * (images.stop - start)
+            tile = torch.empty_like(tile[:rows]) if self.keep and self.kept else tile[:rows]
+            K = self._fill(tile, images)
+            if self.keep:
+                self.kept.append((images, K))
+            yield images, K
 
-    def _block(self, images: slice) -> Tensor:
-        p = self.p
-        rows = self.rows[:, images].flatten(0, 1)
-        S = torch.addmm(rows.new_zeros(()), rows, self.columns.T, beta=0, alpha=1 / p.reg).view(p.V, -1, p.C)
+    def _fill(self, tile: Tensor, images: slice) -> Tensor:
+        p, rows = self.p, self.rows[:, images].flatten(0, 1)
+        S = torch.addmm(rows.new_zeros(()), rows, self.columns.T, beta=0, alpha=1 / p.reg, out=tile).view(p.V, -1, p.C)
         positives = p.positives(S, images.start)
         self.positive += _of_different_views(positives.sum(-1)) * p.reg
         if p.masking:
             positives.fill_(p.masked_value(S.dtype))
-        return S
+        return S.exp_() if self.exponentiated else S
+
+    def logits(self, tile: Tensor, first: int, out: Tensor) -> Tensor:
+        """The log-kernel of a tile (crops, images, C) whose first image is ``first``; finite."""
+        if not self.exponentiated:
+            return tile
+        torch.log(tile, out=out)
+        if self.p.masking:
+            self.p.positives(out, first).fill_(self.p.masked_value(out.dtype))
+        return out
 
 
 def _of_different_views(pairs: Tensor) -> Tensor:
@@ -150,33 +157,23 @@ class _Workspace:
     """Memory for the tiles, the same for all of them: it stays in the cache."""
 
     def __init__(self, p: _Problem, like: Tensor):
-        images = max(1, min(p.B, p.tile_entries(like) // (p.V * p.C)))
-        self._memory = like.new_empty(2, p.V * images * p.C)
+        self._memory = like.new_empty(3, p.V * p.images_of_a_tile(like) * p.C)
 
     def __call__(self, number: int, like: Tensor) -> Tensor:
-        """Memory 0 or 1 in the shape of ``like``."""
+        """Memory 0, 1 or 2 in the shape of ``like``."""
         return self._memory[number, : like.numel()].view(like.shape)
 
 
-def _potential(p: _Problem, kernel: _LogKernel, work: _Workspace) -> Tensor | None:
+def _potential(p: _Problem, kernel: _Kernel, work: _Workspace) -> Tensor | None:
     """Sinkhorn's column potential over all rows of all processes: (C,)."""
 
-    def tiles() -> Iterator[tuple[Tensor, Tensor]]:
-        for _, S in kernel.blocks():
-            for tile in p.tiles(S):
-                yield S[:, tile], work(0, S[:, tile])
+    def tiles(g: Tensor | None) -> Iterator[Tensor]:
+        for _, S in kernel.tiles():
+            yield _plus(S, g, work(0, S)).flatten(0, 1)
 
-    def exponentials() -> Iterator[Tensor]:
-        for S, out in tiles():
-            yield torch.exp(S, out=out).flatten(0, 1)
-
-    def logits(g: Tensor | None) -> Iterator[Tensor]:
-        for S, out in tiles():
-            yield _plus(S, g, out).flatten(0, 1)
-
-    if _fits(1 / p.reg, kernel.columns):
-        return bounded_column_potential(exponentials, p.num_sink_iter)
-    return column_potential(logits, p.num_sink_iter)
+    if kernel.exponentiated:
+        return bounded_column_potential(lambda: (K.flatten(0, 1) for _, K in kernel.tiles()), p.num_sink_iter)
+    return column_potential(tiles, p.num_sink_iter)
 
 
 def _fits(largest: float, like: Tensor) -> bool:
@@ -188,33 +185,49 @@ def _plus(S: Tensor, g: Tensor | None, out: Tensor) -> Tensor:
     return out.copy_(S) if g is None else torch.add(S, g, out=out)
 
 
-def _target_attention(p: _Problem, S: Tensor, g: Tensor | None, work: _Workspace) -> tuple[Tensor, Tensor, Tensor]:
-    """P of a tile of the log-kernel (L, images, C): P (rows of sum 1), its entropy and its largest entries, summed."""
-    P = _plus(S, g, work(0, S))
-    lse, largest = softmax_(P)
+def _target_attention(
+    kernel: _Kernel, tile: Tensor, S: Tensor, g: Tensor | None, out: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """P of a tile of the kernel (L, images, C), rows of sum 1; its entropy and its largest entries, summed.
+
+    Args:
+        tile: of the kernel.
+        S: the tile's logits.
+        g: column potential (C,).
+        out: memory for P.
+    """
+    if kernel.exponentiated:
+        P = out.copy_(tile) if g is None else torch.mul(tile, g.exp(), out=out)
+        total = P.sum(-1, keepdim=True).clamp_min_(torch.finfo(P.dtype).tiny)
+        P.mul_(total.reciprocal())
+        lse = total.log_()
+    else:
+        P = _plus(tile, g, out)
+        lse = softmax_(P)
+    p = kernel.p
     if p.top_k == 0:
-        logits = _dot(P, S) + (0 if g is None else P.flatten(0, 1).sum(0) @ g)
-        return P, lse.sum() - logits, largest.sum()
+        logits = _dots(P, S).sum() + (0 if g is None else P.flatten(0, 1).mv(g).sum())
+        return P, lse.sum() - logits, P.amax(-1).sum()
     # The columns are chosen by the average over the image's views. Renormalising in the log domain keeps
     # a view whose mass lies elsewhere finite.
-    columns = P.mean(0).topk(p.top_k, dim=-1).indices.expand(p.L, -1, -1)
-    logits = S.gather(-1, columns)
-    kept = torch.softmax(logits if g is None else logits + g[columns], dim=-1)
+    columns = P.mean(0).topk(p.top_k, dim=-1, sorted=False).indices.expand(p.L, -1, -1)
+    chosen = S.gather(-1, columns)
+    kept = torch.softmax(chosen if g is None else chosen + g[columns], dim=-1)
     return P.zero_().scatter_(-1, columns, kept), torch.special.entr(kept).sum(), kept.amax(-1).sum()
 
 
-def _source_attention(p: _Problem, S: Tensor, work: _Workspace) -> tuple[Tensor, Tensor]:
+def _source_attention(p: _Problem, S: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
     """A of a tile of the log-kernel (V, images, C), rows of sum 1, and the log-sum-exp of its logits (V, images)."""
-    A = torch.mul(S, p.sharpness, out=work(1, S))
+    A = torch.mul(S, p.sharpness, out=out)
     if not _fits(1 / p.temperature, A):
-        return A, softmax_(A)[0]
+        return A, softmax_(A)
     total = A.exp_().sum(-1, keepdim=True)
     return A.mul_(total.reciprocal()), total.log_().squeeze(-1)
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of the products; view by view, since a tile's views lie apart."""
-    return torch.stack([torch.dot(x.flatten(), y.flatten()) for x, y in zip(a, b)]).sum()
+def _dots(a: Tensor, b: Tensor) -> Tensor:
+    """Sums of the products, view by view: (views,)."""
+    return torch.stack([torch.dot(x.flatten(), y.flatten()) for x, y in zip(a, b)])
 
 
 class _AttentionMatching(torch.autograd.Function):
@@ -225,13 +238,14 @@ class _AttentionMatching(torch.autograd.Function):
         rows, inverse_norms = _unit_rows(z)
         target_rows = rows if z_teacher is None else _unit_rows(z_teacher)[0].to(rows.dtype)
         columns = _gather_columns(target_rows, p)
-        source = _LogKernel(p, rows, columns)
-        target = source if z_teacher is None else _LogKernel(p, target_rows, columns)
-        need_grad = ctx.needs_input_grad[0]
-        totals, dz, dt = _pass(p, source, target, need_grad, need_grad and z_teacher is None)
+        target = source = _Kernel(p, target_rows, columns, exponentiated=_fits(1 / p.reg, columns))
+        if z_teacher is not None:
+            source = _Kernel(p, rows, columns, exponentiated=False, several_passes=False)
+        totals, dz, dt = _pass(p, source, target, z_teacher is None and ctx.needs_input_grad[0])
 
-        ctx.p, ctx.dtype, ctx.gradients = p, z.dtype, (rows, inverse_norms, dz, dt)
-        loss, target_entropy, source_entropy, largest = totals
+        along = _row_dots(dz, rows)
+        ctx.p, ctx.dtype, ctx.gradients = p, z.dtype, (rows, inverse_norms, dz, dt, along)
+        weighted_entropy, source_entropy, target_entropy, largest = totals
         statistics = (
             target_entropy.clamp(min=0) / (p.L * p.B),
             source_entropy.clamp(min=0) / (p.V * p.B),
@@ -240,14 +254,14 @@ class _AttentionMatching(torch.autograd.Function):
             _spread(rows[: p.L * p.B].view(p.L, p.B, -1)),
         )
         ctx.mark_non_differentiable(*statistics)
-        return (loss * p.scale, *statistics)
+        return (weighted_entropy * p.scale + along.sum(), *statistics)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, None, None]:
         p: _Problem = ctx.p
-        rows, inverse_norms, dz, dt = ctx.gradients
-        along = grad * _row_dots(dz, rows)
+        rows, inverse_norms, dz, dt, along = ctx.gradients
+        along = grad * along
         dz = dz * (grad * inverse_norms)
         if dt is not None:
             first = slice(p.T * p.B)
@@ -259,7 +273,7 @@ class _AttentionMatching(torch.autograd.Function):
 
 def _row_dots(a: Tensor, b: Tensor) -> Tensor:
     """Products of the rows of two matrices, (rows, 1); piece by piece, since each piece needs memory of its size."""
-    size = max(1, _Problem.tile_entries(a) // a.shape[1])
+    size = max(1, _tile_entries(a) // (8 * a.shape[1]))
     pieces = zip(torch.split(a, size), torch.split(b, size))
     return torch.cat([torch.linalg.vecdot(x, y) for x, y in pieces]).unsqueeze(-1)
 
@@ -269,60 +283,55 @@ def _own_columns(p: _Problem, dt: Tensor) -> Tensor:
     return distributed.own_sum(dt.view(p.T, p.W, p.B, -1).transpose(0, 1).flatten(1, 2))
 
 
-def _pass(
-    p: _Problem, source: _LogKernel, target: _LogKernel, need_dz: bool, need_dt: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Sums of :func:`_match` over all images (4,), and the gradients by normalised rows (V B, D) and columns (C, D)."""
+def _pass(p: _Problem, source: _Kernel, target: _Kernel, need_dt: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Sums over all images, and the gradients by normalised rows (V B, D) and columns (C, D).
+
+    The sums (4,): entropy of A with the weights n_v and without, entropy of P, P's largest entries.
+    """
     columns, work = source.columns, _Workspace(p, source.columns)
     g = _potential(p, target, work)
     totals = columns.new_zeros(4)
-    dz = columns.new_empty(p.V, p.B, columns.shape[1]) if need_dz else None
+    dz = columns.new_empty(p.V, p.B, columns.shape[1])
     dt = torch.zeros_like(columns) if need_dt else None
-    factor = -p.scale / p.temperature  # of -G, which takes the place of S
-    for images, S, S_target in _pairs(source, target):
-        for tile in p.tiles(S):
-            totals += _match(p, S[:, tile], S_target[: p.L, tile], g, work, write_gradient=need_dz)
-        minus_G = S.flatten(0, 1)
-        if dz is not None:
-            zero = columns.new_zeros(())
-            product = dz.view(-1, dz.shape[2]) if S.shape[1] == p.B else None
-            product = torch.addmm(zero, minus_G, columns, beta=0, alpha=factor, out=product)
-            dz[:, images] = product.view(p.V, -1, dz.shape[2])
+    factor = -p.scale / p.temperature  # of -G
+    for images, K, K_target in _pairs(source, target):
+        S = source.logits(K, images.start, work(2, K))
+        S_target = S[: p.L] if source is target else target.logits(K_target, images.start, work(2, K_target))
+        P, *of_targets = _target_attention(target, K_target, S_target, g, work(0, K_target))
+        minus_G, *of_sources = _match(p, S, P, out=work(1, S))
+        totals += torch.stack([*of_sources, *of_targets])
+        product = dz.flatten(0, 1) if K.shape[1] == p.B else None
+        product = torch.addmm(columns.new_zeros(()), minus_G.flatten(0, 1), columns, beta=0, alpha=factor, out=product)
+        dz[:, images] = product.view(p.V, -1, dz.shape[2])
         if dt is not None:
-            dt.addmm_(minus_G.T, source.rows[:, images].flatten(0, 1), alpha=factor)
-    return totals, None if dz is None else dz.flatten(0, 1), dt
+            dt.addmm_(minus_G.flatten(0, 1).T, source.rows[:, images].flatten(0, 1), alpha=factor)
+    return totals, dz.flatten(0, 1), dt
 
 
-def _pairs(source: _LogKernel, target: _LogKernel) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Images, their source and their target similarities, block by block."""
+def _pairs(source: _Kernel, target: _Kernel) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Images, their source kernel (V, images, C) and their target kernel (L, images, C)."""
+    L = source.p.L
     if source is target:
-        yield from ((images, S, S) for images, S in source.blocks())
+        yield from ((images, K, K[:L]) for images, K in source.tiles())
     else:
-        yield from ((images, S, S_target) for (images, S), (_, S_target) in zip(source.blocks(), target.blocks()))
+        yield from ((images, K, K_target[:L]) for (images, K), (_, K_target) in zip(source.tiles(), target.tiles()))
 
 
-def _match(
-    p: _Problem, S: Tensor, S_target: Tensor, g: Tensor | None, work: _Workspace, write_gradient: bool
-) -> Tensor:
-    """Cross-entropy, target and source entropy and largest target entries of one tile, summed: (4,).
+def _match(p: _Problem, S: Tensor, P: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """-G of a tile (V, images, C), and A's entropy, summed with the weights n_v and without.
 
     Args:
-        S: (V, images, C); with ``write_gradient`` overwritten by -G.
-        S_target: (L, images, C).
-        g: column potential (C,).
-        work: memory of a tile.
-        write_gradient: whether anybody needs G.
+        S: the log-kernel (V, images, C).
+        P: target attention (L, images, C).
+        out: memory for -G.
     """
-    P, target_entropy, largest = _target_attention(p, S_target, g, work)
-    A, lse = _source_attention(p, S, work)
-    source_entropy = lse.sum() - _dot(A, S) * p.sharpness
-
-    loss = S.new_zeros(())
+    A, lse = _source_attention(p, S, out)
+    entropy = lse.sum(1) - _dots(A, S) * p.sharpness
+    weighted = S.new_zeros(())
     for views, targets, count in _targets_of_views(p, P):
-        loss += count * lse[views].sum() - (S[views].flatten(1) @ targets.flatten()).sum() * p.sharpness
-        if write_gradient:
-            torch.sub(targets, A[views], alpha=count, out=S[views])
-    return torch.stack([loss, target_entropy, source_entropy, largest])
+        weighted += count * entropy[views].sum()
+        torch.sub(targets, A[views], alpha=count, out=A[views])
+    return A, weighted, entropy.sum()
 
 
 def _targets_of_views(p: _Problem, P: Tensor) -> Iterator[tuple[slice, Tensor, int]]:

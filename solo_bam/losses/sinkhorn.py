@@ -70,7 +70,7 @@ def bounded_column_potential(tiles: Callable[[], Iterable[Tensor]], num_iter: in
         scaling = None if g is None else g.exp()
         for kernel in tiles():
             if scaling is None:
-                part = kernel.sum(0)
+                part = kernel.T.mv(kernel.new_ones(kernel.shape[0]))  # faster than torch's sum
             else:
                 part = kernel.T.mv(kernel.mv(scaling).clamp_min_(_tiny(kernel)).reciprocal_())
             sums = part if sums is None else sums.add_(part)
@@ -95,20 +95,19 @@ def _tiny(like: Tensor) -> float:
     return torch.finfo(like.dtype).tiny
 
 
-def softmax_(x: Tensor) -> tuple[Tensor, Tensor]:
+def softmax_(x: Tensor) -> Tensor:
     """Softmax over the last dimension, in place.
 
     Args:
         x: ``(…, n)``, floating point; overwritten by the result.
 
     Returns:
-        The log-sum-exp of ``x`` and the largest entry of the softmax, ``(…)`` each.
+        The log-sum-exp of ``x``, ``(…)``.
     """
     top = x.amax(-1, keepdim=True)
     total = x.sub_(top).exp_().sum(-1, keepdim=True)
-    largest = total.reciprocal()
-    x.mul_(largest)
-    return top.add_(total.log_()).squeeze(-1), largest.squeeze(-1)
+    x.mul_(total.reciprocal())
+    return top.add_(total.log_()).squeeze(-1)
 
 
 def _column_logsumexp(tiles: Iterable[Tensor]) -> Tensor:

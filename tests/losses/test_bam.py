@@ -83,15 +83,16 @@ def _features(settings: dict[str, Any], B: int = 6, D: int = 5, seed: int = 0) -
 
 @pytest.mark.parametrize("teacher", [False, True])
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-@pytest.mark.parametrize(("block", "tile"), [(6, 6), (6, 4), (4, 4), (4, 1)])
+@pytest.mark.parametrize(("kept", "tile"), [(True, 6), (True, 4), (False, 4), (False, 1)])
 def test_agrees_with_the_reference(
-    settings: dict[str, Any], teacher: bool, block: int, tile: int, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], teacher: bool, kept: bool, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many images make a block (all six: kept between the passes) and a tile."""
+    """However many of the six images make a tile, and whether tiles are kept between the passes."""
     entries = settings["num_crops"] * 6 * (settings.get("target_crops_number") or settings["num_large_crops"])
-    monkeypatch.setattr(bam_module, "_BLOCK_ENTRIES", block * entries)
     monkeypatch.setattr(bam_module, "_CPU_TILE_ENTRIES", tile * entries)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(bam_module, "_TILE_ROWS", 1)
+    if not kept:
+        monkeypatch.setattr(bam_module, "_KEPT_ENTRIES", 0)
     z = _features(settings).requires_grad_()
     z_teacher = _features(settings, seed=1) if teacher else None
     loss, _ = bam_loss(z, z_teacher, **settings)
@@ -141,22 +142,24 @@ def test_scale_of_the_features_does_not_matter() -> None:
     torch.testing.assert_close(loss_fn(z), loss_fn(17 * z), rtol=1e-12, atol=0)
 
 
-def test_own_views_are_masked() -> None:
+@pytest.mark.parametrize("exponentiated", [True, False])
+def test_own_views_are_masked(exponentiated: bool) -> None:
     """With masking an image's attention is to the others alone: exact zeros in targets and in gradients."""
     B, V, D = 4, 2, 3
     p = bam_module._Problem(
         V=V, L=2, T=2, B=B, W=1, rank=0, reg=0.05, temperature=0.1, num_sink_iter=3, top_k=0, masking=True
     )
     z = torch.nn.functional.normalize(torch.randn(V * B, D, dtype=torch.float64), dim=-1)
-    ((_, S),) = bam_module._LogKernel(p, z, z).blocks()
     own = torch.arange(V * B) % B == torch.arange(B)[:, None]
-    work = bam_module._Workspace(p, z)
-    P, _, _ = bam_module._target_attention(p, S, None, work)
+    kernel = bam_module._Kernel(p, z, z, exponentiated=exponentiated)
+    ((_, K),) = kernel.tiles()
+    S = kernel.logits(K, 0, torch.empty_like(K))
+    P, _, _ = bam_module._target_attention(kernel, K, S, None, torch.empty_like(K))
     assert (P[:, own] == 0).all()
     assert (P[:, ~own] > 0).all()
-    bam_module._match(p, S, S.clone(), None, work, write_gradient=True)
-    assert (S[:, own] == 0).all()  # now -G
-    assert (S[:, ~own] != 0).all()
+    G = bam_module._match(p, S, P, torch.empty_like(K))[0]
+    assert (G[:, own] == 0).all()
+    assert (G[:, ~own] != 0).all()
 
 
 @pytest.mark.parametrize("reg", [0.005, 0.05, 1.0])
