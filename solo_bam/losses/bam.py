@@ -292,7 +292,7 @@ def _pass(p: _Problem, source: _Kernel, target: _Kernel, need_dt: bool) -> tuple
     g = _potential(p, target, work)
     totals = columns.new_zeros(4)
     dz = columns.new_empty(p.V, p.B, columns.shape[1])
-    dt = torch.zeros_like(columns) if need_dt else None
+    dt = torch.empty_like(columns) if need_dt else None
     factor = -p.scale / p.temperature  # of -G
     for images, K, K_target in _pairs(source, target):
         S = source.logits(K, images.start, work(2, K))
@@ -304,7 +304,8 @@ def _pass(p: _Problem, source: _Kernel, target: _Kernel, need_dt: bool) -> tuple
         product = torch.addmm(columns.new_zeros(()), minus_G.flatten(0, 1), columns, beta=0, alpha=factor, out=product)
         dz[:, images] = product.view(p.V, -1, dz.shape[2])
         if dt is not None:
-            dt.addmm_(minus_G.flatten(0, 1).T, source.rows[:, images].flatten(0, 1), alpha=factor)
+            rows = source.rows[:, images].flatten(0, 1)
+            dt.addmm_(minus_G.flatten(0, 1).T, rows, beta=min(images.start, 1), alpha=factor)
     return totals, dz.flatten(0, 1), dt
 
 
