@@ -16,10 +16,10 @@ from torch import Tensor
 
 from solo_bam import distributed
 
-BANK_TILE = 2048  # images of the bank in a tile
+BANK_TILE = 4096  # images of the bank in a tile
 QUERY_TILE = 512
 DISTANCES = ("cosine", "euclidean")
-_GROUP = 16  # neighbours of a tile are looked for in the groups of images with the closest members
+_GROUP = 8  # neighbours of a tile are looked for in the groups of images with the closest members
 _LAST = 0xFFFFFFFF
 
 # The bank's position of the tile's first image, and the tile's features (n, D).
@@ -53,7 +53,7 @@ def find_neighbours(
     """The k nearest images of a bank that may be shared by the processes.
 
     Memory beside the arguments, in bytes, whatever the bank's size: 8 · M · k for the neighbours, 4 · M · D for the
-    queries scaled, 4 · :data:`BANK_TILE` · (2 D + :data:`QUERY_TILE`) for a tile, 32 · :data:`QUERY_TILE` · 16 k for
+    queries scaled, 4 · :data:`BANK_TILE` · (2 D + :data:`QUERY_TILE`) for a tile, 32 · :data:`QUERY_TILE` · 8 k for
     the images that are sorted, and 16 · 4096 · k per process where the bank is shared.
 
     Args:

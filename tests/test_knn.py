@@ -133,9 +133,9 @@ def test_no_matrix_of_all_queries_against_the_whole_bank() -> None:
     with Largest() as largest:
         near = find_neighbours(in_tiles(bank), queries, k)
         count_hits(near, labels, labels[:3000], [k])
-    allowed = max(knn_module.QUERY_TILE * max(knn_module.BANK_TILE, 16 * k), 3000 * 100)
+    allowed = max(knn_module.QUERY_TILE * max(knn_module.BANK_TILE, knn_module._GROUP * k), 3000 * 100)
     assert largest.entries <= allowed
-    assert allowed < 20_000 * 3000 / 50
+    assert allowed < 20_000 * 3000 / 25
 
 
 def test_neighbours_are_enough_for_every_smaller_k() -> None:
