@@ -3,8 +3,9 @@
     python -m benchmarks.loaders [--tiny] [--cifar FOLDER] [--threads 2] [--repeats 5] [--out FILE.json]
 
 Nothing is trained: an epoch's batches are made and dropped. ``FOLDER`` has class folders of 32-pixel images, CIFAR's
-for one; without it, pictures of noise are made. Stages are CPU time of one process with one thread, for one image
-with all its crops. *Decide*: taking the random decisions, which for torchvision is a part of *augment*.
+for one; without it, and of ImageNet's size, smooth pictures are made. Stages are CPU time of one process with one
+thread, for one image with all its crops. *Decide*: taking the random decisions, which for torchvision is a part of
+*augment*.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import importlib.util
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,40 +39,57 @@ _MULTI_CROP = (
     f"solarization:{{prob:0.1}},horizontal_flip:{{prob:0.5}}}},{{crop_size:16,num_crops:4,rrc:{{crop_min_scale:0.05,"
     f"crop_max_scale:0.25}},{_COLOURS},gaussian_blur:{{prob:0.5}},horizontal_flip:{{prob:0.5}}}}]"
 )
-CASES = {  # recipe, its overrides, whether of the folder of 32-pixel images
-    "digits, 2 x 32": ("digits/bam", (), False),
-    "CIFAR, 2 x 32": ("cifar/bam", (), True),
-    "CIFAR, 2 x 32 + 4 x 16": ("cifar/bam", (_MULTI_CROP,), True),
-}
 LOADERS = {  # data.format, processes beside this one
     "torchvision, 0 workers": ("image_folder", 0),
     "torchvision, 2 workers": ("image_folder", 2),
     "DALI, cpu, 0 workers": ("dali", 0),
+    "DALI, cpu, 2 workers": ("dali", 2),
     "tensor": ("tensor", 0),
+}
+FILE_LOADERS = tuple(name for name, (data_format, _) in LOADERS.items() if data_format != "tensor")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A recipe, with what is changed of it, and the size of its images (None: those of the recipe)."""
+
+    recipe: str
+    overrides: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None
+    images: int = 1280
+    batch_size: int = 128
+    loaders: tuple[str, ...] = (*FILE_LOADERS, "tensor")
+
+
+_SMALL, _LARGE = (32, 32), (500, 375)
+CASES = {
+    "digits, 2 x 32": Case("digits/bam"),
+    "CIFAR, 2 x 32": Case("cifar/bam", size=_SMALL),
+    "CIFAR, 2 x 32 + 4 x 16": Case("cifar/bam", (_MULTI_CROP,), _SMALL),
+    "ImageNet, 2 x 224": Case("imagenet-100/bam", (), _LARGE, 256, 64, FILE_LOADERS),
 }
 
 
-def noise(folder: Path, count: int) -> Path:
-    """A class folder of JPEG pictures of 32 pixels."""
-    (folder / "noise").mkdir(parents=True)
+def pictures(folder: Path, count: int, size: tuple[int, int]) -> Path:
+    """A class folder of smooth JPEG pictures."""
+    (folder / "pictures").mkdir(parents=True)
     for i in range(count):
-        pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "noise" / f"{i:05d}.jpg")
+        pixels = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(folder / "pictures" / f"{i:05d}.jpg")
     return folder
 
 
-def data_of(case: str, loader: str, folder: Path, images: int, batch_size: int) -> PretrainData:
-    """The data of a case; about as many images as asked for."""
-    name, overrides, of_folder = CASES[case]
+def data_of(case: Case, loader: str, folder: Path) -> PretrainData:
+    """The data of a case; about as many images as it asks for."""
     data_format, workers = LOADERS[loader]
-    given = [f"data.format={data_format}", f"data.num_workers={workers}", f"optimizer.batch_size={batch_size}"]
-    given += [*overrides, "dali.device=cpu", "accelerator=cpu"]
-    if of_folder:
+    given = [f"data.format={data_format}", f"data.num_workers={workers}", f"optimizer.batch_size={case.batch_size}"]
+    given += [*case.overrides, "dali.device=cpu", "accelerator=cpu"]
+    if case.size:
         given += ["data.dataset=custom", f"data.train_path={folder}", f"data.val_path={folder}"]
-    recipe: Recipe = load_recipe(name, given)
+    recipe: Recipe = load_recipe(case.recipe, given)
     source = find_source(recipe.data)
-    if images < len(source.train):
-        recipe.data.fraction = images / len(source.train)
+    if case.images < len(source.train):
+        recipe.data.fraction = case.images / len(source.train)
     return PretrainData(recipe, source)
 
 
@@ -85,8 +104,8 @@ def epoch_of(data: PretrainData) -> Callable[[], int]:
     return epoch
 
 
-def stages(data: PretrainData, tensor: TensorLoader, images: int) -> dict[str, dict[str, float]]:
-    """CPU microseconds per image of what torchvision's loader and the tensor's do, one thread."""
+def stages(data: PretrainData, tensor: TensorLoader | None, images: int) -> dict[str, dict[str, float]]:
+    """CPU microseconds per image of what torchvision's loader and the tensor's, if there is one, do; one thread."""
     dataset, pipelines = data.plain_images(), data.crops.pipelines
     batch = list(range(min(images, len(dataset))))
     decoded: list[Any] = []
@@ -97,7 +116,6 @@ def stages(data: PretrainData, tensor: TensorLoader, images: int) -> dict[str, d
             with seeded(0, 0, i):
                 draw_all(pipelines, image)
 
-    shape = tensor.images.pixels.shape[2:]
     steps: dict[str, dict[str, Callable[[], Any]]] = {
         "torchvision": {
             "decode": lambda: decoded.extend(dataset._next_readable(i)[1] for i in batch),
@@ -105,12 +123,14 @@ def stages(data: PretrainData, tensor: TensorLoader, images: int) -> dict[str, d
             "augment": lambda: made.extend((i, data.crops(image), 0) for i, image in enumerate(decoded)),
             "collate": lambda: default_collate(made),
         },
-        "tensor": {
-            "decode once": lambda: TensorImages(dataset.split.take(np.array(batch))(dataset.transform)),
-            "decide": lambda: draw_batch(pipelines, (shape[0], shape[1]), 0, 0, batch),
-            "augment": lambda: tensor.crops(0, batch),
-        },
     }
+    if tensor:
+        height, width = tensor.images.pixels.shape[2:]
+        steps["tensor"] = {
+            "decode once": lambda: TensorImages(dataset.split.take(np.array(batch))(dataset.transform)),
+            "decide": lambda: draw_batch(pipelines, (height, width), 0, 0, batch),
+            "augment": lambda: tensor.crops(0, batch),
+        }
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     found: dict[str, dict[str, float]] = {}
@@ -124,17 +144,18 @@ def stages(data: PretrainData, tensor: TensorLoader, images: int) -> dict[str, d
     return found
 
 
-def measure(case: str, folder: Path, images: int, batch_size: int, repeats: int) -> dict[str, Any]:
+def measure(name: str, case: Case, folder: Path, repeats: int) -> dict[str, Any]:
     """Seconds of every loader's epochs, their images, and the stages."""
-    there = [name for name in LOADERS if name != "DALI, cpu, 0 workers" or importlib.util.find_spec("nvidia.dali")]
-    data = {name: data_of(case, name, folder, images, batch_size) for name in there}
-    seconds = side_by_side({name: epoch_of(one) for name, one in data.items()}, repeats)
-    tensor: Any = data["tensor"].train_dataloader()
+    dali = importlib.util.find_spec("nvidia.dali") is not None
+    data = {loader: data_of(case, loader, folder) for loader in case.loaders if dali or LOADERS[loader][0] != "dali"}
+    seconds = side_by_side({loader: epoch_of(one) for loader, one in data.items()}, repeats)
+    plain: Any = data["torchvision, 0 workers"]
+    tensor: Any = data["tensor"].train_dataloader() if "tensor" in data else None
     return {
-        "case": case,
-        "images": len(tensor) * batch_size,
+        "case": name,
+        "images": len(plain.train_dataloader()) * case.batch_size,
         "seconds": seconds,
-        "microseconds": stages(data["torchvision, 0 workers"], tensor, 4 * batch_size),
+        "microseconds": stages(plain, tensor, min(case.images, 4 * case.batch_size)),
     }
 
 
@@ -171,12 +192,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    images, batch_size = (32, 16) if options.tiny else (1280, 128)
+    cases = {name: replace(case, images=32, batch_size=16) if options.tiny else case for name, case in CASES.items()}
     with tempfile.TemporaryDirectory() as scratch:
-        folder = options.cifar or noise(Path(scratch) / "images", images)
         results = []
-        for case in CASES:
-            results.append(measure(case, folder, images, batch_size, options.repeats))
+        for number, (name, case) in enumerate(cases.items()):
+            folder = Path(scratch) / str(number)
+            if case.size == _SMALL and options.cifar:
+                folder = options.cifar
+            elif case.size:
+                pictures(folder, case.images, case.size)
+            results.append(measure(name, case, folder, options.repeats))
             gc.collect()  # ends the loader processes
             print(markdown(rows(results[-1])) + "\n", flush=True)
     print("CPU microseconds of an image, one thread:\n")

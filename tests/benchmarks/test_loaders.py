@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,10 @@ def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert set(result["microseconds"]["tensor"]) == {"decode once", "decide", "augment"}
 
 
-def test_every_case_is_a_recipe(tmp_path: Path) -> None:
-    folder = benchmark.noise(tmp_path, 20)
-    for case in benchmark.CASES:
-        data = benchmark.data_of(case, "tensor", folder, 16, 8)
-        assert len(data.train_set) == 16
-        assert benchmark.epoch_of(data)() == 16
+@pytest.mark.parametrize("name", benchmark.CASES)
+def test_every_case_is_a_recipe(name: str, tmp_path: Path) -> None:
+    case = replace(benchmark.CASES[name], images=16, batch_size=8)
+    folder = benchmark.pictures(tmp_path, 20, case.size or (8, 8))
+    data = benchmark.data_of(case, case.loaders[-1] if "tensor" in case.loaders else "torchvision, 0 workers", folder)
+    assert len(data.train_set) == 16
+    assert benchmark.epoch_of(data)() == 16
