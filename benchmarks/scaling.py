@@ -7,7 +7,7 @@ processes of one thread each; the seconds are those of the slowest process. Wher
 share them. The model counts, of each process, operations and bytes sent:
 
 - loss: 2 · V B/W · T B · D operations for each product of the images with the columns: the similarities, the two of
-  the backward, and, where the similarities do not fit into one block, one more for each Sinkhorn iteration;
+  the backward, and, where there are more similarities than the loss keeps, one more for each Sinkhorn iteration;
 - gather: (W-1)/W of the columns' bytes forward, as many backward (a reduce-scatter), and Sinkhorn's column sums;
   with a momentum teacher nothing backward;
 - k-NN: 2 · N/W · M · D operations; M · k keys of eight bytes for each other process;
@@ -33,13 +33,13 @@ import torch.multiprocessing as mp
 
 from benchmarks.timing import machine, markdown, write
 from solo_bam import distributed
-from solo_bam.knn import find_neighbours
+from solo_bam.knn import BANK_TILE, find_neighbours
 from solo_bam.losses import BAMLoss
 
 V = T = 2
 SINKHORN = 3
 K = 20
-BLOCK = 2**24  # similarities that the loss keeps at once
+KEPT = 2**24  # similarities that the loss keeps between its passes
 PARAMETERS = {"ResNet-18": 11.2e6, "ResNet-50": 23.5e6, "ViT-S/16": 21.7e6, "ViT-B/16": 85.8e6}
 
 
@@ -70,7 +70,7 @@ def model(size: Size, teacher: bool = False) -> dict[str, float]:
     others = (W - 1) / W
     columns = T * B
     entries = V * B / W * columns
-    products = 3 + (SINKHORN if entries > BLOCK else 0)
+    products = 3 + (SINKHORN if entries > KEPT else 0)
     gathered = 4 * columns * D
     sums = SINKHORN * 2 * others * 4 * columns  # all-reduced
     return {
@@ -119,6 +119,7 @@ def _process(rank: int, size: Size, repeats: int, store: str, out: str) -> None:
     everyones = distributed.gather_objects(_rounds(size, repeats))
     if rank == 0:
         torch.save({name: [max(r) for r in zip(*(one[name] for one in everyones))] for name in everyones[0]}, out)
+    dist.barrier()  # gloo may abort a process whose peers have gone
     dist.destroy_process_group()
 
 
@@ -151,7 +152,7 @@ def _search(size: Size) -> Callable[[], Any]:
     queries = torch.randn(size.queries, size.D, generator=torch.Generator().manual_seed(0))
     own = torch.randn(size.bank // size.W, size.D)
     first = distributed.rank() * len(own)
-    tiles = [(first + start, own[start : start + 2048]) for start in range(0, len(own), 2048)]
+    tiles = [(first + start, own[start : start + BANK_TILE]) for start in range(0, len(own), BANK_TILE)]
     return lambda: find_neighbours(tiles, queries, K, shared=True)
 
 

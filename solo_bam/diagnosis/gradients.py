@@ -60,6 +60,7 @@ def _process(rank: int, store: str, out: Any) -> None:
     both = torch.cat([torch.tensor([loss], dtype=torch.float64), gradient.flatten()])
     dist.all_reduce(both)  # as DDP averages
     out.put((both / 2).tolist())
+    dist.barrier()  # gloo may abort a process whose peers have gone
     dist.destroy_process_group()
 
 
