@@ -51,7 +51,7 @@ FILE_LOADERS = tuple(name for name, (data_format, _) in LOADERS.items() if data_
 
 @dataclass(frozen=True)
 class Case:
-    """A recipe, with what is changed of it, and the size of its images (None: those of the recipe)."""
+    """A recipe, with what is changed of it, and the width and height of its images (None: the recipe's)."""
 
     recipe: str
     overrides: tuple[str, ...] = ()

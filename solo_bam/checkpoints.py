@@ -189,7 +189,8 @@ def network_in(content: Mapping[str, Any], path: Path, recipe: Recipe, branch: N
     Raises:
         UserError: the checkpoint has no such network, or its weights are not this backbone's.
     """
-    if branch == "untrained" and (_about(content, path, key) or {}).get("own_recipe", True):
+    about = _about(content, path, key)
+    if branch == "untrained" and about is not None and about.get("own_recipe", True):
         return untrained_backbone(recipe)
     backbone = backbone_of(recipe)
     load_weights(backbone, backbone_state(content["state_dict"], branch, key), key)
@@ -235,7 +236,7 @@ def backbone_state(state: Mapping[str, Tensor], branch: Network, key: str) -> di
         key: for messages.
 
     Raises:
-        UserError: the checkpoint has no such branch.
+        UserError: the checkpoint has no such branch; no state holds an untrained network.
     """
     if branch == "untrained":
         raise UserError("branch", "got 'untrained', the run's seed is not known", "set branch=student")

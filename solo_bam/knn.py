@@ -53,7 +53,7 @@ def find_neighbours(
     """The k nearest images of a bank that may be shared by the processes.
 
     Memory beside the arguments, in bytes, whatever the bank's size: 8 · M · k for the neighbours, 4 · M · D for the
-    queries scaled, 4 · :data:`BANK_TILE` · (2 D + :data:`QUERY_TILE`) for a tile, 32 · :data:`QUERY_TILE` · 8 k for
+    queries scaled, :data:`BANK_TILE` · (8 D + 7 · :data:`QUERY_TILE`) for a tile, 32 · :data:`QUERY_TILE` · 8 k for
     the images that are sorted, and 16 · 4096 · k per process where the bank is shared.
 
     Args:

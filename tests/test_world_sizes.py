@@ -87,10 +87,13 @@ def train(case: str, strided: bool = False) -> dict[str, Any]:
 
 
 def train_all() -> dict[str, Any]:
-    """Every case, with blocks of neighbours; BAM also strided."""
-    return {case: train(case) for case in CASES} | {
-        f"{case}, strided": train(case, True) for case in ("bam", "bam_momentum")
-    }
+    """Every case, with blocks of neighbours; BAM also strided, and with the similarities in tiles of one image."""
+    results = {case: train(case) for case in CASES}
+    results |= {f"{case}, strided": train(case, True) for case in ("bam", "bam_momentum")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bam_module, "_CPU_TILE_ENTRIES", 1)
+        patch.setattr(bam_module, "_TILE_ROWS", 1)
+        return results | {f"{case}, in tiles": train(case) for case in ("bam", "bam_momentum, multi-crop")}
 
 
 def everything() -> dict[str, Any]:
@@ -127,7 +130,9 @@ def test_many_processes_give_what_one_gives(world: int, alone: dict[str, Any], r
     answers = request.getfixturevalue("of_two") if world == 2 else processes.run(world, everything)
     for rank, results in enumerate(answers):
         for case, result in results["trained"].items():
-            for what, difference in differences(alone["trained"][case.removesuffix(", strided")], result).items():
+            for what, difference in differences(
+                alone["trained"][case.removesuffix(", strided").removesuffix(", in tiles")], result
+            ).items():
                 assert difference < TOLERANCE, f"{case}, process {rank} of {world}: {what} differ by {difference}"
 
 

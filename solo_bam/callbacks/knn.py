@@ -21,11 +21,12 @@ from solo_bam.data.subsets import balanced, describe_share
 from solo_bam.errors import UserError
 from solo_bam.evaluation.features import Chunk, chunks_of, evaluating, extract_chunks
 from solo_bam.evaluation.records import Plain, Record, wilson_interval, write_records
-from solo_bam.knn import BANK_TILE, Tile, count_hits, find_neighbours
+from solo_bam.knn import Tile, count_hits, find_neighbours
 from solo_bam.runs import RunFolder
 
 # What the branches' metrics begin with.
 _PREFIX = {"student": "", "teacher": "momentum_"}
+_BANK_CHUNK = 2048  # images of the bank that one process takes at a time
 
 
 class OnlineKNN(pl.Callback):
@@ -84,7 +85,7 @@ class OnlineKNN(pl.Callback):
         branches = _branches(pl_module)
         networks = list(branches.values())
         with isolate_rng(), evaluating(*networks):
-            bank, bank_labels = self._extract(networks, self.bank, BANK_TILE)
+            bank, bank_labels = self._extract(networks, self.bank, _BANK_CHUNK)
             chunks, targets = self._extract(networks, self.queries, self._batch_size)
         return {branch: self._hits(i, bank, bank_labels, chunks, targets) for i, branch in enumerate(branches)}
 

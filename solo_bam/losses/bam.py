@@ -18,9 +18,9 @@ How it is computed. With G_v = n_v A_v - sum_{l != v} P_l, where n_v counts the 
     loss         = 1 / (L (V-1) B) * sum_{v,i} n_v entropy(A_vi) + <z, d loss / d z>
 
 (the cross-entropy, with the products with P taken from the gradient), so one pass over the images gives the value and
-both gradients. The kernel is computed in tiles that stay in the cache, and exponentiated once where float32 can hold
-that: Sinkhorn's iterations are then products with a vector.
-Tiles are kept between the passes if all of them are at most 64 MiB, else computed again.
+both gradients. The kernel is computed in tiles, small enough for a cache, on which all elementwise work is done; it is
+exponentiated once where float32 can hold that, so that Sinkhorn's iterations are products with a vector. Tiles are kept
+between the passes if they are few together (64 MiB in float32), else computed again.
 """
 
 from __future__ import annotations
@@ -40,10 +40,12 @@ from solo_bam.losses.sinkhorn import bounded_column_potential, column_potential,
 # Entries of a tile of similarities: few enough for a CPU's caches, enough for all its threads (8 MiB in float32).
 _CPU_TILE_ENTRIES = 2**21
 _GPU_TILE_ENTRIES = 2**24
-# Rows of a tile, however wide: matrix products of fewer rows are slow.
+# At least so many rows has a tile, however wide: matrix products of fewer rows are slow.
 _TILE_ROWS = 256
-# Entries of all tiles that are kept between the passes (64 MiB in float32).
+# Entries of all tiles together, up to which they are kept between the passes (64 MiB in float32).
 _KEPT_ENTRIES = 2**24
+# Entries of one dot product: a CPU adds them up in few running sums, which millions would make imprecise.
+_CPU_DOT_ENTRIES = 2**16
 # Below, float32 can no longer tell similarities / reg apart.
 _SMALLEST_SETTING = 1e-6
 # As torch's normalize has it.
@@ -102,46 +104,47 @@ def _tile_entries(like: Tensor) -> int:
 class _Kernel:
     """The log-kernel ``rows @ columns.T / reg`` or its exponential, positives masked, in tiles of images."""
 
-    def __init__(self, p: _Problem, rows: Tensor, columns: Tensor, exponentiated: bool, several_passes: bool = True):
+    def __init__(self, p: _Problem, rows: Tensor, columns: Tensor, exponentiated: bool, several_passes: bool):
         self.p, self.rows, self.columns, self.exponentiated = p, rows.view(p.V, p.B, -1), columns, exponentiated
         self.keep = several_passes and p.V * p.B * p.C <= _KEPT_ENTRIES
         self.kept: list[tuple[slice, Tensor]] = []
-        self.positive = rows.new_zeros(())  # cosine of different views of an image, summed over the images
+        self.positive_similarity = rows.new_zeros(())  # cosine of different views of an image, summed over the images
 
     def tiles(self) -> Iterator[tuple[slice, Tensor]]:
-        """Images and their part, (V, images, C), which valid until the next one, if they are not kept."""
+        """Images and their part, (V, images, C); where parts are not kept, the next one takes its place."""
         if self.kept:
             yield from self.kept
             return
         p, step = self.p, self.p.images_of_a_tile(self.columns)
-        self.positive = torch.zeros_like(self.positive)
-        tile = self.columns.new_empty(p.V * step, p.C)
+        self.positive_similarity = torch.zeros_like(self.positive_similarity)
+        memory: Tensor | None = None
         for start in range(0, p.B, step):
             images = slice(start, min(start + step, p.B))
             rows = p.V * (images.stop - start)
-            tile = torch.empty_like(tile[:rows]) if self.keep and self.kept else tile[:rows]
-            K = self._fill(tile, images)
+            if memory is None or self.keep:
+                memory = self.columns.new_empty(rows, p.C)
+            tile = self._fill(memory[:rows], images)
             if self.keep:
-                self.kept.append((images, K))
-            yield images, K
+                self.kept.append((images, tile))
+            yield images, tile
 
     def _fill(self, tile: Tensor, images: slice) -> Tensor:
         p, rows = self.p, self.rows[:, images].flatten(0, 1)
         S = torch.addmm(rows.new_zeros(()), rows, self.columns.T, beta=0, alpha=1 / p.reg, out=tile).view(p.V, -1, p.C)
         positives = p.positives(S, images.start)
-        self.positive += _of_different_views(positives.sum(-1)) * p.reg
+        self.positive_similarity += _of_different_views(positives.sum(-1)) * p.reg
         if p.masking:
             positives.fill_(p.masked_value(S.dtype))
         return S.exp_() if self.exponentiated else S
 
-    def logits(self, tile: Tensor, first: int, out: Tensor) -> Tensor:
+    def logits(self, tile: Tensor, first: int, work: _Workspace) -> Tensor:
         """The log-kernel of a tile (crops, images, C) whose first image is ``first``; finite."""
         if not self.exponentiated:
             return tile
-        torch.log(tile, out=out)
+        S = torch.log(tile, out=work("S", tile))
         if self.p.masking:
-            self.p.positives(out, first).fill_(self.p.masked_value(out.dtype))
-        return out
+            self.p.positives(S, first).fill_(self.p.masked_value(S.dtype))
+        return S
 
 
 def _of_different_views(pairs: Tensor) -> Tensor:
@@ -154,14 +157,16 @@ def _of_different_views(pairs: Tensor) -> Tensor:
 
 
 class _Workspace:
-    """Memory for the tiles, the same for all of them: it stays in the cache."""
+    """Memory for results on tiles, by their names; the same for all tiles, of which the first is the largest."""
 
-    def __init__(self, p: _Problem, like: Tensor):
-        self._memory = like.new_empty(3, p.V * p.images_of_a_tile(like) * p.C)
+    def __init__(self) -> None:
+        self._memory: dict[str, Tensor] = {}
 
-    def __call__(self, number: int, like: Tensor) -> Tensor:
-        """Memory 0, 1 or 2 in the shape of ``like``."""
-        return self._memory[number, : like.numel()].view(like.shape)
+    def __call__(self, name: str, like: Tensor) -> Tensor:
+        """Memory in the shape of ``like``."""
+        if name not in self._memory:
+            self._memory[name] = torch.empty_like(like).flatten()
+        return self._memory[name][: like.numel()].view(like.shape)
 
 
 def _potential(p: _Problem, kernel: _Kernel, work: _Workspace) -> Tensor | None:
@@ -169,7 +174,7 @@ def _potential(p: _Problem, kernel: _Kernel, work: _Workspace) -> Tensor | None:
 
     def tiles(g: Tensor | None) -> Iterator[Tensor]:
         for _, S in kernel.tiles():
-            yield _plus(S, g, work(0, S)).flatten(0, 1)
+            yield _plus(S, g, work("S", S)).flatten(0, 1)
 
     if kernel.exponentiated:
         return bounded_column_potential(lambda: (K.flatten(0, 1) for _, K in kernel.tiles()), p.num_sink_iter)
@@ -191,8 +196,9 @@ def _target_attention(
     """P of a tile of the kernel (L, images, C), rows of sum 1; its entropy and its largest entries, summed.
 
     Args:
-        tile: of the kernel.
-        S: the tile's logits.
+        kernel: of the targets.
+        tile: of it.
+        S: the tile's log-kernel.
         g: column potential (C,).
         out: memory for P.
     """
@@ -227,7 +233,9 @@ def _source_attention(p: _Problem, S: Tensor, out: Tensor) -> tuple[Tensor, Tens
 
 def _dots(a: Tensor, b: Tensor) -> Tensor:
     """Sums of the products, view by view: (views,)."""
-    return torch.stack([torch.dot(x.flatten(), y.flatten()) for x, y in zip(a, b)])
+    size = _CPU_DOT_ENTRIES if a.device.type == "cpu" else a[0].numel()
+    pieces = zip(torch.split(a.flatten(1), size, 1), torch.split(b.flatten(1), size, 1))
+    return torch.stack([torch.stack([torch.dot(x, y) for x, y in zip(*piece)]) for piece in pieces]).sum(0)
 
 
 class _AttentionMatching(torch.autograd.Function):
@@ -238,7 +246,10 @@ class _AttentionMatching(torch.autograd.Function):
         rows, inverse_norms = _unit_rows(z)
         target_rows = rows if z_teacher is None else _unit_rows(z_teacher)[0].to(rows.dtype)
         columns = _gather_columns(target_rows, p)
-        target = source = _Kernel(p, target_rows, columns, exponentiated=_fits(1 / p.reg, columns))
+        # Above 1, exponentials are so near to 1 that they no longer tell the similarities apart.
+        bounded = p.reg <= 1 and _fits(1 / p.reg, columns)
+        several_passes = p.num_sink_iter > 0
+        target = source = _Kernel(p, target_rows, columns, bounded and several_passes, several_passes)
         if z_teacher is not None:
             source = _Kernel(p, rows, columns, exponentiated=False, several_passes=False)
         totals, dz, dt = _pass(p, source, target, z_teacher is None and ctx.needs_input_grad[0])
@@ -250,7 +261,7 @@ class _AttentionMatching(torch.autograd.Function):
             target_entropy.clamp(min=0) / (p.L * p.B),
             source_entropy.clamp(min=0) / (p.V * p.B),
             largest / (p.L * p.B),
-            source.positive / p.B,
+            source.positive_similarity / p.B,
             _spread(rows[: p.L * p.B].view(p.L, p.B, -1)),
         )
         ctx.mark_non_differentiable(*statistics)
@@ -273,7 +284,7 @@ class _AttentionMatching(torch.autograd.Function):
 
 def _row_dots(a: Tensor, b: Tensor) -> Tensor:
     """Products of the rows of two matrices, (rows, 1); piece by piece, since each piece needs memory of its size."""
-    size = max(1, _tile_entries(a) // (8 * a.shape[1]))
+    size = max(1, _tile_entries(a) // 8 // a.shape[1])  # an eighth of a tile: products are new memory each time
     pieces = zip(torch.split(a, size), torch.split(b, size))
     return torch.cat([torch.linalg.vecdot(x, y) for x, y in pieces]).unsqueeze(-1)
 
@@ -286,26 +297,28 @@ def _own_columns(p: _Problem, dt: Tensor) -> Tensor:
 def _pass(p: _Problem, source: _Kernel, target: _Kernel, need_dt: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """Sums over all images, and the gradients by normalised rows (V B, D) and columns (C, D).
 
-    The sums (4,): entropy of A with the weights n_v and without, entropy of P, P's largest entries.
+    The sums (4,): entropy of A with the weights n_v and without, entropy of P, P's largest entries. The gradient by
+    rows is a part of the loss's value, and computed whether or not anybody asks for a gradient.
     """
-    columns, work = source.columns, _Workspace(p, source.columns)
+    columns, work = source.columns, _Workspace()
     g = _potential(p, target, work)
     totals = columns.new_zeros(4)
     dz = columns.new_empty(p.V, p.B, columns.shape[1])
     dt = torch.empty_like(columns) if need_dt else None
     factor = -p.scale / p.temperature  # of -G
     for images, K, K_target in _pairs(source, target):
-        S = source.logits(K, images.start, work(2, K))
-        S_target = S[: p.L] if source is target else target.logits(K_target, images.start, work(2, K_target))
-        P, *of_targets = _target_attention(target, K_target, S_target, g, work(0, K_target))
-        minus_G, *of_sources = _match(p, S, P, out=work(1, S))
+        S = source.logits(K, images.start, work)
+        S_target = S[: p.L] if source is target else target.logits(K_target, images.start, work)
+        P, *of_targets = _target_attention(target, K_target, S_target, g, work("P", K_target))
+        minus_G, *of_sources = _match(p, S, P, out=work("A", S))
         totals += torch.stack([*of_sources, *of_targets])
         product = dz.flatten(0, 1) if K.shape[1] == p.B else None
         product = torch.addmm(columns.new_zeros(()), minus_G.flatten(0, 1), columns, beta=0, alpha=factor, out=product)
         dz[:, images] = product.view(p.V, -1, dz.shape[2])
         if dt is not None:
             rows = source.rows[:, images].flatten(0, 1)
-            dt.addmm_(minus_G.flatten(0, 1).T, rows, beta=min(images.start, 1), alpha=factor)
+            first_tile = images.start == 0
+            dt.addmm_(minus_G.flatten(0, 1).T, rows, beta=int(not first_tile), alpha=factor)
     return totals, dz.flatten(0, 1), dt
 
 

@@ -34,6 +34,6 @@ def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 def test_every_case_is_a_recipe(name: str, tmp_path: Path) -> None:
     case = replace(benchmark.CASES[name], images=16, batch_size=8)
     folder = benchmark.pictures(tmp_path, 20, case.size or (8, 8))
-    data = benchmark.data_of(case, case.loaders[-1] if "tensor" in case.loaders else "torchvision, 0 workers", folder)
+    data = benchmark.data_of(case, "tensor" if "tensor" in case.loaders else "torchvision, 0 workers", folder)
     assert len(data.train_set) == 16
     assert benchmark.epoch_of(data)() == 16

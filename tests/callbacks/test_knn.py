@@ -23,7 +23,7 @@ from solo_bam.errors import UserError
 from solo_bam.evaluation.features import chunks_of
 from solo_bam.evaluation.offline_knn import evaluate_knn
 from solo_bam.evaluation.records import Record
-from solo_bam.knn import BANK_TILE, find_neighbours
+from solo_bam.knn import find_neighbours
 from tests import processes
 from tests.recipes import tiny
 
@@ -89,7 +89,7 @@ def _callback() -> tuple[OnlineKNN, Any]:
 
 def _hits_and_neighbours() -> tuple[Any, ...]:
     """In tiles of 16 images: shares of 39 and 32 images on two processes, 32, 23 and 16 on three."""
-    module.BANK_TILE = 16
+    module._BANK_CHUNK = 16
     callback, method = _callback()
     generator = torch.Generator().manual_seed(0)
     bank, queries = (torch.randn(n, 33, generator=generator) for n in (71, 40))
@@ -110,10 +110,11 @@ def _on_three_processes_then_on_two(store: str) -> list[Any]:
 
 
 def test_several_processes_say_what_one_does(tmp_path: Path) -> None:
+    usual = module._BANK_CHUNK
     try:
         hits, positions, closeness, images = _hits_and_neighbours()
     finally:
-        module.BANK_TILE = BANK_TILE
+        module._BANK_CHUNK = usual
     assert images == 71
     assert hits["student"] != hits["teacher"]
     found = processes.run(3, _on_three_processes_then_on_two, str(tmp_path / "store"))

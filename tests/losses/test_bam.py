@@ -151,9 +151,9 @@ def test_own_views_are_masked(exponentiated: bool) -> None:
     )
     z = torch.nn.functional.normalize(torch.randn(V * B, D, dtype=torch.float64), dim=-1)
     own = torch.arange(V * B) % B == torch.arange(B)[:, None]
-    kernel = bam_module._Kernel(p, z, z, exponentiated=exponentiated)
+    kernel = bam_module._Kernel(p, z, z, exponentiated, several_passes=True)
     ((_, K),) = kernel.tiles()
-    S = kernel.logits(K, 0, torch.empty_like(K))
+    S = kernel.logits(K, 0, bam_module._Workspace())
     P, _, _ = bam_module._target_attention(kernel, K, S, None, torch.empty_like(K))
     assert (P[:, own] == 0).all()
     assert (P[:, ~own] > 0).all()
@@ -188,6 +188,28 @@ def test_small_reg_is_right_and_not_only_finite() -> None:
     z = _features(settings, B=8, D=4)
     expected = bam_loss(z, **settings)[0]
     torch.testing.assert_close(bam_loss(z.float(), **settings)[0].double(), expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("reg", [0.02, 0.03, 0.9, 1.1, 10.0, 1e6])
+@pytest.mark.parametrize("teacher", [False, True])
+def test_float32_is_as_right_for_every_reg(reg: float, teacher: bool) -> None:
+    """On both sides of what decides whether the kernel is exponentiated."""
+    settings: dict[str, Any] = {"num_crops": 2, "num_large_crops": 2, "reg": reg}
+    z = _features(settings, B=64, D=16).requires_grad_()
+    z_teacher = _features(settings, B=64, D=16, seed=1) if teacher else None
+    loss = bam_loss(z, z_teacher, **settings)[0]
+    single = z.detach().float().requires_grad_()
+    found = bam_loss(single, None if z_teacher is None else z_teacher.float(), **settings)[0]
+    torch.testing.assert_close(found.double(), loss, rtol=2e-6, atol=0)
+    (expected,), (grad,) = torch.autograd.grad(loss, z), torch.autograd.grad(found, single)
+    assert (grad.double() - expected).norm() < 2e-5 * expected.norm()
+
+
+def test_float32_is_right_for_many_equal_entries() -> None:
+    """Millions of them, whose roundings all go the same way."""
+    loss, statistics = bam_loss(torch.ones(2 * 1024, 4), num_crops=2, num_large_crops=2)
+    assert loss.item() == pytest.approx(np.log(2046), abs=5e-5)
+    assert statistics["target_entropy"].item() == pytest.approx(np.log(2046), abs=5e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -232,9 +254,12 @@ def test_statistics() -> None:
     assert statistics["z_std"].item() == pytest.approx(u[:12].view(2, 6, -1).std(1, correction=0).mean().item())
 
 
-def test_no_gradient_is_computed_where_none_is_wanted() -> None:
+def test_the_same_value_without_a_gradient() -> None:
+    z = torch.randn(8, 4, requires_grad=True)
     with torch.no_grad():
-        assert not BAMLoss(2, 2)(torch.randn(8, 4)).requires_grad
+        loss = BAMLoss(2, 2)(z)
+    assert not loss.requires_grad
+    assert loss == BAMLoss(2, 2)(z)
 
 
 @pytest.mark.parametrize(
