@@ -170,18 +170,17 @@ def load_pretrained(path: Path, branch: Network = "student", key: str = "checkpo
         problem = f"{path} was not saved by solo-bam, and has no args.json of solo-learn's beside it"
         raise UserError(key, problem, "give a checkpoint of solo-bam or solo-learn")
     recipe = _recipe_of(about, path, key)
-    backbone = network_in(content, path, recipe, branch, key)
+    backbone = network_in(content, recipe, branch, key)
     epoch = 0 if branch == "untrained" else int(content.get("epoch", -1)) + 1
     weights, own = hash_weights(backbone), about.get("own_recipe", True)
     return Pretrained(backbone, recipe, branch, epoch, find_checkpoint(path, key), weights, own)
 
 
-def network_in(content: Mapping[str, Any], path: Path, recipe: Recipe, branch: Network, key: str) -> nn.Module:
+def network_in(content: Mapping[str, Any], recipe: Recipe, branch: Network, key: str) -> nn.Module:
     """A recipe's backbone with the weights of a checkpoint, or as the checkpoint's run started it.
 
     Args:
         content: of the checkpoint.
-        path: of the checkpoint.
         recipe: of the run.
         branch: which network.
         key: for messages.
@@ -189,8 +188,9 @@ def network_in(content: Mapping[str, Any], path: Path, recipe: Recipe, branch: N
     Raises:
         UserError: the checkpoint has no such network, or its weights are not this backbone's.
     """
-    about = _about(content, path, key)
-    if branch == "untrained" and about is not None and about.get("own_recipe", True):
+    # Checkpoints of solo-bam say so; solo-learn's, whose recipe is filled in, have nothing of the kind.
+    about = content.get("solo_bam")
+    if branch == "untrained" and about and about.get("own_recipe", True):
         return untrained_backbone(recipe)
     backbone = backbone_of(recipe)
     load_weights(backbone, backbone_state(content["state_dict"], branch, key), key)

@@ -77,9 +77,9 @@ def test_where_the_seed_is_not_known_there_is_no_untrained_network(tmp_path):
     recipe = tiny(tmp_path)
     content = {"state_dict": {}, "solo_bam": {"method": "bam", "recipe": {}, "own_recipe": False}}
     with pytest.raises(UserError, match="branch: got 'untrained', the run's seed is not known; set branch=student"):
-        network_in(content, tmp_path / "last.ckpt", recipe, "untrained", "checkpoint")
+        network_in(content, recipe, "untrained", "checkpoint")
     content["solo_bam"]["own_recipe"] = True
-    found = network_in(content, tmp_path / "last.ckpt", recipe, "untrained", "checkpoint")
+    found = network_in(content, recipe, "untrained", "checkpoint")
     assert hash_weights(found) == hash_weights(untrained_backbone(recipe))
 
 

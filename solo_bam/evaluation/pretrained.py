@@ -120,7 +120,7 @@ def load_extractor(
         load_weights(backbone, backbone_state(content["state_dict"], recipe.branch, CHECKPOINT), CHECKPOINT)
     else:
         own = trained_by.model_copy(update={"backbone": section})
-        backbone = network_in(content, path, own, recipe.branch, CHECKPOINT)
+        backbone = network_in(content, own, recipe.branch, CHECKPOINT)
     width: int = backbone.num_features  # type: ignore[assignment]
     check_crop_sizes(backbone, section.name, [size], width)
     check_probe(backbone, section.name, recipe.probe)

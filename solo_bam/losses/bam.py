@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from solo_bam import distributed
-from solo_bam.losses.sinkhorn import bounded_column_potential, column_potential, largest_exponent, softmax_
+from solo_bam.losses.sinkhorn import bounded_column_potential, column_potential, largest_exponent, normalise_, softmax_
 
 # Entries of a tile of similarities: few enough for a CPU's caches, enough for all its threads (8 MiB in float32).
 _CPU_TILE_ENTRIES = 2**21
@@ -204,9 +204,7 @@ def _target_attention(
     """
     if kernel.exponentiated:
         P = out.copy_(tile) if g is None else torch.mul(tile, g.exp(), out=out)
-        total = P.sum(-1, keepdim=True).clamp_min_(torch.finfo(P.dtype).tiny)
-        P.mul_(total.reciprocal())
-        lse = total.log_()
+        lse = normalise_(P)
     else:
         P = _plus(tile, g, out)
         lse = softmax_(P)
@@ -225,10 +223,8 @@ def _target_attention(
 def _source_attention(p: _Problem, S: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
     """A of a tile of the log-kernel (V, images, C), rows of sum 1, and the log-sum-exp of its logits (V, images)."""
     A = torch.mul(S, p.sharpness, out=out)
-    if not _fits(1 / p.temperature, A):
-        return A, softmax_(A)
-    total = A.exp_().sum(-1, keepdim=True)
-    return A.mul_(total.reciprocal()), total.log_().squeeze(-1)
+    lse = normalise_(A.exp_()) if _fits(1 / p.temperature, A) else softmax_(A)
+    return A, lse
 
 
 def _dots(a: Tensor, b: Tensor) -> Tensor:

@@ -105,9 +105,21 @@ def softmax_(x: Tensor) -> Tensor:
         The log-sum-exp of ``x``, ``(…)``.
     """
     top = x.amax(-1, keepdim=True)
-    total = x.sub_(top).exp_().sum(-1, keepdim=True)
+    return normalise_(x.sub_(top).exp_()).add_(top.squeeze(-1))
+
+
+def normalise_(x: Tensor) -> Tensor:
+    """Rows divided by their sums, in place.
+
+    Args:
+        x: ``(…, n)``, floating point, not negative; overwritten by the result.
+
+    Returns:
+        The logarithms of the sums, ``(…)``.
+    """
+    total = x.sum(-1, keepdim=True).clamp_min_(_tiny(x))
     x.mul_(total.reciprocal())
-    return top.add_(total.log_()).squeeze(-1)
+    return total.log_().squeeze(-1)
 
 
 def _column_logsumexp(tiles: Iterable[Tensor]) -> Tensor:
