@@ -28,7 +28,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from benchmarks.timing import forget_highest, highest_resident, machine, markdown, ratio, side_by_side, told, write
-from solo_bam.knn import count_hits, find_neighbours, in_tiles
+from solo_bam.core.neighbors import count_hits, find_neighbours, in_tiles
 
 CLASSES = 100
 TEMPERATURE = 0.07

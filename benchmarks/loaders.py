@@ -28,10 +28,10 @@ from torch.utils.data import default_collate
 from benchmarks.timing import machine, markdown, ratio, side_by_side, told, write
 from solo_bam.config import Recipe, load_recipe
 from solo_bam.data import PretrainData, find_source
-from solo_bam.data.batch_draws import draw_batch
-from solo_bam.data.draws import draw_all
-from solo_bam.data.sampling import seeded
-from solo_bam.data.tensor import TensorImages, TensorLoader
+from solo_bam.data.loaders.sampling import seeded
+from solo_bam.data.loaders.tensor import TensorImages, TensorLoader
+from solo_bam.data.transforms.batch_draws import draw_batch
+from solo_bam.data.transforms.draws import draw_all
 
 _COLOURS = "color_jitter:{prob:0.8,brightness:0.4,contrast:0.4,saturation:0.2,hue:0.1},grayscale:{prob:0.2}"
 _MULTI_CROP = (

@@ -32,8 +32,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from benchmarks.timing import machine, markdown, write
-from solo_bam import distributed
-from solo_bam.knn import BANK_TILE, find_neighbours
+from solo_bam.core import collectives
+from solo_bam.core.neighbors import BANK_TILE, find_neighbours
 from solo_bam.losses import BAMLoss
 from solo_bam.losses.bam import _KEPT_ENTRIES
 
@@ -116,7 +116,7 @@ def measure(size: Size, repeats: int) -> dict[str, Any]:
 def _process(rank: int, size: Size, repeats: int, store: str, out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size.W)
-    everyones = distributed.gather_objects(_rounds(size, repeats))
+    everyones = collectives.gather_objects(_rounds(size, repeats))
     if rank == 0:
         torch.save({name: [max(r) for r in zip(*(one[name] for one in everyones))] for name in everyones[0]}, out)
     dist.barrier()  # gloo may abort a process whose peers have gone
@@ -145,13 +145,13 @@ def _loss(size: Size) -> Callable[[], Any]:
 
 def _gather(size: Size) -> Callable[[], Any]:
     columns = torch.randn(T * size.B // size.W, size.D).requires_grad_()
-    return lambda: distributed.gather(columns).sum().backward()
+    return lambda: collectives.gather(columns).sum().backward()
 
 
 def _search(size: Size) -> Callable[[], Any]:
     queries = torch.randn(size.queries, size.D, generator=torch.Generator().manual_seed(0))
     own = torch.randn(size.bank // size.W, size.D)
-    first = distributed.rank() * len(own)
+    first = collectives.rank() * len(own)
     tiles = [(first + start, own[start : start + BANK_TILE]) for start in range(0, len(own), BANK_TILE)]
     return lambda: find_neighbours(tiles, queries, K, shared=True)
 

@@ -22,7 +22,7 @@ from benchmarks.timing import machine, markdown, write
 _FIRST_STEP = """
 import os, sys
 import lightning.pytorch as pl
-from solo_bam.commands import pretrain
+from solo_bam.cli import pretrain
 
 class Stop(pl.Callback):
     def on_train_batch_end(self, *_):
@@ -36,7 +36,7 @@ os._exit(1)
 """
 STARTS = {
     "solo-bam --help": ["-m", "solo_bam", "--help"],
-    "imports of the demo": ["-c", "import solo_bam.commands.demo"],
+    "imports of the demo": ["-c", "import solo_bam.cli.demo"],
     "first step of the demo": ["-c", _FIRST_STEP],
 }
 GOALS = {"solo-bam --help": 1.0, "first step of the demo": 15.0}

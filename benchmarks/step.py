@@ -28,13 +28,13 @@ from torch.utils.data import DataLoader
 
 import solo_bam.methods.bam as bam_module
 from benchmarks.timing import machine, markdown, ratio, side_by_side, synchronise, told, write
-from solo_bam import hardware
 from solo_bam.config import Recipe, load_recipe
 from solo_bam.config.resolve import resolve
 from solo_bam.config.schema import Augmentation
-from solo_bam.performance import compile_networks
-from solo_bam.toolkit.schedule import build_optimizer
-from solo_bam.training import build_model, without_known_warnings
+from solo_bam.core import hardware
+from solo_bam.solo_learn.schedule import build_optimizer
+from solo_bam.train.performance import compile_networks
+from solo_bam.train.pretrain import build_model, without_known_warnings
 
 METHODS = ("bam", "bam_momentum", "simclr", "byol", "dino")
 

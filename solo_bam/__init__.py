@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from solo_bam import toolkit
+from solo_bam import solo_learn
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,13 +31,13 @@ def load_backbone(path: str, branch: str = "student") -> nn.Module:
         branch: ``student`` or ``teacher``, where the checkpoint holds both.
 
     Raises:
-        solo_bam.errors.UserError: it cannot be read, or its weights are not those of its recipe's backbone.
+        solo_bam.core.errors.UserError: it cannot be read, or its weights are not those of its recipe's backbone.
     """
     from pathlib import Path
 
-    from solo_bam.checkpoints import load_pretrained
+    from solo_bam.runs.checkpoints.read import load_pretrained
 
     return load_pretrained(Path(path), branch).backbone  # type: ignore[arg-type]
 
 
-toolkit.install(_methods)
+solo_learn.install(_methods)

@@ -29,9 +29,9 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Which solo-learn all of this was about."""
-    from solo_bam import toolkit
+    from solo_bam import solo_learn
 
-    said = toolkit.version().get("solo-learn") or toolkit.edition() or "none"
+    said = solo_learn.version().get("solo-learn") or solo_learn.edition() or "none"
     terminalreporter.write_line(f"solo-learn: {said}")
 
 
@@ -56,6 +56,6 @@ def _environment() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _few_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run's pictures are drawn where a test looks at them: they cost as much as a small run itself."""
-    command = sys.modules.get("solo_bam.commands.pretrain")
+    command = sys.modules.get("solo_bam.cli.pretrain")
     if command is not None and "pictures" not in request.keywords:
         monkeypatch.setattr(command, "_draw", lambda *_: None)

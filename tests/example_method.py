@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from solo_bam.toolkit import METHODS, BaseMethod, CropRule
+from solo_bam.solo_learn import METHODS, BaseMethod, CropRule
 
 
 class AlignmentOptions(BaseModel):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from solo_bam.checkpoints import backbone_of
+from solo_bam.runs.checkpoints.read import backbone_of
 from tests.recipes import tiny
 
 # ViTs with as few numbers as they run with.

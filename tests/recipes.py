@@ -45,10 +45,10 @@ def batch(labels: Any, crops: int = 2, size: int = 16) -> list[Any]:
 
 def known_kwargs(method: str) -> set[str]:
     """The ``method_kwargs`` that a method takes on the installed edition."""
-    from solo_bam import toolkit
+    from solo_bam import solo_learn
 
-    model = toolkit.options_model(method)
-    return set(toolkit.own_options(method) if model is None else model.model_fields)
+    model = solo_learn.options_model(method)
+    return set(solo_learn.own_options(method) if model is None else model.model_fields)
 
 
 # Widths that train in seconds; on the head edition some keys have no default.

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from solo_bam.checkpoints import backbone_of
 from solo_bam.config import Recipe
+from solo_bam.runs.checkpoints.read import backbone_of
 
 
 def random_backbone(recipe: Recipe, seed: int = 0) -> nn.Module:

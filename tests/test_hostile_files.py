@@ -23,9 +23,10 @@ from PIL import Image
 import solo_bam
 from solo_bam.cli import main
 from solo_bam.config import load_recipe
-from solo_bam.data import downloads, find_source
-from solo_bam.data.images import ImageFiles
-from solo_bam.errors import UserError
+from solo_bam.core.errors import UserError
+from solo_bam.data import find_source
+from solo_bam.data.datasets import downloads
+from solo_bam.data.datasets.images import ImageFiles
 from tests.data.pictures import cifar, packed
 from tests.recipes import tiny, tiny_overrides
 
@@ -329,7 +330,7 @@ def test_the_search_finds(line: str) -> None:
 
 
 # What is only written: detectron2 reads pickles; a checkpoint holds more than the weights.
-ALLOWED = {("export/detectron2.py", "pickle"), ("callbacks/saving.py", "weights_only=False")}
+ALLOWED = {("runs/checkpoints/export/detectron2.py", "pickle"), ("train/callbacks/saving.py", "weights_only=False")}
 
 
 def test_nothing_in_the_package_runs_what_it_reads() -> None:

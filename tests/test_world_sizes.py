@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import solo_bam.losses.bam as bam_module
-from solo_bam import distributed
-from solo_bam.batch_norm import desynchronise, synchronise
+from solo_bam.core import collectives
 from solo_bam.losses import BAMLoss
+from solo_bam.train.batch_norm import desynchronise, synchronise
 from tests import processes
 
 BATCH = 24  # divisible by every world size
@@ -66,7 +66,7 @@ def train(case: str, strided: bool = False) -> dict[str, Any]:
     network: nn.Module = synchronise(Network())
     teacher = copy.deepcopy(network).requires_grad_(False) if momentum else None
     loss_fn = BAMLoss(large + small, large, reg=0.5, temperature=0.5, top_k_sink=4)
-    world, rank = distributed.world_size(), distributed.rank()
+    world, rank = collectives.world_size(), collectives.rank()
     share = slice(rank, None, world) if strided else slice(rank * BATCH // world, (rank + 1) * BATCH // world)
     model = DistributedDataParallel(network) if world > 1 else network
     optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9)
@@ -81,7 +81,7 @@ def train(case: str, strided: bool = False) -> dict[str, Any]:
         if teacher is not None:
             for online, slow in zip(network.parameters(), teacher.parameters()):
                 slow.lerp_(online.detach(), 0.1)
-        losses.append(float(distributed.all_sum(loss.detach().clone()) / world))
+        losses.append(float(collectives.all_sum(loss.detach().clone()) / world))
     weights = torch.cat([tensor.flatten().float() for tensor in network.state_dict().values()])
     return {"losses": losses, "gradients": torch.stack(gradients).numpy(), "weights": weights.numpy()}
 
@@ -98,11 +98,11 @@ def train_all() -> dict[str, Any]:
 
 def everything() -> dict[str, Any]:
     """What one start of the processes is worth."""
-    results = {"trained": train_all(), "normalised": _normalise_both_ways() if distributed.world_size() < 3 else None}
-    values = {"rank": torch.tensor(float(distributed.rank())), "two": torch.tensor(2.0, requires_grad=True)}
-    results["means"] = {name: mean.tolist() for name, mean in distributed.means(values).items()}
+    results = {"trained": train_all(), "normalised": _normalise_both_ways() if collectives.world_size() < 3 else None}
+    values = {"rank": torch.tensor(float(collectives.rank())), "two": torch.tensor(2.0, requires_grad=True)}
+    results["means"] = {name: mean.tolist() for name, mean in collectives.means(values).items()}
     bam_module._own_columns = lambda p, dt: dt.view(p.T, p.W, p.B, -1)[:, p.rank].flatten(0, 1)
-    return {**results, "broken": train("bam") if distributed.world_size() == 2 else None}
+    return {**results, "broken": train("bam") if collectives.world_size() == 2 else None}
 
 
 @pytest.fixture(scope="module")
@@ -159,8 +159,8 @@ def _normalise(momentum: float | None) -> list[Any]:
         torch.manual_seed(1)
         nn.init.normal_(layer.weight)
         synchronise(layer)
-        bounds = [0, 9] if distributed.world_size() == 1 else [0, 2, 9]
-        share = slice(bounds[distributed.rank()], bounds[distributed.rank() + 1])
+        bounds = [0, 9] if collectives.world_size() == 1 else [0, 2, 9]
+        share = slice(bounds[collectives.rank()], bounds[collectives.rank() + 1])
         for number in (1, 2):
             torch.manual_seed(number)
             x = torch.randn(shape, dtype=torch.float64).float() * 3 + 5
@@ -168,7 +168,7 @@ def _normalise(momentum: float | None) -> list[Any]:
             out = layer(part)
             layer.zero_grad()
             (out * torch.randn(shape)[share]).sum().backward()
-        gradients = [distributed.all_sum(p.grad.clone()) for p in layer.parameters()]  # type: ignore[union-attr]
+        gradients = [collectives.all_sum(p.grad.clone()) for p in layer.parameters()]  # type: ignore[union-attr]
         results.append([t.detach().numpy() for t in (out, part.grad, *gradients, *layer.state_dict().values())])
     return results
 
@@ -204,7 +204,7 @@ def test_synchronising_keeps_the_tensors_and_can_be_undone() -> None:
 
 
 def test_a_batch_norm_that_cannot_be_synchronised_is_refused() -> None:
-    from solo_bam.errors import UserError
+    from solo_bam.core.errors import UserError
 
     with pytest.raises(UserError, match=r"^sync_batchnorm: got True, BatchNorm3d is not synchronised"):
         synchronise(nn.Sequential(nn.BatchNorm3d(2)))

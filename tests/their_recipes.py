@@ -24,8 +24,8 @@ import torch
 import yaml
 
 from solo_bam.cli import main
-from solo_bam.data.imagenet100 import IMAGENET100
-from solo_bam.toolkit import edition, solo_backbones
+from solo_bam.data.datasets.imagenet100 import IMAGENET100
+from solo_bam.solo_learn import edition, solo_backbones
 from tests.data.pictures import cifar, folders
 
 FOLDERS = (

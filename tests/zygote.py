@@ -175,13 +175,13 @@ def _warm_up() -> None:
     import torch.utils.tensorboard
     import torchmetrics  # noqa: F401
 
-    from solo_bam import toolkit
+    from solo_bam import solo_learn
     from solo_bam.backbones import create_backbone
-    from solo_bam.data.digits import digits_folder
+    from solo_bam.data.datasets.digits import digits_folder
 
     torch.set_num_threads(1)
     digits_folder()
-    _ = toolkit.METHODS
+    _ = solo_learn.METHODS
     create_backbone("vit_tiny", {"img_size": 16, "patch_size": 8})
 
 

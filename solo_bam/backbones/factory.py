@@ -19,8 +19,8 @@ from timm.layers import build_sincos2d_pos_embed  # type: ignore[attr-defined]
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from solo_bam import toolkit
-from solo_bam.errors import UserError, nearest
+from solo_bam import solo_learn
+from solo_bam.core.errors import UserError, nearest
 
 SMALL_WINDOW_UP_TO = 64  # pixels: Swin's windows of 7 patches are larger than the later stages of such an image
 # What solo-bam decides: weights are random, images have three channels, there is no classifier.
@@ -110,7 +110,7 @@ def check_backbone_name(name: str) -> None:
     Raises:
         UserError: with the closest name that there is.
     """
-    solo = list(toolkit.solo_backbones())
+    solo = list(solo_learn.solo_backbones())
     # A tag («name.tag») chooses pretrained weights, which are not used.
     if name not in solo and ("." in name or not timm.is_model(name)):
         close = nearest(name, [*solo, *timm.list_models()])
@@ -152,12 +152,12 @@ def timm_call(
     Returns:
         None where timm has no such network.
     """
-    known = _TIMM_NAMES.get(name, None if name in toolkit.solo_backbones() else name)
+    known = _TIMM_NAMES.get(name, None if name in solo_learn.solo_backbones() else name)
     if known is None:
         return None
     _, arguments = _build(_constructor(name, method), dict(kwargs), _defaults(name, crop_sizes))
     ours = _CAFORMER if name.startswith("caformer") else {}
-    if heads := toolkit.own_vit_heads(method, name):
+    if heads := solo_learn.own_vit_heads(method, name):
         ours = {"num_heads": heads}
     return known, {"num_classes": 0, **ours, **arguments}
 
@@ -200,7 +200,7 @@ def _build(
 
 
 def _constructor(name: str, method: str = "") -> Callable[..., nn.Module]:
-    solo = toolkit.solo_backbones(method)
+    solo = solo_learn.solo_backbones(method)
     if name in solo:
         return solo[name]
     timms = partial(timm.create_model, name, pretrained=False, num_classes=0)

@@ -10,7 +10,7 @@ import torch
 from timm.models.vision_transformer import Attention, VisionTransformer  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from solo_bam.errors import UserError
+from solo_bam.core.errors import UserError
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from solo_bam.config.options import KNNOptions
 from solo_bam.config.recipe import compose_recipe, user_error
 from solo_bam.config.schema import Count, Name, Positive, Section, Seed, listed
-from solo_bam.errors import UserError, nearest
+from solo_bam.core.errors import UserError, nearest
 
 UNTRAINED = "untrained"  # the row of the network before training
 

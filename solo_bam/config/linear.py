@@ -26,7 +26,7 @@ from solo_bam.config.schema import (
     Section,
     listed,
 )
-from solo_bam.errors import UserError
+from solo_bam.core.errors import UserError
 
 CHECKPOINT = "pretrained_feature_extractor"
 # The recipe for a run that is given alone, by the data set that it was pretrained on.

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from solo_bam.config.recipe import user_error
 from solo_bam.config.schema import Count, Data, Index, Network, Positive, Recipe, Section, listed
-from solo_bam.errors import UserError
+from solo_bam.core.errors import UserError
 
 S = TypeVar("S", bound=Section)
 

@@ -18,9 +18,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from solo_bam import toolkit
+from solo_bam import solo_learn
 from solo_bam.config.schema import Recipe, Run
-from solo_bam.errors import UserError, nearest
+from solo_bam.core.errors import UserError, nearest
 
 _CALLS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 _OURS = ("callbacks", "logger", "default_root_dir", "plugins", "profiler", "use_distributed_sampler")
@@ -178,7 +178,7 @@ def _refuse_calls(value: Any, place: str = "") -> None:
 def _check_top_level(recipe: Run) -> None:
     from lightning.pytorch import Trainer
 
-    for key in toolkit.UNREAD_KEYS:
+    for key in solo_learn.UNREAD_KEYS:
         if (recipe.__pydantic_extra__ or {}).pop(key, None) is not None:
             rank_zero_info(f"{key}: solo-learn does not read it")
     allowed = [*type(recipe).model_fields, *list(inspect.signature(Trainer.__init__).parameters)[1:]]
@@ -195,17 +195,17 @@ def _check_method(recipe: Recipe) -> None:
     """Method, its own keys and the backbone against what the installed solo-learn has."""
     from solo_bam import backbones
 
-    _check_choice("method", recipe.method, toolkit.method_names())
+    _check_choice("method", recipe.method, solo_learn.method_names())
     backbones.check_backbone_name(recipe.backbone.name)
-    model = toolkit.options_model(recipe.method)
+    model = solo_learn.options_model(recipe.method)
     if model is not None:
         try:
             recipe.method_kwargs = model.model_validate(recipe.method_kwargs).model_dump()
         except ValidationError as error:
             raise user_error(error, model, "method_kwargs.") from None
         return
-    options = toolkit.own_options(recipe.method)
-    for key in toolkit.UNREAD_OPTIONS.get(recipe.method, ()):
+    options = solo_learn.own_options(recipe.method)
+    for key in solo_learn.UNREAD_OPTIONS.get(recipe.method, ()):
         if recipe.method_kwargs.pop(key, None) is not None:
             rank_zero_info(f"method_kwargs.{key}: solo-learn's {recipe.method} does not read it")
     for key, value in recipe.method_kwargs.items():

@@ -6,9 +6,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from solo_bam import toolkit
+from solo_bam import solo_learn
 from solo_bam.config.schema import BAMOptions, Recipe, Scheduler
-from solo_bam.errors import UserError
+from solo_bam.core.errors import UserError
 
 CIFAR_STEM_UP_TO = 64  # pixels
 
@@ -91,9 +91,9 @@ def _check_crops(recipe: Recipe) -> None:
                 f"got {a.rrc.crop_min_scale}, must be at most crop_max_scale ({a.rrc.crop_max_scale})",
                 "lower it",
             )
-    rule = toolkit.crop_rule(recipe.method)
+    rule = solo_learn.crop_rule(recipe.method)
     if small and not rule.small:
-        those = ", ".join(name for name in toolkit.method_names() if toolkit.crop_rule(name).small)
+        those = ", ".join(name for name in solo_learn.method_names() if solo_learn.crop_rule(name).small)
         raise UserError(
             "augmentations",
             f"{recipe.method} takes no small crops (got {small} of another size than the first pipeline's), "
@@ -153,7 +153,7 @@ def _check_epochs(recipe: Recipe) -> None:
         )
     if recipe.method == "dino":
         key = "warmup_teacher_temperature_epochs"
-        warmup = recipe.method_kwargs.get(key, toolkit.own_options("dino")[key])
+        warmup = recipe.method_kwargs.get(key, solo_learn.own_options("dino")[key])
         if warmup > recipe.max_epochs:
             raise UserError(
                 f"method_kwargs.{key}",

@@ -9,16 +9,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from solo_bam.config.schema import Recipe
-from solo_bam.data.augmentations import Crops, plain_view, resized
-from solo_bam.data.contrastive_crop import BoxedImages, BoxSchedule, unchanged, whole_images
-from solo_bam.data.dali import DaliLoader, check_dali, files_of
-from solo_bam.data.images import Images
-from solo_bam.data.loading import Loading
-from solo_bam.data.sampling import LateLoader, Seeded
-from solo_bam.data.sources import Source
-from solo_bam.data.tensor import TensorImages, TensorLoader, check_tensor
-from solo_bam.errors import UserError
-from solo_bam.hardware import find_devices
+from solo_bam.core.errors import UserError
+from solo_bam.core.hardware import find_devices
+from solo_bam.data.datasets.images import Images
+from solo_bam.data.datasets.sources import Source
+from solo_bam.data.loaders.dali import DaliLoader, check_dali, files_of
+from solo_bam.data.loaders.sampling import LateLoader, Seeded
+from solo_bam.data.loaders.tensor import TensorImages, TensorLoader, check_tensor
+from solo_bam.data.loaders.torchvision import Loading
+from solo_bam.data.transforms.augmentations import Crops, plain_view, resized
+from solo_bam.data.transforms.contrastive_crop import BoxedImages, BoxSchedule, unchanged, whole_images
 
 
 class PretrainData(Loading):

@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from solo_bam import distributed
+from solo_bam.core import collectives
 from solo_bam.losses.sinkhorn import bounded_column_potential, column_potential, largest_exponent, normalise_, softmax_
 
 # Entries of a tile of similarities: few enough for a CPU's caches, enough for all its threads (8 MiB in float32).
@@ -287,7 +287,7 @@ def _row_dots(a: Tensor, b: Tensor) -> Tensor:
 
 def _own_columns(p: _Problem, dt: Tensor) -> Tensor:
     """Of a gradient by all columns (C, D), that by this process's (T B, D): every process's loss depends on them."""
-    return distributed.own_sum(dt.view(p.T, p.W, p.B, -1).transpose(0, 1).flatten(1, 2))
+    return collectives.own_sum(dt.view(p.T, p.W, p.B, -1).transpose(0, 1).flatten(1, 2))
 
 
 def _pass(p: _Problem, source: _Kernel, target: _Kernel, need_dt: bool) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -393,8 +393,8 @@ def bam_loss(
         L=num_large_crops,
         T=T,
         B=z.shape[0] // num_crops,
-        W=distributed.world_size(),
-        rank=distributed.rank(),
+        W=collectives.world_size(),
+        rank=collectives.rank(),
         reg=reg,
         temperature=temperature,
         num_sink_iter=num_sink_iter,
@@ -432,7 +432,7 @@ def _spread(rows: Tensor) -> Tensor:
 
 def _gather_columns(rows: Tensor, p: _Problem) -> Tensor:
     """Rows of the first T crops of all processes, crop-major over the global batch: (C, D)."""
-    gathered = distributed.gather(rows[: p.T * p.B])  # (W, T B, D)
+    gathered = collectives.gather(rows[: p.T * p.B])  # (W, T B, D)
     return gathered.view(p.W, p.T, p.B, -1).transpose(0, 1).reshape(p.C, -1)
 
 
@@ -482,7 +482,7 @@ def _check_columns(p: _Problem) -> None:
 @functools.cache
 def _check_equal_batches(group: object, B: int, device: torch.device) -> None:
     """Once per process group and size: unequal rows would abort the collectives, or mix them up unseen."""
-    sizes = distributed.gather(torch.tensor([B], device=device)).flatten().tolist()
+    sizes = collectives.gather(torch.tensor([B], device=device)).flatten().tolist()
     if len(set(sizes)) > 1:
         raise ValueError(f"every process must have the same number of images, got {sizes}")
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from solo_bam.distributed import all_logsumexp, all_sum
+from solo_bam.core.collectives import all_logsumexp, all_sum
 
 
 def column_potential(tiles: Callable[[Tensor | None], Iterable[Tensor]], num_iter: int) -> Tensor | None:

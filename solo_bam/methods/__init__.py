@@ -1,8 +1,8 @@
 """BAM as solo-learn methods."""
 
-from solo_bam import toolkit
+from solo_bam import solo_learn
 
-METHODS = toolkit.METHODS  # first: solo-learn asks for the classes below as soon as it is imported
+METHODS = solo_learn.METHODS  # first: solo-learn asks for the classes below as soon as it is imported
 
 from solo_bam.methods.bam import BAM, BAMMomentum  # noqa: E402
 

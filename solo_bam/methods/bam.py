@@ -18,11 +18,11 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from solo_bam import distributed
 from solo_bam.config.schema import BAMOptions
-from solo_bam.hardware import number
+from solo_bam.core import collectives
+from solo_bam.core.hardware import number
 from solo_bam.losses import BAMLoss
-from solo_bam.toolkit import BaseMethod, BaseMomentumMethod, CropRule
+from solo_bam.solo_learn import BaseMethod, BaseMomentumMethod, CropRule
 
 
 class BAM(BaseMethod):
@@ -78,7 +78,7 @@ class BAM(BaseMethod):
         z_teacher, teacher_loss = self.teach(crops, labels)
         loss, statistics = self.loss_fn.with_statistics(self.projector(feats), z_teacher)
 
-        self.log_dict(distributed.means({"bam_loss": loss, **statistics}), on_epoch=True)
+        self.log_dict(collectives.means({"bam_loss": loss, **statistics}), on_epoch=True)
         self.log("reg", number(self.loss_fn.reg, self.device))
         large = feats[: self.num_large_crops * len(labels)]
         return loss + teacher_loss + self.online_classification(large, labels)

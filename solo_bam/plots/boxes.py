@@ -9,7 +9,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.style import context
 from torch import Tensor
 
-from solo_bam.data.contrastive_crop import enlarge
+from solo_bam.data.transforms.contrastive_crop import enlarge
 from solo_bam.plots.style import COLOURS, STYLE
 
 _COLUMNS = 6

@@ -10,12 +10,12 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from solo_bam import toolkit
+from solo_bam import solo_learn
 from solo_bam.backbones import backbone_factory, check_crop_sizes, create_backbone, is_resnet
-from solo_bam.checkpoints import backbone_state
-from solo_bam.commands.pretrain import pretrain
+from solo_bam.cli.pretrain import pretrain
 from solo_bam.config.resolve import resolve
-from solo_bam.errors import UserError
+from solo_bam.core.errors import UserError
+from solo_bam.runs.checkpoints.read import backbone_state
 from tests.recipes import batch, small, tiny
 
 # name, its kwargs, width of its features
@@ -161,7 +161,7 @@ def method(tmp_path: Path, name: str, kind: str, *overrides: str) -> Any:
         "augmentations.0.crop_size=32", "backbone.cifar_stem=null", *overrides,
     )  # fmt: skip
     cfg = resolve(recipe, num_classes=10, has_val=True, world_size=1)
-    return toolkit.build_method(cfg, backbone_factory(cfg.backbone))
+    return solo_learn.build_method(cfg, backbone_factory(cfg.backbone))
 
 
 @pytest.mark.parametrize("name", ["bam_momentum", "byol", "dino", "simclr"])
@@ -183,13 +183,13 @@ def test_a_training_step_of_student_and_teacher(kind: str, name: str, tmp_path: 
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in built.backbone.parameters())
 
 
-@pytest.mark.parametrize("name", sorted(set(toolkit.METHODS) - {"base", "linear"}))
+@pytest.mark.parametrize("name", sorted(set(solo_learn.METHODS) - {"base", "linear"}))
 def test_every_method_takes_any_backbone(name: str, tmp_path: Path) -> None:
     if name == "mae":
         pytest.skip("solo-learn's MAE takes its own ViTs alone")
     recipe = tiny(tmp_path, "digits/byol", *small(name), "backbone.name=regnetx_002")
     cfg = resolve(recipe, num_classes=10, has_val=True, world_size=1)
-    built: Any = toolkit.build_method(cfg, backbone_factory(cfg.backbone))
+    built: Any = solo_learn.build_method(cfg, backbone_factory(cfg.backbone))
     assert type(built.backbone).__module__ == "timm.models.regnet"
     assert type(getattr(built, "momentum_backbone", built.backbone)) is type(built.backbone)
     assert (built.backbone_name, built.features_dim) == ("regnetx_002", 368)
@@ -215,7 +215,7 @@ def test_solo_learn_is_left_as_it_was(tmp_path: Path) -> None:
         recipe = tiny(
             tmp_path, "digits/byol", "backbone.name=vit_tiny", "backbone.kwargs={img_size: 16, patch_size: 4}"
         )
-        built: Any = toolkit.build_method(resolve(recipe, num_classes=10, has_val=True, world_size=1))
+        built: Any = solo_learn.build_method(resolve(recipe, num_classes=10, has_val=True, world_size=1))
         return f"{type(built.backbone).__name__} {type(built.momentum_backbone).__name__}"
 
     before = own()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from solo_bam.backbones import check_heat_map, cls_attention, create_backbone, heat_map
-from solo_bam.errors import UserError
+from solo_bam.core.errors import UserError
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 

@@ -7,7 +7,7 @@ import pytest
 from solo_bam.config import load_recipe, recipe_folders
 from solo_bam.config.comparison import load_comparison, parse_comparison
 from solo_bam.config.recipe import recipe_names
-from solo_bam.errors import UserError
+from solo_bam.core.errors import UserError
 
 
 @pytest.mark.parametrize("name", recipe_names(recipe_folders("compare")))

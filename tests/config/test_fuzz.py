@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from solo_bam.config import Recipe, load_recipe
 from solo_bam.config.recipe import parse_recipe
 from solo_bam.config.resolve import resolve
-from solo_bam.errors import UserError
+from solo_bam.core.errors import UserError
 
 GOOD = load_recipe("digits/bam").model_dump(mode="json")
 KEYS = sorted({*GOOD, *(f"{k}.{j}" for k, v in GOOD.items() if isinstance(v, dict) for j in v)})

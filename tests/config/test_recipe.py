@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from solo_bam import toolkit
+from solo_bam import solo_learn
 from solo_bam.config import load_recipe, recipe_folders
 from solo_bam.config.recipe import recipe_names
 from solo_bam.config.resolve import resolve, uses_cifar_stem
-from solo_bam.errors import UserError
+from solo_bam.core.errors import UserError
 
 SHIPPED = recipe_names(recipe_folders("pretrain"))
 DIGITS = ("bam", "bam_momentum", "byol", "simclr", "dino")
@@ -30,7 +30,7 @@ def test_recipes_are_shipped() -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_recipe_is_valid(name: str) -> None:
     recipe = load_recipe(name)
-    assert recipe.method in toolkit.METHODS
+    assert recipe.method in solo_learn.METHODS
     resolve(recipe, num_classes=10, has_val=True, world_size=16)
 
 

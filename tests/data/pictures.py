@@ -15,7 +15,7 @@ import pytest
 import torchvision.datasets
 from PIL import Image
 
-from solo_bam.data import downloads
+from solo_bam.data.datasets import downloads
 
 SMALL_CROPS = (
     "+augmentations=[{crop_size:16,num_crops:2,rrc:{crop_min_scale:0.25},horizontal_flip:{prob:0.5}},"

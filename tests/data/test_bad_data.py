@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from solo_bam import hardware
+from solo_bam.core import hardware
+from solo_bam.core.errors import UserError
 from solo_bam.data import find_source
-from solo_bam.data.images import Split
-from solo_bam.errors import UserError
+from solo_bam.data.datasets.images import Split
 from tests.data.pictures import encoded, folders, h5_file
 from tests.recipes import tiny, tiny_overrides
 

@@ -14,16 +14,16 @@ import torch
 from PIL import Image
 from torchvision import transforms as T
 
-from solo_bam.commands.pretrain import pretrain
+from solo_bam.cli.pretrain import pretrain
 from solo_bam.config.schema import Augmentation
-from solo_bam.data.augmentations import Crops
-from solo_bam.data.dali import DaliLoader, check_dali, files_of
-from solo_bam.data.digits import digits_folder
-from solo_bam.data.draws import draw_all, sampled_sigma
-from solo_bam.data.images import ArrayImages, Split
-from solo_bam.data.sampling import seeded
-from solo_bam.errors import UserError
-from tests.commands.test_pretrain import stop_after, weights
+from solo_bam.core.errors import UserError
+from solo_bam.data.datasets.digits import digits_folder
+from solo_bam.data.datasets.images import ArrayImages, Split
+from solo_bam.data.loaders.dali import DaliLoader, check_dali, files_of
+from solo_bam.data.loaders.sampling import seeded
+from solo_bam.data.transforms.augmentations import Crops
+from solo_bam.data.transforms.draws import draw_all, sampled_sigma
+from tests.cli.test_pretrain import stop_after, weights
 from tests.data.loaders import data_of, epoch_of, loader_of, same
 from tests.data.pictures import OPERATIONS, SMALL_CROPS, photo
 from tests.recipes import tiny

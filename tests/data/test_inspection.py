@@ -11,7 +11,7 @@ from PIL import Image
 
 from solo_bam.cli import main
 from solo_bam.data import find_source
-from solo_bam.data.inspection import Finding, inspect_split
+from solo_bam.data.datasets.inspection import Finding, inspect_split
 from tests.data.pictures import encoded, folders, h5_file, picture, stl
 from tests.recipes import tiny
 

@@ -13,14 +13,15 @@ from torchvision import transforms as T
 
 from solo_bam.cli import main
 from solo_bam.config.schema import Recipe
-from solo_bam.data.augmentations import Crops
-from solo_bam.toolkit import GaussianBlur
+from solo_bam.data.transforms.augmentations import Crops
+from solo_bam.solo_learn import GaussianBlur
 from tests.data.pictures import photo
 from tests.recipes import tiny
 
 pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install 'solo-bam[dali]'")
 
-from solo_bam.data import dali_graph, draws, parity
+from solo_bam.data.loaders import dali_graph, parity
+from solo_bam.data.transforms import draws
 
 LARGE = (
     "{crop_size:32,num_crops:1,rrc:{crop_min_scale:0.25},color_jitter:{prob:0.8,brightness:0.4,contrast:0.4,"
@@ -112,7 +113,7 @@ def graph(name: str, broken: Any) -> Callable[[pytest.MonkeyPatch], None]:
 
 def unrelated(patch: pytest.MonkeyPatch) -> None:
     """The loaders follow the same law with other random numbers."""
-    from solo_bam.data import dali
+    from solo_bam.data.loaders import dali
 
     ordinary = dali.seeded
     patch.setattr(dali, "seeded", lambda *key: ordinary(99, *key))

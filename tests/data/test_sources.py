@@ -22,10 +22,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
+from solo_bam.core.errors import UserError
 from solo_bam.data import PretrainData, Source, find_source
-from solo_bam.data import downloads as downloads_module
-from solo_bam.data.imagenet100 import IMAGENET100
-from solo_bam.errors import UserError
+from solo_bam.data.datasets import downloads as downloads_module
+from solo_bam.data.datasets.imagenet100 import IMAGENET100
 from tests.data.pictures import cifar, encoded, folders, h5_file, packed, picture, stl
 from tests.recipes import tiny
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from solo_bam.data.subsets import balanced, describe_share
+from solo_bam.data.datasets.subsets import balanced, describe_share
 
 TARGETS = np.repeat([0, 1, 2, -1], [100, 200, 10, 50])
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from solo_bam import hardware
-from solo_bam.commands.pretrain import pretrain
+from solo_bam.cli.pretrain import pretrain
+from solo_bam.core import hardware
+from solo_bam.core.errors import UserError
 from solo_bam.data import PretrainData, find_source
-from solo_bam.data.tensor import TensorImages, TensorLoader, check_memory, check_tensor
-from solo_bam.errors import UserError
-from tests.commands.test_pretrain import stop_after, weights
+from solo_bam.data.loaders.tensor import TensorImages, TensorLoader, check_memory, check_tensor
+from tests.cli.test_pretrain import stop_after, weights
 from tests.data.loaders import data_of, epoch_of, loader_of, same
 from tests.data.pictures import SMALL_CROPS, cifar, folders, picture, stl
 from tests.recipes import tiny
@@ -105,7 +105,7 @@ def test_processes_share_the_images_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_images_are_decoded_once(workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("solo_bam.data.tensor._READ", 8)
+    monkeypatch.setattr("solo_bam.data.loaders.tensor._READ", 8)
     images = PretrainData(
         of_folder(folders(tmp_path), f"data.num_workers={workers}"), find_source(of_folder(tmp_path).data)
     ).train_set

@@ -12,14 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from solo_bam.config.schema import Augmentation
-from solo_bam.data.augmentations import Crops
-from solo_bam.data.draws import crop_size, draw
-from solo_bam.data.sampling import seeded
+from solo_bam.data.loaders.sampling import seeded
+from solo_bam.data.transforms.augmentations import Crops
+from solo_bam.data.transforms.draws import crop_size, draw
 from tests.data.pictures import OPERATIONS, photo
 
 pytest.importorskip("kornia", reason="kornia is not installed: pip install 'solo-bam[tensor]'")
 
-from solo_bam.data.tensor_operations import apply, equalise, resize
+from solo_bam.data.transforms.tensor_operations import apply, equalise, resize
 
 COUNT = 12
 

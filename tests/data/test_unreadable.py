@@ -14,8 +14,8 @@ import torch
 from PIL import Image, ImageFile
 from torch.utils.data import DataLoader
 
+from solo_bam.core.errors import UserError
 from solo_bam.data import PretrainData, Source, find_source
-from solo_bam.errors import UserError
 from tests.data.pictures import encoded, folders
 from tests.recipes import tiny
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from solo_bam import toolkit
-from solo_bam.commands.pretrain import pretrain
+from solo_bam import solo_learn
+from solo_bam.cli.pretrain import pretrain
 from solo_bam.config import BAMOptions
 from solo_bam.config.resolve import resolve
 from solo_bam.methods.bam import build_projector, by_size
@@ -23,7 +23,7 @@ def build(tmp_path: Path, name: str = "bam", *overrides: str, large: int = 2, sm
     torch.manual_seed(0)
     cfg = resolve(tiny(tmp_path, f"digits/{name}", *overrides), num_classes=10, has_val=True, world_size=1)
     cfg.data.num_large_crops, cfg.data.num_small_crops = large, small
-    method = toolkit.build_method(cfg)
+    method = solo_learn.build_method(cfg)
     method.log = method.log_dict = lambda *args, **kwargs: None  # no trainer here
     return method
 
@@ -36,7 +36,7 @@ def record_batches(module: nn.Module) -> list[int]:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_registered(name: str) -> None:
-    assert toolkit.METHODS[name].__name__ == {"bam": "BAM", "bam_momentum": "BAMMomentum"}[name]
+    assert solo_learn.METHODS[name].__name__ == {"bam": "BAM", "bam_momentum": "BAMMomentum"}[name]
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -1,0 +1,27 @@
+"""``solo-bam report``: tables and page of comparisons, again, from their runs on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from solo_bam.cli.options import Parser, parse
+from solo_bam.compare.collect import collect
+from solo_bam.compare.progress import overview
+from solo_bam.compare.report.write import write_report
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write what ``solo-bam compare`` writes at its end; of several comparisons, one page."""
+    parser = Parser(prog="solo-bam report", description="Tables and page of comparisons, from their runs on disk.")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a folder of solo-bam compare")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: DIR; report/ of several")
+    parser.add_argument("--latex", action="store_true", help="write results.tex, too")
+    options = parse(parser, arguments)
+    results = [collect(folder.expanduser()) for folder in options.folders]
+    output = options.output or (options.folders[0] if len(results) == 1 else Path("report"))
+    page = write_report(results, output.expanduser(), with_latex=options.latex)
+    for one in results:
+        print(f"{one.name}{overview(one)}")
+    print(f"Report: {page}")
+    return 0

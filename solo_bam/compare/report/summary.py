@@ -1,0 +1,456 @@
+"""What is said of a comparison's results, in words and in tables: shared by Markdown, LaTeX and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from solo_bam.compare.fairness import Difference
+from solo_bam.compare.results import Column, Cost, Outcome, Results, Trial, with_untrained
+from solo_bam.compare.statistics import Estimate
+from solo_bam.config.comparison import UNTRAINED
+from solo_bam.runs.folder import flat
+
+MISSING = "—"
+UNFAIR = "†"
+_FEW_SEEDS = range(2, 5)
+_FEW_IMAGES, _MANY_IMAGES = 1000, 5000
+_GIB = 2**30
+
+Told = Callable[[Estimate | None, int], str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells of text; the first of a row names it.
+
+    Attributes:
+        caption: what stands in it.
+        header: names of the columns.
+        rows: as long as the header.
+        notes: to be read with it.
+        marked: numbers of the rows that make the comparison unfair.
+    """
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+    marked: frozenset[int] = frozenset()
+
+
+# ------------------------------------------------------------------------------------------------- words
+
+
+def listed(words: Iterable[object]) -> str:
+    """``a, b and c``."""
+    *first, last = map(str, words)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def number(value: float, digits: int, sign: str = "-") -> str:
+    """With a real minus, and no minus before zero; ``sign="+"`` writes a plus too."""
+    told = f"{round(value, digits) + 0.0:{sign}.{digits}f}"
+    return told.replace("-", "−") if float(told) else f"{0:.{digits}f}"
+
+
+def told_mean(found: Estimate | None, digits: int) -> str:
+    """``97.1 ± 0.8``; without ± for a single value."""
+    if found is None:
+        return MISSING
+    spread = "" if found.half_width is None else f" ± {number(found.half_width, digits)}"
+    return number(found.mean, digits) + spread
+
+
+def told_difference(found: Estimate | None, digits: int) -> str:
+    """``+1.2 (0.4 to 2.0)``; without brackets for a single pair."""
+    if found is None:
+        return MISSING
+    ends = "" if found.interval is None else " ({} to {})".format(*(number(end, digits) for end in found.interval))
+    return number(found.mean, digits, "+") + ends
+
+
+def told_run(outcome: Outcome) -> str:
+    """``byol seed 2 (failed)``."""
+    return f"{outcome.entry} seed {outcome.seed} ({told_status(outcome)})"
+
+
+def told_status(outcome: Outcome) -> str:
+    """``finished``, ``failed`` or ``not finished``."""
+    return "not finished" if outcome.status == "missing" else outcome.status
+
+
+# ---------------------------------------------------------------------------------------------- results
+
+
+def student_columns(results: Results) -> list[Column]:
+    """What the main table shows: the offline protocols first."""
+    return sorted((c for c in results.columns if c.branch != "teacher"), key=lambda column: column.online)
+
+
+def teacher_columns(results: Results) -> list[Column]:
+    """The momentum teachers' numbers, which stand apart: not every method has one."""
+    return sorted((c for c in results.columns if c.branch == "teacher"), key=lambda column: column.online)
+
+
+def shown_columns(results: Results) -> list[Column]:
+    """The student's offline columns, which the pictures show; the online ones where there are no others."""
+    columns = student_columns(results)
+    return [column for column in columns if not column.online] or columns
+
+
+def seeds(results: Results) -> list[int]:
+    """Planned ones."""
+    return sorted({outcome.seed for outcome in results.outcomes})
+
+
+def incomplete(results: Results) -> list[Outcome]:
+    """Runs that failed or are not there."""
+    return [outcome for outcome in results.outcomes if outcome.status != "finished"]
+
+
+def test_images(results: Results) -> dict[str, int]:
+    """How many images each data set measures on."""
+    records = (record for outcome in results.outcomes for record in outcome.records)
+    return {record.data: record.images for record in records if record.images}
+
+
+def digits(results: Results) -> int:
+    """Behind the point: what a test image more or less can change."""
+    return 2 if max(test_images(results).values(), default=0) >= _MANY_IMAGES else 1
+
+
+def costs(results: Results, entry: str) -> list[Cost]:
+    """Of the entry's finished runs."""
+    own = (o for o in results.outcomes if o.entry == entry and o.status == "finished")
+    return [outcome.cost for outcome in own if outcome.cost]
+
+
+def circumstances(results: Results) -> list[tuple[str, dict[str, list[str]]]]:
+    """Versions and hardware: ``[(what, {value: runs})]``, what the runs differ in first."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for outcome in results.outcomes:
+        about = {key: outcome.about.get(key) for key in ("python", "versions", "git", "hardware")}
+        for key, value in flat({name: part for name, part in about.items() if part}):
+            runs = found.setdefault(key, {}).setdefault(str(value), [])
+            runs.append(f"{outcome.entry} seed {outcome.seed}")
+    return sorted(found.items(), key=lambda pair: len(pair[1]) == 1)
+
+
+# ----------------------------------------------------------------------------------------------- tables
+
+
+def lettered(results: Results) -> list[tuple[str, Column]]:
+    """Every column with the letter of its protocol."""
+    columns = [*student_columns(results), *teacher_columns(results)]
+    return [("abcdefghijklmnopqrstuvwxyz"[i % 26] * (i // 26 + 1), column) for i, column in enumerate(columns)]
+
+
+def result_tables(results: Results) -> list[Table]:
+    """Accuracies, differences to the baseline, and cost, each where there is something to show."""
+    pairs = lettered(results)
+    student = [(letter, column) for letter, column in pairs if column.branch != "teacher"]
+    teacher = [(letter, column) for letter, column in pairs if column.branch == "teacher"]
+    notes = [*unfair_notes(results), *seeds_notes(results), *_gaps(results)]
+    tables = [_accuracies(results, student, "Results", notes)]
+    if teacher:
+        tables.append(_accuracies(results, teacher, "Results of the momentum teacher", _mark_notes(results)))
+    if len(results.entries) > 1 and student:
+        tables.append(_differences(results, student))
+    return [*tables, *cost_tables(results)]
+
+
+def _head(results: Results) -> str:
+    return f"entry {UNFAIR}" if results.unfair else "entry"
+
+
+def _name(letter: str, column: Column) -> str:
+    during = ", online" if column.online and "online" not in column.title else ""
+    return f"{column.title}{during}, {column.unit} ({letter})"
+
+
+def _accuracies(results: Results, pairs: Sequence[tuple[str, Column]], caption: str, notes: Sequence[str]) -> Table:
+    entries = with_untrained(results.entries, [column for _, column in pairs])
+    estimates = {entry: [column.estimate(entry) for _, column in pairs] for entry in entries}
+    protocols = [f"({letter}) {column.stated}" for letter, column in pairs]
+    return Table(
+        f"{caption}: mean ± half of the 95 % interval over seeds",
+        [_head(results), *(_name(letter, column) for letter, column in pairs), "n"],
+        [[entry, *_with_counts(found, digits(results), told_mean)] for entry, found in estimates.items()],
+        [*notes, *protocols],
+    )
+
+
+def _differences(results: Results, pairs: Sequence[tuple[str, Column]]) -> Table:
+    others = [entry for entry in results.entries if entry != results.baseline]
+    found = {entry: [column.difference(entry, results.baseline) for _, column in pairs] for entry in others}
+    return Table(
+        f"Differences to {results.baseline}, paired by seed: mean (95 % interval)",
+        [_head(results), *(_name(letter, column).replace("%", "points") for letter, column in pairs), "n"],
+        [[entry, *_with_counts(own, digits(results), told_difference)] for entry, own in found.items()],
+        [
+            *_mark_notes(results),
+            "An interval on both sides of zero shows no difference. n: seeds that both rows have.",
+        ],
+    )
+
+
+def _with_counts(found: Sequence[Estimate | None], places: int, told: Told) -> Iterator[str]:
+    """Cells and the row's n; a cell that rests on fewer seeds says so itself."""
+    most = max((one.n for one in found if one), default=0)
+    for one in found:
+        yield told(one, places) + (f", n = {one.n}" if one and one.n != most else "")
+    yield str(most)
+
+
+def cost_tables(results: Results) -> list[Table]:
+    """What a run took on average, one table for each kind of device: their hours and bytes are not of a kind."""
+    devices = sorted({cost.device for entry in results.entries for cost in costs(results, entry)})
+    return [_cost(results, device) for device in devices]
+
+
+def _cost(results: Results, device: str) -> Table:
+    memory = "GPU memory" if device == "GPU" else "main process's memory"
+    rows = []
+    for entry in results.entries:
+        own = [cost for cost in costs(results, entry) if cost.device == device]
+        rows.append([entry, *(_cost_cells(own) if own else [MISSING] * 4), str(len(own))])
+    return Table(
+        "Training cost: mean over runs",
+        [_head(results), "images/s", "hours", f"{device}-hours", f"peak of the {memory}, GiB", "n"],
+        rows,
+        [*_mark_notes(results), *_cost_notes(results, device)],
+    )
+
+
+def _cost_cells(own: Sequence[Cost]) -> list[str]:
+    def mean(values: Iterable[float]) -> float:
+        found = list(values)
+        return sum(found) / len(found)
+
+    speed, memory = mean(cost.images_per_second for cost in own), mean(cost.peak_memory for cost in own) / _GIB
+    hours, device_hours = mean(cost.hours for cost in own), mean(cost.device_hours for cost in own)
+    return [f"{speed:,.0f}", told_hours(hours), told_hours(device_hours), f"{memory:.2f}"]
+
+
+def told_hours(hours: float) -> str:
+    """Three digits that count, for minutes and weeks."""
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.1f}" if hours >= 10 else f"{hours:.3f}"
+
+
+def _cost_notes(results: Results, device: str) -> list[str]:
+    all_costs = [cost for entry in results.entries for cost in costs(results, entry) if cost.device == device]
+    total = told_hours(sum(cost.device_hours for cost in all_costs))
+    runs = "1 finished run" if len(all_costs) == 1 else f"{len(all_costs)} finished runs"
+    notes = [
+        "Images, not crops, per second, loading included, evaluation left out.",
+        f"Together {total} {device}-hours in {runs}, without the tuning.",
+    ]
+    if results.at_once > 1:
+        notes.append(f"{results.at_once} runs at a time shared the machine: alone, each would be faster.")
+    return notes
+
+
+def tuning_table(results: Results) -> Table | None:
+    """Accuracy of every learning rate that was tried; None without a tuning."""
+    if not results.trials:
+        return None
+    factors = sorted({trial.factor for trial in results.trials})
+    rows = []
+    for entry in results.entries:
+        own = {trial.factor: trial for trial in results.trials if trial.entry == entry}
+        chosen = [f"{trial.rate:g}" for trial in own.values() if trial.chosen]
+        rows.append([entry, *(_trial(own.get(factor)) for factor in factors), listed(chosen) if chosen else MISSING])
+    names = [f"rate × {factor:g}" for factor in factors]
+    caption = "Tuning: accuracy (%) on held-out training images, by learning rate as a multiple of the recipe's own"
+    return Table(caption, [_head(results), *names, "chosen rate"], rows, _mark_notes(results))
+
+
+def _trial(trial: Trial | None) -> str:
+    if trial is None or trial.accuracy is None:
+        return MISSING
+    return number(trial.accuracy, 1) + (", chosen" if trial.chosen else "")
+
+
+def recipe_table(results: Results, differences: Sequence[Difference], caption: str) -> Table:
+    """A row per key, a column per entry."""
+    rows = [
+        [one.key + ("" if one.fair else f" {UNFAIR} unfair"), *(_setting(one, entry) for entry in results.entries)]
+        for one in differences
+    ]
+    marked = frozenset(i for i, one in enumerate(differences) if not one.fair)
+    return Table(caption, ["key", *results.entries], rows, marked=marked)
+
+
+def _setting(difference: Difference, entry: str) -> str:
+    value = difference.values.get(entry)
+    return MISSING if value is None else str(value)
+
+
+# ------------------------------------------------------------------------------------------------ notes
+
+
+def seeds_notes(results: Results) -> list[str]:
+    """How many seeds the numbers rest on, and what follows from it."""
+    found = [column.estimate(entry) for column in results.columns for entry in results.entries]
+    counts = sorted({one.n for one in found if one})
+    if not counts:
+        return ["No run has a number yet."]
+    planned = listed(seeds(results))
+    notes = [f"±: half of the 95 % confidence interval of the mean (Student's t); n: seeds, of {planned}."]
+    if counts[0] == 1:
+        notes.append("Where n = 1 there is no interval: one seed does not say how far off another would be.")
+    if few := [count for count in counts if count in _FEW_SEEDS]:
+        told = listed(f"n = {count}" for count in few)
+        notes.append(f"With {told} the interval rests on few seeds: it is wide, and assumes normal scatter.")
+    return notes
+
+
+def unfair_notes(results: Results) -> list[str]:
+    """Why the comparison is unfair; empty where it is fair."""
+    return [f"{UNFAIR} Not a fair comparison: {reason}." for reason in results.unfair]
+
+
+def _mark_notes(results: Results) -> list[str]:
+    """For the tables after the first, which gives the reasons."""
+    return [f"{UNFAIR} Not a fair comparison: see the reasons under the first table."] if results.unfair else []
+
+
+def _gaps(results: Results) -> list[str]:
+    gaps = incomplete(results)
+    return [f"Without a number: {listed(map(told_run, gaps))}."] if gaps else []
+
+
+def sentence(results: Results) -> str:
+    """What was compared."""
+    shared = listed(results.stated) if results.stated else "recipe but for the methods' own part"
+    but = f", but for what is marked {UNFAIR}" if results.unfair else ""
+    trained = (
+        f"{'seed' if len(seeds(results)) == 1 else 'seeds'} {listed(seeds(results))}" if results.outcomes else "no seed"
+    )
+    return (
+        f"{listed(results.entries)}, each pretrained with {trained} and the same {shared}{but}; "
+        f"differences are taken to {results.baseline}."
+    )
+
+
+def facts(results: Results) -> list[str]:
+    """What the numbers show and do not show."""
+    return [
+        *unfair_notes(results),
+        *_on_seeds(results),
+        *_on_differences(results),
+        *_on_untrained(results),
+        *_on_images(results),
+        *_on_tuning(results),
+        *_on_reach(results),
+        *_on_runs(results),
+    ]
+
+
+def _on_seeds(results: Results) -> list[str]:
+    found = [column.estimate(entry) for column in student_columns(results) for entry in results.entries]
+    counts = sorted({one.n for one in found if one})
+    if not counts:
+        return ["No run has a number yet: nothing is shown."]
+    told = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    facts = [f"Each mean rests on {told} {'seed' if counts == [1] else 'seeds'}."]
+    if counts[0] == 1:
+        facts.append("One seed has no interval: whether a difference is more than chance cannot be told from it.")
+    if any(count in _FEW_SEEDS for count in counts):
+        facts.append("Few seeds make wide intervals: a difference that matters may be there and not be shown.")
+    return facts
+
+
+def _on_differences(results: Results) -> list[str]:
+    others = [entry for entry in results.entries if entry != results.baseline]
+    columns = student_columns(results)
+    pairs = [(c, entry, c.difference(entry, results.baseline)) for c in columns for entry in others]
+    found = [(column, entry, one) for column, entry, one in pairs if one and one.interval]
+    if not found:
+        return []
+    clear = [(column, entry, one) for column, entry, one in found if one.clear_of_zero]
+    some = f"{len(found)} difference{'s' * (len(found) > 1)} to {results.baseline} with an interval "
+    of = f"({len(others)} row{'s' * (len(others) > 1)}, {len(columns)} column{'s' * (len(columns) > 1)})"
+    facts = [f"Of {some}{of}, {len(found) - len(clear)} cannot be told from zero."]
+    for column in columns:
+        for word, sign in (("above", 1), ("below", -1)):
+            names = [entry for c, entry, one in clear if c is column and one.mean * sign > 0]
+            if names:
+                facts.append(
+                    f"{_title(column)}: {listed(names)} {word} {results.baseline}, by more than the seeds' scatter."
+                )
+    if len(found) > 1:
+        expected = f"{0.05 * len(found):.1g} of the {len(found)}"
+        facts.append(
+            f"The intervals are not corrected for their number: if no row differed, {expected} would still be expected "
+            "to leave zero out."
+        )
+    if any(one.half_width == 0 for _, _, one in found):
+        facts.append(
+            "An interval without width means that all seeds gave the same number, not that there is no scatter."
+        )
+    return facts
+
+
+def _on_untrained(results: Results) -> list[str]:
+    """Training that has made features worse."""
+    facts = []
+    for column in student_columns(results):
+        start = column.estimate(UNTRAINED)
+        means = {entry: column.estimate(entry) for entry in results.entries}
+        below = [entry for entry, one in means.items() if start and one and one.mean < start.mean]
+        if below:
+            facts.append(f"{_title(column)}: {listed(below)} below the untrained network.")
+    return facts
+
+
+def _title(column: Column) -> str:
+    return column.title + (" (online)" if column.online and "online" not in column.title else "")
+
+
+def _on_images(results: Results) -> list[str]:
+    facts = []
+    for data, count in test_images(results).items():
+        facts.append(f"Measured on {count:,} images of {data}: one image is {100 / count:.2g} %.")
+        records = [r for o in results.outcomes for r in o.records if r.data == data and r.interval and r.unit == "%"]
+        halves = [(r.interval[1] - r.interval[0]) / 2 for r in records if r.interval]
+        if halves:
+            facts.append(
+                f"These images alone leave each accuracy uncertain by about ± {median(halves):.1f} points (95 %, "
+                "Wilson), which the intervals over seeds do not contain: all rows share the images."
+            )
+        if count < _FEW_IMAGES:
+            facts.append("This is a small test set: an order of the rows need not hold on other data.")
+    return facts
+
+
+def _on_tuning(results: Results) -> list[str]:
+    if results.tuning:
+        return [f"Tuning: {results.tuning.rstrip('.')}.", *_on_edges(results)]
+    return ["Nothing was tuned for this comparison: a method that its recipe happens to suit better gains from it."]
+
+
+def _on_edges(results: Results) -> list[str]:
+    factors = [trial.factor for trial in results.trials]
+    at_edge = [t.entry for t in results.trials if t.chosen and t.factor in (min(factors), max(factors))]
+    if not at_edge:
+        return []
+    return [f"Of {listed(at_edge)} the lowest or highest rate tried was the best: a better one may lie beyond."]
+
+
+def _on_reach(results: Results) -> list[str]:
+    told = ", ".join(f"{name} {value}" for name, value in results.stated.items())
+    return [f"One setting ({told}): nothing is said of others, nor of longer training."] if told else []
+
+
+def _on_runs(results: Results) -> list[str]:
+    facts = []
+    if gaps := incomplete(results):
+        facts.append(f"{len(gaps)} of {len(results.outcomes)} runs gave no number: {listed(map(told_run, gaps))}.")
+    if results.at_once > 1:
+        facts.append(f"{results.at_once} runs at a time shared the machine, which hours and images per second show.")
+    if differing := [what for what, values in circumstances(results) if len(values) > 1]:
+        facts.append(f"The runs differ in {listed(differing)}, which may change times and, slightly, numbers.")
+    return facts

@@ -1,0 +1,130 @@
+"""What the machine offers, held against ``accelerator`` and ``devices`` of a recipe."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+
+import torch
+
+from solo_bam.core.errors import UserError, nearest
+
+READ_EVERY = 50  # steps between two readings of a device's numbers, where each makes the host wait
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Arguments for Lightning's Trainer, and how many processes they make on this node."""
+
+    accelerator: str
+    devices: int | list[int]
+    count: int
+
+
+def find_devices(accelerator: str, devices: int | str | list[int]) -> Devices:
+    """Resolve ``auto`` and check that the devices are there.
+
+    Args:
+        accelerator: ``auto``, ``cpu``, ``gpu``, ``cuda`` or ``mps``.
+        devices: ``auto``, a number (-1 for all), or indexes as a list or as ``"0,1"``; on the CPU, where
+            devices are processes, a list counts for its length.
+
+    Raises:
+        UserError: an accelerator or more devices than there are.
+    """
+    if accelerator not in ACCELERATORS:
+        problem = f"got {accelerator!r}{nearest(accelerator, ACCELERATORS)}, allowed: {', '.join(ACCELERATORS)}"
+        raise UserError("accelerator", problem, "correct it")
+    cuda = gpus()
+    mps = int(torch.backends.mps.is_available())
+    kind = {"gpu": "cuda" if cuda or not mps else "mps"}.get(accelerator, accelerator)
+    if kind == "auto":
+        kind = "cuda" if cuda else "mps" if mps else "cpu"
+    there = {"cuda": cuda, "mps": mps, "cpu": cores()}[kind]
+    if not there:
+        raise UserError("accelerator", f"got {accelerator!r}, this machine has none", "use accelerator=auto or cpu")
+    chosen = _parse(devices, 1 if kind == "cpu" else there, there)
+    indexes = chosen if isinstance(chosen, list) else list(range(chosen))
+    unit = {"cuda": "GPUs", "mps": "MPS device", "cpu": "CPU cores"}[kind]
+    if not indexes or len(indexes) > there or (kind != "cpu" and max(indexes) >= there):
+        raise UserError("devices", f"got {devices!r}, this machine has {there} {unit}", "use fewer, or devices=auto")
+    if kind == "cpu":
+        return Devices("cpu", len(indexes), len(indexes))
+    return Devices(kind, chosen, len(indexes))
+
+
+def reading_waits(device: torch.device) -> bool:
+    """Whether to read a number from a tensor there is to wait until the device has done all that it was told."""
+    return device.type != "cpu"
+
+
+def number(value: float, device: torch.device) -> torch.Tensor:
+    """A number on a device, float32; the device writes it, where a copy from the host would have the host wait."""
+    return torch.full((), value, device=device)
+
+
+def gpus() -> int:
+    """CUDA devices that this process may use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that are free, in a container with a limit what is left of that; None where nobody says."""
+    free = [_number(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemAvailable")]
+    group = "/sys/fs/cgroup/memory"
+    limits = [_number(line) for name in ("max", "current") for line in _lines(f"{group}.{name}")]
+    if len(limits) == 2 and limits[0]:
+        free.append(max(0, limits[0] - limits[1]))
+    return min(free, default=None)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path) as file:
+            return file.readlines()
+    except OSError:
+        return []
+
+
+def _number(text: str) -> int:
+    """0 for «max»."""
+    return int(text) if text.strip().isdigit() else 0
+
+
+def _parse(devices: int | str | list[int], auto: int, all_of_them: int) -> int | list[int]:
+    if devices == "auto":
+        return auto
+    if devices in (-1, "-1"):
+        return all_of_them
+    if isinstance(devices, list):
+        return devices
+    try:
+        numbers = [int(part) for part in str(devices).split(",") if part.strip()]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0:
+        raise UserError(
+            "devices", f"got {devices!r}, allowed: auto, -1, a number of devices or a list of indexes", "correct it"
+        )
+    return numbers[0] if len(numbers) == 1 and "," not in str(devices) else numbers
+
+
+def describe() -> dict[str, object]:
+    """Processor, cores, GPUs and operating system, for the record of a run."""
+    names = [torch.cuda.get_device_name(i) for i in range(gpus())]
+    return {"platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count(), "gpus": names}
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,1 @@
+"""Augmentations: their law, their random decisions, and the operations on tensors."""

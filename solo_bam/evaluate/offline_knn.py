@@ -1,0 +1,180 @@
+"""k-NN accuracy of a checkpoint's frozen features: many settings from one extraction and one search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from solo_bam.config.options import KNNOptions, evaluation_data
+from solo_bam.config.schema import Data
+from solo_bam.core import hardware
+from solo_bam.core.errors import UserError
+from solo_bam.core.neighbors import count_hits, find_neighbours, in_tiles
+from solo_bam.data.datasets.images import Split
+from solo_bam.data.datasets.sources import labelled_source
+from solo_bam.data.datasets.subsets import balanced
+from solo_bam.data.module import fraction
+from solo_bam.data.transforms.augmentations import describe_plain_view, plain_view
+from solo_bam.evaluate.cache import cached_features
+from solo_bam.evaluate.features import Features
+from solo_bam.runs.checkpoints.read import Pretrained, load_pretrained
+from solo_bam.runs.records import (
+    Plain,
+    Record,
+    of_weights,
+    records_folder,
+    wilson_interval,
+    writable,
+    write_records,
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to vote, and what it got right.
+
+    Attributes:
+        distance: ``cosine`` or ``euclidean``.
+        temperature: of the cosine vote; None for Euclidean distance.
+        k: neighbours.
+        hits: queries whose class comes first, and among the first five.
+    """
+
+    distance: str
+    temperature: float | None
+    k: int
+    hits: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class OfflineKNN:
+    """What was measured.
+
+    Attributes:
+        pretrained: the weights.
+        data: on which they were measured.
+        bank: how many images.
+        images: how many were classified.
+        settings: all of them.
+        path: of the records.
+    """
+
+    pretrained: Pretrained
+    data: Data
+    bank: int
+    images: int
+    settings: Sequence[Setting]
+    path: Path
+
+
+def evaluate_knn(checkpoint: Path, options: KNNOptions) -> OfflineKNN:
+    """Classify the test images by the training images; records are written, features cached.
+
+    Args:
+        checkpoint: a run's folder or a checkpoint.
+        options: what to vary, and on which data.
+
+    Raises:
+        UserError: no such checkpoint, branch or data, a k above the bank's images, or a folder that cannot be written.
+    """
+    devices = hardware.find_devices(options.accelerator, 1)
+    pretrained = load_pretrained(checkpoint, options.branch)
+    data = evaluation_data(pretrained.recipe, options.data)
+    bank, queries = _splits(data)
+    options = _fitting(options, len(bank))
+    folder = writable(options.output or records_folder(pretrained.path), "set output=FOLDER")
+    pretrained.backbone.to(devices.accelerator)
+    train, test = (
+        _features(folder, name, pretrained, split, options) for name, split in (("train", bank), ("val", queries))
+    )
+    settings = list(vote(train, test, options))
+    records = [
+        r for s in settings for r in _records(s, pretrained, data, len(bank), len(queries), str(options.precision))
+    ]
+    name = f"knn-{data.dataset}-{pretrained.branch}"
+    return OfflineKNN(pretrained, data, len(bank), len(queries), settings, write_records(folder, name, records))
+
+
+def _fitting(options: KNNOptions, images: int) -> KNNOptions:
+    """Of the k that nobody asked for, those that the bank is large enough for."""
+    if "k" not in options.model_fields_set:
+        return options.model_copy(update={"k": [k for k in options.k if k <= images]})
+    if max(options.k) > images:
+        raise UserError("k", f"got {max(options.k)}, the bank has {images} images", "lower it")
+    return options
+
+
+def _splits(data: Data) -> tuple[Split, Split]:
+    """The labelled training images and the test images."""
+    source = labelled_source(data, "k-NN")
+    assert source.val is not None
+    images = fraction(source.train(lambda image: image), data.fraction).split
+    return images.take(balanced(images.targets, 1)), source.val
+
+
+def _features(folder: Path, name: str, pretrained: Pretrained, split: Split, options: KNNOptions) -> Features:
+    # Crop and normalisation are those that the weights know, whatever the data.
+    view = plain_view(pretrained.recipe.data.dataset, pretrained.recipe.augmentations[0])
+    features = cached_features(
+        folder / "cache", name, pretrained.backbone, pretrained.weights, split, view,
+        options.batch_size, options.num_workers, bf16=options.precision != 32,
+    )  # fmt: skip
+    if not features.values.isfinite().all():
+        raise UserError("checkpoint", f"{pretrained.path} gives features that are not finite", "use an earlier one")
+    return features
+
+
+def vote(bank: Features, test: Features, options: KNNOptions) -> Iterator[Setting]:
+    """Every setting; the neighbours are searched once per distance."""
+    for distance in dict.fromkeys(options.distance):
+        near = find_neighbours(in_tiles(bank.values), test.values, max(options.k), distance)
+        for temperature in dict.fromkeys(options.temperature) if distance == "cosine" else [None]:
+            hits = count_hits(near, bank.labels, test.labels, options.k, temperature or 1.0, distance)
+            yield from (Setting(distance, temperature, k, hits[k]) for k in sorted(hits))
+
+
+def _records(
+    setting: Setting, pretrained: Pretrained, data: Data, bank: int, images: int, precision: str
+) -> list[Record]:
+    share = "all" if data.fraction <= 0 else f"{100 * data.fraction:g} %"
+    protocol: dict[str, Plain] = {
+        "kind": "k-NN",
+        "online": False,
+        "bank": f"train, clean, {share} ({bank} images)",
+        "queries": "all",
+        "k": setting.k,
+        "temperature": setting.temperature,
+        "distance": setting.distance,
+        "crop": describe_plain_view(pretrained.recipe.augmentations[0]),
+    }
+    if precision != "32":
+        protocol["precision"] = precision
+    if origin := transferred_from(pretrained, data):
+        protocol["pretrained on"] = origin
+    return [
+        Record.model_validate(
+            {
+                "metric": metric,
+                "value": 100.0 * count / images,
+                "interval": wilson_interval(count / images, images),
+                "images": images,
+                "data": f"{data.called} val",
+                "protocol": protocol,
+                **of_weights(pretrained),
+            }
+        )
+        for metric, count in zip(("accuracy", "accuracy@5"), setting.hits)
+    ]
+
+
+def transferred_from(pretrained: Pretrained, data: Data) -> str | None:
+    """The dataset that the weights were trained on, where it is another than that of the evaluation.
+
+    One's own images are the same where they have the same name, or none and the same place.
+    """
+    own = pretrained.recipe.data
+    same = own.name == data.name if own.name or data.name else own.train_path == data.train_path
+    if own.dataset == data.dataset and (same or data.dataset != "custom"):
+        return None
+    return own.called if own.name or own.dataset != "custom" else str(own.train_path or "other images")

@@ -1,0 +1,1 @@
+"""Checkpoints: read, solo-learn's and the published ones understood, weights exported."""

@@ -1,0 +1,352 @@
+"""A run's folder: what was asked for, on what, and what came out.
+
+recipe.yaml          the resolved recipe
+run.json             versions, seed, git state, hardware, command, status
+checkpoints/         epoch=….ckpt, and last.ckpt, a link to the newest; epoch=…-step=….ckpt where it was stopped
+logs/, tensorboard/  every metric, per start of the run; logs/cost.jsonl: time and memory of the epochs
+metrics.csv          the logs of all starts in one table, written at the end
+curves.png, plots/, boxes/   pictures, where matplotlib is installed
+evaluation/          numbers with their protocols
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from pydantic import ValidationError
+
+from solo_bam import solo_learn
+from solo_bam.config.schema import Run
+from solo_bam.core.files import PART, written_whole
+from solo_bam.runs import log
+
+# A process that Lightning starts beside the first one finds the first one's folder here.
+_ENVIRONMENT_KEY = "SOLO_BAM_RUN"
+# What a run may be continued with another value of: how it is resumed, kept, shown and fed changes no number.
+MAY_CHANGE = (
+    "auto_resume", "resume_from_checkpoint", "wandb", "checkpoint", "data.num_workers", "enable_progress_bar",
+    "enable_model_summary", "debug_augmentations", "tuned",
+)  # fmt: skip
+_PACKAGES = (
+    "solo-bam", "solo-learn", "torch", "torchvision", "lightning", "timm", "torchmetrics", "omegaconf", "hydra-core",
+    "pydantic", "numpy", "nvidia-dali-cuda120", "kornia",
+)  # fmt: skip
+
+
+def recipe_hash(recipe: Run) -> str:
+    """Eight hexadecimal digits of everything that the recipe asks for, the seed included, but :data:`MAY_CHANGE`."""
+    asked = recipe.model_dump(mode="json")
+    for key in MAY_CHANGE:
+        *sections, name = key.split(".")
+        section = asked
+        for part in sections:
+            section = section[part]
+        section.pop(name, None)
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def changes(before: Mapping[str, Any], recipe: Run) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys whose values differ between a resolved recipe and another, but :data:`MAY_CHANGE`.
+
+    Args:
+        before: of a run; a key that did not exist then had what is its default now.
+        recipe: a checked one.
+
+    Returns:
+        ``{key: (old, new)}``.
+    """
+    with suppress(ValidationError):  # of a version that had other keys
+        before = type(recipe).model_validate(before).model_dump(mode="json")
+    old, new = dict(flat(before)), dict(flat(recipe.model_dump(mode="json")))
+    return {
+        key: (old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not any(f"{key}.".startswith(f"{free}.") for free in MAY_CHANGE)
+    }
+
+
+def told_changes(found: Mapping[str, tuple[Any, Any]], shown: int = 8) -> str:
+    """``optimizer.lr 0.1 -> 0.2, seed 5 -> 6`` for a message."""
+    told = [f"{key} {old} -> {new}" for key, (old, new) in found.items()]
+    return ", ".join(told[:shown]) + (f" and {len(told) - shown} more" if len(told) > shown else "")
+
+
+def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested mappings and lists with their dotted keys."""
+    children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else None
+    if not children:
+        yield prefix.rstrip("."), node
+        return
+    for key, child in children:
+        yield from flat(child, f"{prefix}{key}.")
+
+
+class RunFolder:
+    """One run on disk.
+
+    Args:
+        path: the folder; it need not exist yet.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @classmethod
+    def new(cls, recipe: Run) -> RunFolder:
+        """A folder for a new run, ``<checkpoint.dir>/<method>/<name>-<hash>``, numbered where it exists."""
+        if shared := os.environ.get(_ENVIRONMENT_KEY):
+            return cls(Path(shared))
+        stem = f"{recipe.name or recipe.method}-{recipe_hash(recipe)}"
+        parent = recipe.checkpoint.dir.expanduser().resolve() / recipe.method
+        number, path = 1, parent / stem
+        while path.exists():
+            number += 1
+            path = parent / f"{stem}-{number}"
+        return cls(path)
+
+    @classmethod
+    def unfinished(cls, recipe: Run) -> RunFolder | None:
+        """The newest unfinished run of the same recipe that has a checkpoint, no older than ``max_hours``."""
+        if shared := os.environ.get(_ENVIRONMENT_KEY):
+            return cls(Path(shared))
+        alike = [
+            folder
+            for folder in cls._resumable(recipe)
+            if (before := folder.recipe()) is not None and not changes(before, recipe)
+        ]
+        return max(alike, key=lambda folder: folder.saved()[0].stat().st_mtime) if alike else None
+
+    @classmethod
+    def nearest_unfinished(cls, recipe: Run) -> tuple[RunFolder, dict[str, tuple[Any, Any]]] | None:
+        """Of the unfinished runs in the same place, the one that differs in the fewest keys, and these keys."""
+        found = [
+            (folder, changes(before, recipe))
+            for folder in cls._resumable(recipe)
+            if (before := folder.recipe()) is not None
+        ]
+        return min(found, key=lambda pair: len(pair[1])) if found else None
+
+    @classmethod
+    def _resumable(cls, recipe: Run) -> list[RunFolder]:
+        """Unfinished runs of the method that have a checkpoint, no older than ``max_hours``."""
+        parent = recipe.checkpoint.dir.expanduser().resolve() / recipe.method
+        oldest = time.time() - 3600 * recipe.auto_resume.max_hours
+        folders = [cls(record.parent) for record in parent.glob("*/run.json")]
+        return [
+            folder
+            for folder in folders
+            if folder.record().get("status") != "finished"
+            and (saved := folder.saved())
+            and saved[0].stat().st_mtime >= oldest
+        ]
+
+    def recipe(self) -> dict[str, Any] | None:
+        """The resolved recipe that is written down here; None where it cannot be read."""
+        try:
+            content = OmegaConf.to_container(OmegaConf.load(self.path / "recipe.yaml"))
+        except Exception:  # missing or broken, in whatever way
+            return None
+        return content if isinstance(content, dict) else None  # type: ignore[return-value]
+
+    # ----------------------------------------------------------------------------------- checkpoints
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """A link to the newest checkpoint."""
+        return self.checkpoints / "last.ckpt"
+
+    def saved(self) -> list[Path]:
+        """The checkpoints, the newest first."""
+        places = {path: place for path in self.checkpoints.glob("epoch=*.ckpt") if (place := _place(path))}
+        return sorted(places, key=lambda path: places[path], reverse=True)
+
+    def link_last(self, path: Path) -> None:
+        """Let ``last.ckpt`` mean ``path``, in one step."""
+        with written_whole(self.last_checkpoint) as part:
+            part.unlink(missing_ok=True)
+            try:
+                part.symlink_to(path.name)
+            except OSError:  # a file system without links
+                shutil.copyfile(path, part)
+
+    def remove_older(self, keep: int, keep_epochs: bool) -> None:
+        """Remove all checkpoints but the newest ``keep`` and, with ``keep_epochs``, those of an epoch's end."""
+        for path in self.saved()[keep:]:
+            if not (keep_epochs and "-step=" not in path.name):
+                path.unlink()
+
+    def set_aside_newer(self, path: Path) -> None:
+        """Rename checkpoints newer than ``path``, which could not be read, so that they count no more."""
+        newest_first = self.saved()
+        if path in newest_first:
+            for broken in newest_first[: newest_first.index(path)]:
+                broken.replace(broken.with_name(f"{broken.name}.broken"))
+
+    def remove_parts(self) -> None:
+        """Remove checkpoints whose writing was broken off."""
+        for path in self.checkpoints.glob(f"*{PART}"):
+            path.unlink()
+
+    # ---------------------------------------------------------------------------------------- record
+
+    def start(self, recipe: Run, hardware: Mapping[str, object]) -> None:
+        """Create the folder and write down what is about to run."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(recipe.model_dump(mode="json")), self.path / "recipe.yaml")
+        about = {
+            "method": recipe.method,
+            "recipe_hash": recipe_hash(recipe),
+            "seed": recipe.seed,
+            "status": "running",
+            "command": sys.argv,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "python": platform.python_version(),
+            "versions": _versions(),
+            "git": _git_state(),
+            "hardware": dict(hardware),
+        }
+        self._write(about)
+
+    def adopt(self, recipe: Run, source: Mapping[str, object]) -> None:
+        """Create the folder of a run that was trained elsewhere, from a ``source`` that is written down."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(recipe.model_dump(mode="json")), self.path / "recipe.yaml")
+        about = {"method": recipe.method, "recipe_hash": recipe_hash(recipe), "status": "finished"}
+        self._write({**about, "imported": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "imported_from": dict(source)})
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Let the processes that are started meanwhile use this folder."""
+        os.environ[_ENVIRONMENT_KEY] = str(self.path)
+        try:
+            yield
+        finally:
+            os.environ.pop(_ENVIRONMENT_KEY, None)
+
+    def finish(self, **results: object) -> None:
+        """Mark the run as finished, with its results."""
+        self._write({**self.record(), "status": "finished", "results": results})
+
+    def abandon(self, reason: str) -> None:
+        """Mark the run as stopped before its end; it can be resumed."""
+        if self.path.is_dir():
+            self._write({**self.record(), "status": "stopped", "reason": reason})
+
+    def record(self) -> dict[str, Any]:
+        """What ``run.json`` says; empty where it is missing or unreadable."""
+        try:
+            content = json.loads((self.path / "run.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def _write(self, about: Mapping[str, object]) -> None:
+        with written_whole(self.path / "run.json") as part:
+            part.write_text(json.dumps(about, indent=2, default=str) + "\n")
+
+    # --------------------------------------------------------------------------- failures of processes
+
+    def tell_failure(self, rank: int, error: Mapping[str, str]) -> None:
+        """Leave word for the other processes why this one fails."""
+        with written_whole(self.path / f"failure_{rank}.json") as part:
+            part.write_text(json.dumps(error))
+
+    def failures(self) -> dict[int, dict[str, str]]:
+        """What processes have left word of, by rank."""
+        paths = sorted(self.path.glob("failure_*.json"))
+        return {int(path.stem.split("_")[1]): json.loads(path.read_text()) for path in paths}
+
+    def clear_failures(self) -> None:
+        """Take the words away, which says that they have been read."""
+        for path in self.path.glob("failure_*.json*"):
+            path.unlink(missing_ok=True)
+
+    # --------------------------------------------------------------------------------------- metrics
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the logs of all starts."""
+        return self.path / "logs"
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Logged metrics of all starts, in order of the steps; of a step logged twice, the later start's."""
+        rows: dict[tuple[float, bool, tuple[str, ...]], dict[str, float]] = {}
+        for path in log.starts(self.logs):
+            for row in log.metrics(path):
+                kind = tuple(sorted(row))
+                rows[(row.get("step", -1.0), "epoch" in row, kind)] = row
+        return [rows[key] for key in sorted(rows, key=lambda k: k[0])]
+
+    def add_cost(self, row: Mapping[str, Any]) -> None:
+        """Write down what an epoch took (:class:`solo_bam.train.callbacks.CostMeter`)."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        with (self.logs / "cost.jsonl").open("a") as out:
+            out.write(json.dumps(row) + "\n")
+
+    def costs(self) -> list[dict[str, Any]]:
+        """What each epoch took, in order; of an epoch trained twice, the later one."""
+        rows = {row["epoch"]: row for row in log.rows(self.logs / "cost.jsonl")}
+        return [rows[epoch] for epoch in sorted(rows)]
+
+    def write_metrics(self) -> None:
+        """Write ``metrics.csv``: the logs of all starts in one table."""
+        rows = self.metrics()
+        names = sorted({name for row in rows for name in row} - {"epoch", "step"})
+        with written_whole(self.path / "metrics.csv") as part, part.open("w", newline="") as out:
+            table = csv.DictWriter(out, ["epoch", "step", *names])
+            table.writeheader()
+            table.writerows(rows)
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    """Whole epochs and steps into the next that a checkpoint's name tells; None for another file's name."""
+    told = re.fullmatch(r"epoch=(\d+)(?:-step=(\d+))?\.ckpt", path.name)
+    if told is None:
+        return None
+    return (int(told[1]) + 1, 0) if told[2] is None else (int(told[1]), int(told[2]))
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found | solo_learn.version()
+
+
+def _git_state() -> dict[str, object] | None:
+    """Commit and cleanliness of the checkout that solo-bam runs from; None where it is no checkout."""
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        answer = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True)
+        return answer.stdout.strip()
+
+    try:
+        if git("ls-files", Path(__file__).name) == "":
+            return None  # installed inside some other project's checkout
+        return {"commit": git("rev-parse", "HEAD"), "changed_files": len(git("status", "--porcelain").splitlines())}
+    except (OSError, subprocess.CalledProcessError):
+        return None

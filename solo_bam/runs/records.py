@@ -1,0 +1,132 @@
+"""Numbers with the protocol that they were measured by: one type for every command, kept as JSON beside the run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from solo_bam.core.errors import UserError
+from solo_bam.core.files import written_whole
+from solo_bam.runs.checkpoints.read import Pretrained
+
+Plain = str | int | float | bool | None
+
+
+class Record(BaseModel):
+    """One reported number.
+
+    Attributes:
+        metric: ``accuracy``, ``accuracy@5``, ``J&F mean``, ….
+        value: in ``unit``.
+        unit: ``%`` for accuracies.
+        interval: 95 % confidence interval over the test images; None where it was not computed.
+        images: test images.
+        data: dataset and split that it was measured on, e.g. ``cifar10 val``.
+        protocol: everything that would change the number for the same weights. ``kind`` says how
+            (``k-NN``, ``linear``, ``finetune``, ``video segmentation``), ``online`` whether during pretraining;
+            then its own settings: bank, k, temperature, distance; probe, epochs, learning rate; crop, ….
+        method: that trained the weights.
+        branch: ``student``, ``teacher`` or ``untrained``.
+        epoch: epochs that the weights were trained for.
+        weights: :func:`solo_bam.runs.checkpoints.read.hash_weights` of the backbone.
+        checkpoint: the file.
+        made: when, ISO 8601.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metric: str
+    value: float
+    unit: str = "%"
+    interval: tuple[float, float] | None = None
+    images: int | None = None
+    data: str
+    protocol: dict[str, Plain]
+    method: str | None = None
+    branch: str | None = None
+    epoch: int | None = None
+    weights: str | None = None
+    checkpoint: str | None = None
+    made: str = Field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+
+    @property
+    def protocol_key(self) -> str:
+        """Eight hexadecimal digits of metric, data and protocol: numbers may share a column where it is equal."""
+        content = json.dumps([self.metric, self.unit, self.data, self.protocol], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:8]
+
+    @property
+    def stated(self) -> str:
+        """The protocol in one line, for a table's footnote."""
+        settings = {name: value for name, value in self.protocol.items() if name not in ("kind", "online")}
+        how = "online" if self.protocol.get("online") else "offline"
+        told = ", ".join(f"{name} {_short(value)}" for name, value in settings.items() if value is not None)
+        return f"{self.protocol.get('kind', self.metric)} ({how}) on {self.data}: {told}"
+
+
+def _short(value: Plain) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def of_weights(pretrained: Pretrained) -> dict[str, str | int]:
+    """The fields of a :class:`Record` that say which weights were measured."""
+    return {
+        "method": pretrained.recipe.method,
+        "branch": pretrained.branch,
+        "epoch": pretrained.epoch,
+        "weights": pretrained.weights,
+        "checkpoint": str(pretrained.path),
+    }
+
+
+def records_folder(checkpoint: Path) -> Path:
+    """Where records of a checkpoint belong: ``evaluation/`` of its run, or beside a file that lies in no run."""
+    run = checkpoint.absolute().parent.parent
+    return run / "evaluation" if (run / "run.json").exists() else checkpoint.absolute().parent / "evaluation"
+
+
+def writable(folder: Path, remedy: str) -> Path:
+    """The folder of records, created; to be called before anything takes time.
+
+    Raises:
+        UserError: nothing can be written there, with the ``remedy``.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError("output", f"{folder} cannot be written ({error.strerror or error})", remedy) from None
+    return folder
+
+
+def write_records(folder: Path, name: str, records: Sequence[Record]) -> Path:
+    """Write ``<folder>/<name>.json``, whole or not at all; earlier numbers of that name are replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    with written_whole(path) as part:
+        part.write_text(json.dumps([r.model_dump(mode="json") for r in records], indent=2) + "\n")
+    return path
+
+
+def read_records(folder: Path) -> list[Record]:
+    """All records of a folder, in the order of the files' names.
+
+    Raises:
+        pydantic.ValidationError: a file that holds something else.
+    """
+    return [Record.model_validate(r) for path in sorted(folder.glob("*.json")) for r in json.loads(path.read_text())]
+
+
+def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % confidence interval of a share (0 to 1) of ``count`` independent trials (Wilson, 1927), in percent."""
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)

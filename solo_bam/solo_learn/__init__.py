@@ -1,0 +1,127 @@
+"""The one folder that knows solo-learn: which edition is installed, how to mend it, how to build its methods.
+
+Everything else speaks the vocabulary of solo-learn's head edition and takes it from here:
+
+    BaseMethod, BaseMomentumMethod   base classes with the head edition's contract
+    METHODS                          solo-learn's registry, with bam and bam_momentum
+    build_method(cfg, create)        any registered method from a head-edition cfg, with the backbones of create()
+    method_names()                   the methods that a recipe may name
+    options_model(name)              the pydantic model of a method's method_kwargs, where its class has one
+    version()                        which solo-learn it is, for the record of a run
+    own_options(name)                the method_kwargs of one of solo-learn's own methods and their defaults
+    UNREAD_KEYS, UNREAD_OPTIONS      keys and method_kwargs of solo-learn's recipes that nothing reads
+    crop_rule(name)                  which crops a method takes
+    solo_backbones(method)           what builds the backbones of the installed edition, by name
+    own_vit_heads(method, backbone)  attention heads of a method's own ViT, where they are not timm's
+    GaussianBlur                     its augmentation for PIL images
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from solo_bam.solo_learn.hook import run_after_import
+from solo_bam.solo_learn.rules import UNREAD_KEYS as UNREAD_KEYS
+from solo_bam.solo_learn.rules import UNREAD_OPTIONS as UNREAD_OPTIONS
+from solo_bam.solo_learn.rules import CropRule as CropRule
+from solo_bam.solo_learn.rules import own_vit_heads as own_vit_heads
+
+INSTALL = "pip install --no-deps solo-learn==1.0.2"
+MISSING = f"solo-bam needs solo-learn, which is not installed; install it with: {INSTALL}"
+
+_further_methods: Callable[[], dict[str, type]] = dict
+_FACE = frozenset(
+    ["BaseMethod", "BaseMomentumMethod", "METHODS", "build_method", "own_options", "solo_backbones", "GaussianBlur"]
+)
+
+
+def edition() -> str | None:
+    """Which solo-learn is importable: ``release`` (1.0.2), ``head`` (1.0.6) or None. Imports nothing."""
+    spec = importlib.util.find_spec("solo") if "solo" not in sys.modules else sys.modules["solo"].__spec__
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    # The head edition moved its loaders from solo/utils to solo/data.
+    folders = [Path(p) for p in spec.submodule_search_locations]
+    return "head" if any((folder / "data").is_dir() for folder in folders) else "release"
+
+
+def version() -> dict[str, str]:
+    """``{"solo-learn": …}``: the release's number, or «head» and the commit of its checkout; empty without one.
+
+    The head edition is often on the path beside an installed release, so the installed number says nothing of it.
+    """
+    if edition() != "head":
+        return {}
+    spec = importlib.util.find_spec("solo")
+    folder = next(iter(spec.submodule_search_locations or ())) if spec else "."
+    try:
+        asked = subprocess.run(["git", "-C", folder, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    except OSError:  # no git
+        return {"solo-learn": "head"}
+    return {"solo-learn": f"head {asked.stdout.strip()}".strip()}
+
+
+def install(methods: Callable[[], dict[str, type]]) -> None:
+    """Arrange that solo-learn, whenever it is imported, is mended and knows further methods.
+
+    Args:
+        methods: gives them by name, once solo-learn is imported and mended.
+    """
+    global _further_methods
+    _further_methods = methods
+    if edition() is None:
+        logging.getLogger("solo_bam").warning(problem())
+        return
+    from solo_bam.solo_learn import stand_ins
+
+    run_after_import("solo", _complete, around=stand_ins.stand_ins if edition() == "release" else stand_ins.quiet)
+
+
+def problem() -> str | None:
+    """Why solo-learn cannot be used, in one line that says what to install; None where it can."""
+    return MISSING if edition() is None else None
+
+
+def _complete() -> None:
+    """Mend the imported solo-learn and register the further methods with it."""
+    module = _module()
+    module.mend()
+    module.METHODS.update(_further_methods())
+
+
+def _module() -> Any:
+    """The module that speaks for the installed edition."""
+    if found := problem():
+        raise ImportError(found)
+    importlib.import_module("solo")
+    return importlib.import_module(f"solo_bam.solo_learn.{edition()}")
+
+
+def method_names() -> list[str]:
+    """The methods that a recipe may name, sorted."""
+    return sorted(set(_module().METHODS) - {"base", "linear"})
+
+
+def options_model(name: str) -> Any:
+    """The pydantic model of a method's ``method_kwargs``, its class's attribute ``Options``; None without one."""
+    return getattr(_module().METHODS[name], "Options", None)
+
+
+def crop_rule(name: str) -> CropRule:
+    """Which crops a method takes: its class's attribute ``crops``, or what is known of solo-learn's own."""
+    module = _module()
+    rule: CropRule = getattr(module.METHODS[name], "crops", None) or module.own_crop_rule(name)
+    return rule
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FACE:
+        return getattr(_module(), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

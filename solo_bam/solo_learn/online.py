@@ -1,0 +1,82 @@
+"""The online linear classifier and k-NN, for methods that forward all crops at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from solo_bam.core import collectives
+from solo_bam.solo_learn.rules import CropRule
+
+
+def classify(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Cross-entropy and accuracy (percent) over the labelled images; all 0 where there are none.
+
+    Args:
+        logits: ``(N, classes)``.
+        targets: ``(N,)``, -1 for images without a label.
+    """
+    labelled = targets != -1
+    count = labelled.sum().clamp(min=1)
+    loss = F.cross_entropy(logits, targets, ignore_index=-1, reduction="sum") / count
+    best = logits.detach().topk(min(5, logits.shape[1])).indices
+    hits = (best == targets[:, None]) & labelled[:, None]
+    acc1, acc5 = (100.0 * hits[:, :k].any(1).sum() / count for k in (1, 5))
+    return {"loss": loss, "acc1": acc1, "acc5": acc5}
+
+
+class NoOptions(BaseModel):
+    """``method_kwargs`` of a method that has none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class OnlineHeads:
+    """What both editions' base classes add to solo-learn's: losses of the online classifiers, and k-NN's bank.
+
+    Attributes:
+        Options: pydantic model of ``method_kwargs``.
+        crops: that the method takes.
+    """
+
+    Options: type[BaseModel] = NoOptions
+    crops = CropRule(large=2, small=False)
+
+    classifier: Any
+    momentum_classifier: Any
+    knn: Any
+    knn_eval: bool
+    num_large_crops: int
+    log_dict: Any
+
+    def online_classification(self, feats: Tensor, targets: Tensor) -> Tensor:
+        """Loss of the online linear classifier on the large crops, logged under solo-learn's names.
+
+        Args:
+            feats: ``(L B, D)`` features, crop-major; they receive no gradient.
+            targets: ``(B,)`` labels, -1 for none.
+        """
+        outs = classify(self.classifier(feats.detach()), targets.repeat(self.num_large_crops))
+        self._log_classifier(outs, "train_")
+        self.update_online_knn(feats, targets)
+        return outs["loss"]
+
+    def momentum_classification(self, feats: Tensor, targets: Tensor) -> Tensor:
+        """As :meth:`online_classification`, of the teacher's features; 0 where ``momentum.classifier`` is off."""
+        if self.momentum_classifier is None:
+            return feats.new_zeros(())
+        outs = classify(self.momentum_classifier(feats.detach()), targets.repeat(self.num_large_crops))
+        self._log_classifier(outs, "train_momentum_")
+        return outs["loss"]
+
+    def update_online_knn(self, feats: Tensor, targets: Tensor) -> None:
+        """Add the large crops' features ``(L B, D)`` to the online k-NN's bank, where it is on."""
+        if self.knn_eval:
+            self.knn(train_features=feats.detach(), train_targets=targets.repeat(self.num_large_crops))
+
+    def _log_classifier(self, outs: dict[str, Any], prefix: str) -> None:
+        metrics = {f"{prefix}class_loss": outs["loss"], f"{prefix}acc1": outs["acc1"], f"{prefix}acc5": outs["acc5"]}
+        self.log_dict(collectives.means(metrics), on_epoch=True)

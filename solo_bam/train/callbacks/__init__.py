@@ -1,0 +1,26 @@
+"""Lightning callbacks of a pretraining run."""
+
+from solo_bam.train.callbacks.collapse import CollapseMonitor, CollapseWarning
+from solo_bam.train.callbacks.contrastive_crop import ContrastiveCropBoxes
+from solo_bam.train.callbacks.cost import CostMeter
+from solo_bam.train.callbacks.guards import EpochSeed, NonFiniteLoss
+from solo_bam.train.callbacks.knn import OnlineKNN
+from solo_bam.train.callbacks.progress import ProgressBar
+from solo_bam.train.callbacks.saving import Saving, WholeFiles
+from solo_bam.train.callbacks.schedules import CosineWeightDecay
+from solo_bam.train.callbacks.unreadable import UnreadableImages
+
+__all__ = [
+    "CollapseMonitor",
+    "CollapseWarning",
+    "ContrastiveCropBoxes",
+    "CosineWeightDecay",
+    "CostMeter",
+    "EpochSeed",
+    "NonFiniteLoss",
+    "OnlineKNN",
+    "ProgressBar",
+    "Saving",
+    "UnreadableImages",
+    "WholeFiles",
+]

@@ -1,0 +1,122 @@
+"""Small callbacks that keep a run reproducible and stop it when it is lost."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor
+
+from solo_bam.core import collectives, hardware
+from solo_bam.core.errors import UserError
+
+
+class EpochSeed(pl.Callback):
+    """Seed the global random streams from seed, epoch, batch and rank at each epoch's and batch's start.
+
+    A resumed run then draws the same numbers (dropout, stochastic depth) as an uninterrupted one, also where
+    it goes on in mid-epoch.
+
+    Args:
+        seed: of the run.
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._seed(trainer)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._seed(trainer, batch_idx + 1)
+
+    def _seed(self, trainer: pl.Trainer, *batch: int) -> None:
+        key = [self.seed, trainer.current_epoch, trainer.global_rank, *batch]
+        words = np.random.SeedSequence(key).generate_state(3)
+        random.seed(int(words[0]))
+        np.random.seed(int(words[1]))
+        torch.manual_seed(int(words[2]))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What is told of a step if its loss was not finite."""
+
+    number: int
+    epoch: int
+    rate: float
+    reg: float | None
+
+
+class NonFiniteLoss(pl.Callback):
+    """Stop at a loss that is not finite, so that the last checkpoint stays good.
+
+    On the CPU before its backward. On an accelerator, where looking at each loss would make the host wait for it, the
+    device notes the first one; it is read every :data:`.hardware.READ_EVERY` steps, and before anything that
+    validates, saves or ends.
+    """
+
+    def __init__(self) -> None:
+        self._steps: list[_Step] = []  # since the last reading
+        self._first: Tensor | None = None  # which of them was lost first, -1 for none, and its loss
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        self._note(loss.detach())
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        reg = getattr(getattr(pl_module, "loss_fn", None), "reg", None)
+        self._steps.append(_Step(trainer.global_step, trainer.current_epoch, rate, reg))
+        if not hardware.reading_waits(loss.device) or len(self._steps) >= hardware.READ_EVERY:
+            self._read(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._read(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._read(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._read(trainer)
+
+    def _note(self, loss: Tensor) -> None:
+        """On the device alone."""
+        if not self._steps:
+            self._first = torch.full((2,), -1.0, device=loss.device)
+        assert self._first is not None
+        lost = (self._first[0] < 0) & ~torch.isfinite(loss)
+        here = torch.stack([torch.full_like(self._first[0], len(self._steps)), loss.to(self._first.dtype)])
+        self._first = torch.where(lost, here, self._first)
+
+    def _read(self, trainer: pl.Trainer) -> None:
+        """Raise where a loss was lost; all processes do: the others would wait for that one in their backward."""
+        if not self._steps:
+            return
+        assert self._first is not None
+        steps, self._steps = self._steps, []
+        firsts = [int(first) for first in collectives.gather(self._first[0]).tolist()]
+        found = [first for first in firsts if first >= 0]
+        if not found:
+            return
+        lost = [rank for rank, first in enumerate(firsts) if first == min(found)]
+        value = self._first[1].item() if trainer.global_rank in lost else "nan or infinite"
+        raise _error(trainer, steps[min(found)], value, lost)
+
+
+def _error(trainer: pl.Trainer, step: _Step, value: float | str, lost: list[int]) -> UserError:
+    where = "" if trainer.world_size == 1 else f" on process {', '.join(map(str, lost))}"
+    kept = getattr(trainer.checkpoint_callback, "last_model_path", "") or "none yet"
+    error = UserError(
+        "optimizer.lr",
+        f"the loss became {value}{where} at step {step.number} (epoch {step.epoch}) "
+        f"with lr {step.rate:g}" + ("" if step.reg is None else f" and reg {step.reg:g}"),
+        f"lower optimizer.lr{'' if step.reg is None else ' or raise method_kwargs.reg'}; last good checkpoint: {kept}",
+    )
+    error.on_all_processes = True
+    return error

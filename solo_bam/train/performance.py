@@ -1,0 +1,127 @@
+"""What makes a training step faster or smaller and leaves what it computes: the keys of ``performance``, and fused
+optimisers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from solo_bam.config.schema import Run
+from solo_bam.core.errors import UserError
+
+_FUSED = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+_HALF = ("16", "16-mixed")
+
+
+# ------------------------------------------------------------------------------------------ compiling
+
+
+def check_compiler() -> None:
+    """Whether networks can be compiled here.
+
+    Raises:
+        UserError: torch or the machine has no compiler.
+    """
+    key = "performance.compile"
+    if not hasattr(nn.Module, "compile"):
+        raise UserError(key, f"got True, torch {torch.__version__} is too old for it", "pip install 'torch>=2.2'")
+    compilers = [os.environ["CXX"].split()[0]] if os.environ.get("CXX") else ["g++", "clang++"]
+    if not any(map(shutil.which, compilers)):
+        raise UserError(key, f"got True, no C++ compiler is found ({', '.join(compilers)})", "install one")
+
+
+def compile_networks(model: nn.Module) -> list[str]:
+    """Compile backbone and heads of a method, the teacher's too, in place; not the online classifiers.
+
+    Weights, their names and the modules stay what they are. Sizes of batches are compiled each by itself, so that a
+    resumed run computes what a whole one does, in whatever order it meets them. In evaluation mode, where hooks look
+    inside and batches have other sizes, networks run as they are.
+
+    Args:
+        model: a method; what is compiled are its children that have weights.
+
+    Returns:
+        The children's names.
+
+    Raises:
+        UserError: see :func:`check_compiler`.
+    """
+    check_compiler()
+    names = [
+        name
+        for name, child in model.named_children()
+        if "classifier" not in name and not isinstance(child, nn.ModuleList) and any(True for _ in child.parameters())
+    ]
+    for name in names:
+        _compile(getattr(model, name))
+    return names
+
+
+def _compile(module: nn.Module) -> None:
+    # Not module.compile(), which takes the module's hooks into the graph: they are ours, and change from step to step.
+    ordinary = module.forward
+    compiled = torch.compile(ordinary, dynamic=False)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return (compiled if module.training else ordinary)(*args, **kwargs)
+
+    module.forward = forward
+
+
+# --------------------------------------------------------------------------------- gradient checkpointing
+
+
+def checkpoint_gradients(backbone: nn.Module, name: str) -> None:
+    """Let a network keep its blocks' inputs alone for the backward pass, which computes the rest again.
+
+    Args:
+        backbone: of timm, without batch norm: computed twice, that would count each batch twice.
+        name: for the message.
+
+    Raises:
+        UserError: a network that cannot.
+    """
+    key, remedy = "performance.gradient_checkpointing", "set it to False or take another backbone, a ViT for one"
+    if any(isinstance(module, _BatchNorm) for module in backbone.modules()):
+        problem = f"got True, {name} has batch norm, which would count each batch twice in its running statistics"
+        raise UserError(key, problem, remedy)
+    try:
+        backbone.set_grad_checkpointing(True)  # type: ignore[operator]
+    except (AttributeError, AssertionError):  # timm's way of saying that a network has none
+        raise UserError(key, f"got True, {name} has none", remedy) from None
+
+
+# ----------------------------------------------------------------------------------- fused optimisers
+
+
+def optimizer_kwargs(recipe: Run, name: str, kwargs: Mapping[str, Any], accelerator: str) -> dict[str, Any]:
+    """``optimizer.kwargs``, with ``fused=True`` where that is possible and nothing else was asked for.
+
+    Args:
+        recipe: precision and clipping.
+        name: of the optimiser.
+        kwargs: as the recipe gives them.
+        accelerator: as resolved.
+
+    Raises:
+        UserError: ``fused: True`` was asked for where gradients are clipped before they are unscaled.
+    """
+    kwargs = dict(kwargs)
+    clipped = str(recipe.precision) in _HALF and bool(recipe.trainer_arguments.get("gradient_clip_val"))
+    if clipped and kwargs.get("fused"):
+        problem = "got True, which cannot clip gradients (gradient_clip_val) in precision=16-mixed"
+        raise UserError("optimizer.kwargs.fused", problem, "remove it or use precision=bf16-mixed")
+    chosen = {"fused", "foreach", "differentiable"} & kwargs.keys()
+    optimizer = _FUSED.get(name)
+    if accelerator != "cuda" or clipped or chosen or optimizer is None:
+        return kwargs
+    known = "fused" in inspect.signature(optimizer).parameters  # torch 2.0's SGD has none
+    return {**kwargs, "fused": True} if known else kwargs

@@ -1,0 +1,326 @@
+"""What every command that trains does alike: devices, loggers, checkpoints, resuming and Lightning's Trainer."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.layer_sync import LayerSync
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from omegaconf import DictConfig
+from torch import nn
+
+from solo_bam import solo_learn
+from solo_bam.backbones import backbone_factory, check_crop_sizes, check_heat_map
+from solo_bam.config.schema import Recipe, Run
+from solo_bam.core import hardware
+from solo_bam.core.errors import UserError
+from solo_bam.runs.checkpoints.read import read_checkpoint
+from solo_bam.runs.folder import RunFolder, changes, told_changes
+from solo_bam.runs.log import LineLogger
+from solo_bam.train.batch_norm import check_synchronisable, desynchronise, synchronise
+from solo_bam.train.callbacks import WholeFiles
+from solo_bam.train.failures import together
+from solo_bam.train.performance import checkpoint_gradients, compile_networks, optimizer_kwargs
+
+
+def find_devices(recipe: Run) -> tuple[hardware.Devices, int]:
+    """The recipe's devices and how many processes they make on all nodes.
+
+    Raises:
+        UserError: they are not there, or cannot do what the recipe asks for.
+    """
+    devices = hardware.find_devices(recipe.accelerator, recipe.devices)
+    return devices, devices.count * recipe.num_nodes
+
+
+def build_model(recipe: Recipe, cfg: DictConfig, devices: hardware.Devices) -> pl.LightningModule:
+    """The method of a pretraining recipe, shown one image of each size.
+
+    Raises:
+        UserError: settings, crops or a network that do not fit together.
+    """
+    optimizer = recipe.optimizer
+    cfg.optimizer.kwargs = optimizer_kwargs(recipe, optimizer.name, optimizer.kwargs, devices.accelerator)
+    try:
+        model = solo_learn.build_method(cfg, backbone_factory(cfg.backbone))
+    except AssertionError as error:  # solo-learn's way of refusing a method's own settings
+        problem = f"{recipe.method} refuses them ({error or 'no reason given'})"
+        raise UserError("method_kwargs", problem, "correct them") from None
+    check_crop_sizes(model.backbone, recipe.backbone.name, recipe.crop_sizes, model.features_dim)
+    if recipe.data.contrastive_crop.enabled:
+        check_heat_map(model.backbone, recipe.backbone.name, recipe.crop_sizes[0])
+    if recipe.sync_batchnorm and devices.accelerator == "cpu" and devices.count * recipe.num_nodes > 1:
+        check_synchronisable(model)
+    if recipe.performance.gradient_checkpointing:
+        checkpoint_gradients(model.backbone, recipe.backbone.name)
+    if recipe.performance.compile:
+        compile_networks(model)
+    return model
+
+
+def build_trainer(
+    recipe: Run,
+    devices: hardware.Devices,
+    folder: RunFolder,
+    callbacks: Sequence[pl.Callback],
+    steps_per_epoch: int,
+) -> pl.Trainer:
+    """Lightning's Trainer; writes nothing yet.
+
+    Raises:
+        UserError: an argument that Lightning refuses.
+    """
+    try:
+        return pl.Trainer(
+            accelerator=devices.accelerator,
+            devices=devices.devices,
+            num_nodes=recipe.num_nodes,
+            strategy=recipe.strategy or "auto",
+            precision=recipe.precision,  # type: ignore[arg-type]
+            max_epochs=recipe.max_epochs,
+            sync_batchnorm=recipe.sync_batchnorm and devices.accelerator != "cpu",
+            accumulate_grad_batches=recipe.accumulate_grad_batches,
+            logger=_loggers(recipe, folder),
+            callbacks=list(callbacks),
+            plugins=_plugins(recipe, devices),
+            default_root_dir=folder.path,
+            use_distributed_sampler=False,
+            **{
+                "log_every_n_steps": min(50, steps_per_epoch),
+                "enable_checkpointing": recipe.checkpoint.enabled,
+                **recipe.trainer_arguments,
+            },
+        )
+    except UserError:
+        raise
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        # Lightning checks its own arguments; its message names the one at fault.
+        raise UserError("Trainer", " ".join(str(error).split()), "correct the recipe") from None
+
+
+def check_size(images: int, batch_size: int, world_size: int) -> None:
+    """At least one batch.
+
+    Raises:
+        UserError: there are fewer images.
+    """
+    if images < batch_size * world_size:
+        raise UserError(
+            "optimizer.batch_size",
+            f"got {batch_size} on {world_size} process(es), the training set has only {images} images",
+            "lower it",
+        )
+
+
+class _CPUBatchNormSync(LayerSync):
+    """``sync_batchnorm: True`` over processes on the CPU, where torch has none."""
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        return synchronise(model)
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        return desynchronise(model)
+
+
+def _plugins(recipe: Run, devices: hardware.Devices) -> list[Any]:
+    plugins: list[Any] = [WholeFiles()]
+    if recipe.sync_batchnorm and devices.accelerator == "cpu":
+        plugins.append(_CPUBatchNormSync())
+    return plugins
+
+
+def _loggers(recipe: Run, folder: RunFolder) -> list[Any]:
+    loggers: list[Any] = [
+        LineLogger(folder.logs),
+        TensorBoardLogger(folder.path, name="", version="tensorboard"),
+    ]
+    if recipe.wandb.enabled:
+        try:
+            import wandb  # noqa: F401
+        except ImportError:
+            raise UserError(
+                "wandb.enabled", "got True, wandb is not installed", "pip install 'solo-bam[wandb]'"
+            ) from None
+        from lightning.pytorch.loggers import WandbLogger
+
+        loggers.append(
+            WandbLogger(
+                name=recipe.name,
+                project=recipe.wandb.project,
+                entity=recipe.wandb.entity,
+                offline=recipe.wandb.offline,
+                save_dir=folder.path,
+            )
+        )
+    return loggers
+
+
+def seed_everything(seed: int) -> None:
+    """Every generator of this process and of its loader processes."""
+    quiet = {"verbose": False} if "verbose" in inspect.signature(pl.seed_everything).parameters else {}
+    pl.seed_everything(seed, workers=True, **quiet)
+
+
+def fit(
+    trainer: pl.Trainer,
+    model: pl.LightningModule,
+    data: pl.LightningDataModule,
+    folder: RunFolder,
+    checkpoint: Path | None,
+) -> None:
+    """Train, from a checkpoint where there is one; the run's folder says how it ended.
+
+    Raises:
+        UserError: of whichever process failed first.
+    """
+    # Checkpoints hold tensors and plain values only; pickled code in one is never run.
+    safely = {"weights_only": True} if "weights_only" in inspect.signature(trainer.fit).parameters else {}
+    parent = os.getppid()
+    try:
+        with folder.shared(), without_known_warnings():
+            trainer.fit(model, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint), **safely)
+    except Exception as error:
+        told = together(trainer, folder, error, parent)
+        if trainer.is_global_zero and isinstance(told, UserError):
+            folder.abandon(str(told))
+        raise told from None if isinstance(told, UserError) else error.__cause__
+    if trainer.interrupted:
+        folder.abandon("interrupted")
+        raise UserError("solo-bam", "interrupted", "continue with --resume")
+
+
+# What Lightning and torch say on every run, and what is no concern of the user's.
+_KNOWN_WARNINGS = (
+    ".*does not have many workers.*",
+    ".*`isinstance\\(treespec, LeafSpec\\)`.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*lr_scheduler.step\\(\\).*before.*optimizer.step.*",
+    ".*The `srun` command is available.*",
+    ".*your dataloader is not resumable.*",  # it is, Saving sees to that
+    ".*val_dataloader.* is empty.*",
+    ".*`val_dataloader` returned.*",
+    ".*to use `self.log\\(.*sync_dist=True\\)`.*",  # each step's values are the processes' means already
+    ".*in eval mode at the start of training.*",  # a frozen backbone
+)
+
+
+@contextmanager
+def without_known_warnings() -> Iterator[None]:
+    """Leave out what Lightning and torch say on every run."""
+    with warnings.catch_warnings():
+        for message in _KNOWN_WARNINGS:
+            warnings.filterwarnings("ignore", message)
+        yield
+
+
+def folder_and_checkpoint(recipe: Run, resume: bool, world_size: int) -> tuple[RunFolder, Path | None]:
+    """Where the run goes and what it continues.
+
+    Raises:
+        UserError: there is nothing to continue, or it is of another recipe.
+    """
+    if recipe.resume_from_checkpoint is not None:
+        key = "resume_from_checkpoint"
+        _check_fits(check_checkpoint(recipe.resume_from_checkpoint, recipe.method), recipe, world_size, key)
+        return RunFolder.new(recipe), recipe.resume_from_checkpoint
+    if resume or recipe.auto_resume.enabled:
+        key = "--resume" if resume else "auto_resume"
+        found = RunFolder.unfinished(recipe)
+        if found is not None and found.saved():
+            checkpoint, content = newest_readable(found, recipe.method, key)
+            _check_fits(content, recipe, world_size, key)
+            rank_zero_info(f"Resuming {checkpoint}")
+            return found, checkpoint
+        if found is None:
+            _tell_nearest(recipe, resume)
+    return RunFolder.new(recipe), None
+
+
+def newest_readable(folder: RunFolder, method: str, key: str) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint that can be read and its content; a warning names those that cannot."""
+    broken: list[str] = []
+    for path in folder.saved():
+        try:
+            content = check_checkpoint(path, method)
+        except UserError as error:
+            broken.append(error.problem)
+            continue
+        for problem in broken:
+            rank_zero_warn(f"{problem}; continuing from the one before, {path}")
+        return path, content
+    raise UserError(key, f"none of its checkpoints can be read: {broken[0]}", "start without it")
+
+
+def _check_fits(content: Mapping[str, Any], recipe: Run, world_size: int, key: str) -> None:
+    """Refuse to go on from a checkpoint of another recipe or number of processes."""
+    changed = changes(content["solo_bam"].get("recipe", {}), recipe)
+    if changed:
+        raise UserError(key, f"the recipe has changed: {told_changes(changed)}", "change it back, or start a new run")
+    before = (content.get("place") or {}).get("processes", world_size)
+    if before != world_size:
+        problem = f"got {world_size} process(es), the run was started on {before}: other batches"
+        raise UserError("devices", problem, f"continue it on {before}")
+
+
+def _tell_nearest(recipe: Run, resume: bool) -> None:
+    """There is no run to continue: say so, and what an unfinished one differs in."""
+    nearest = RunFolder.nearest_unfinished(recipe)
+    differs = "" if nearest is None else f"; {nearest[0].path.name} differs in {told_changes(nearest[1])}"
+    if resume:
+        where = recipe.checkpoint.dir / recipe.method
+        problem = f"there is no unfinished run of exactly this recipe in {where}{differs}"
+        raise UserError("--resume", problem, "start without --resume")
+    if nearest is not None:
+        rank_zero_info(f"auto_resume: a new run is started{differs}")
+
+
+def check_checkpoint(path: Path, method: str) -> dict[str, Any]:
+    """A checkpoint's content, loaded without running code from it.
+
+    Raises:
+        UserError: missing, unreadable, holding code, or of another method.
+    """
+    key = "resume_from_checkpoint"
+    content = read_checkpoint(path, key)
+    about = content.get("solo_bam")
+    if not about:
+        raise UserError(key, f"{path} was not saved by solo-bam", "give a checkpoint of solo-bam")
+    if about["method"] != method:
+        raise UserError(
+            key, f"{path} is of method {about['method']}, the recipe's is {method}", f"set method={about['method']}"
+        )
+    if "optimizer_states" not in content:
+        raise UserError(key, f"{path} holds weights alone", "give a checkpoint of solo-bam pretrain")
+    return content
+
+
+class RecipeInCheckpoint(pl.Callback):
+    """Writes into every checkpoint which recipe it belongs to."""
+
+    def __init__(self, recipe: Run):
+        self.about = {"method": recipe.method, "recipe": recipe.model_dump(mode="json")}
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["solo_bam"] = self.about
+
+
+def _hide_tips() -> None:
+    """Lightning advertises other products in the log of every run."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )
+
+
+_hide_tips()

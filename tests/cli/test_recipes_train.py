@@ -1,0 +1,43 @@
+"""Every shipped recipe trains two steps, at tiny size on real digits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from solo_bam.cli.pretrain import pretrain
+from solo_bam.config import load_recipe, recipe_folders
+from solo_bam.config.recipe import recipe_names
+from tests.recipes import known_kwargs
+
+RECIPES = [name for name in recipe_names(recipe_folders("pretrain")) if not name.startswith("digits/")]
+# Heads and queues of a few units; what a method does not know is left out.
+_HEAD = {
+    "proj_hidden_dim": 32, "proj_output_dim": 16, "pred_hidden_dim": 32, "queue_size": 64, "num_prototypes": 16,
+    "top_k_sink": 4, "warmup_teacher_temperature_epochs": 1,
+}  # fmt: skip
+_TINY = [
+    "data.dataset=digits", "data.train_path=null", "data.val_path=null", "data.fraction=0.02", "data.num_workers=0",
+    "optimizer.batch_size=8", "knn_eval.k=5", "scheduler.warmup_epochs=0", "scheduler.min_lr=0", "max_epochs=1",
+    "limit_train_batches=2", "limit_val_batches=1", "precision=32", "sync_batchnorm=False", "accelerator=cpu",
+    "log_every_n_steps=1", "enable_progress_bar=False", "enable_model_summary=False", "checkpoint.enabled=False",
+]  # fmt: skip
+
+
+def _overrides(name: str) -> list[str]:
+    recipe = load_recipe(name)
+    known = known_kwargs(recipe.method)
+    sizes = {size: 32 if i == 0 else 16 for i, size in enumerate(recipe.crop_sizes)}
+    crops = [f"augmentations.{i}.crop_size={sizes[a.crop_size]}" for i, a in enumerate(recipe.augmentations)]
+    # CAFormer's last feature map of a 32-px image is a single point, which has no box.
+    boxes = [f"data.contrastive_crop.enabled={recipe.data.contrastive_crop.enabled and 'caformer' not in name}"]
+    return [*_TINY, *boxes, *crops, *(f"method_kwargs.{key}={value}" for key, value in _HEAD.items() if key in known)]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_trains_two_steps(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name, [*_overrides(name), f"checkpoint.dir={tmp_path}"])
+    trained = pretrain(recipe)
+    assert all(value == value for value in trained.metrics.values())  # no NaN
+    assert len([row for row in trained.folder.metrics() if "train_class_loss_step" in row]) == 2
