@@ -83,7 +83,7 @@ def test_every_command_but_the_doctor_says_that_solo_learn_is_missing(tmp_path: 
 def test_the_edition_is_told_by_its_folders(tmp_path: Path) -> None:
     (tmp_path / "solo" / "data").mkdir(parents=True)
     (tmp_path / "solo" / "__init__.py").write_text("")
-    code = "from solo_bam import toolkit; print(toolkit.edition(), toolkit.problem())"
+    code = "from solo_bam import solo_learn; print(solo_learn.edition(), solo_learn.problem())"
     assert _python(code, PYTHONPATH=str(tmp_path)).stdout.strip() == "head None"
     (tmp_path / "solo" / "data").rmdir()
     assert _python(code, PYTHONPATH=str(tmp_path)).stdout.strip() == "release None"
