@@ -170,7 +170,8 @@ def _draw(folder: RunFolder, recipe: Recipe, model: pl.LightningModule, source: 
 
 @rank_zero_only
 def _report(trained: Trained) -> None:
-    names = ("bam_loss_epoch", "knn_acc1", "val_knn_acc1", "val_acc1")
+    headline = [f"{name}_epoch" for name in getattr(trained.model, "headline", ())]
+    names = (*headline, "knn_acc1", "val_knn_acc1", "val_acc1")
     shown = [f"{name.removesuffix('_epoch')} {trained.metrics[name]:.2f}" for name in names if name in trained.metrics]
     print(f"Finished: {', '.join(shown)}" if shown else "Finished.")
     print(f"Run: {trained.folder.path}")

@@ -205,7 +205,7 @@ def _check_method(recipe: Recipe) -> None:
             raise user_error(error, model, "method_kwargs.") from None
         return
     options = solo_learn.own_options(recipe.method)
-    for key in solo_learn.UNREAD_OPTIONS.get(recipe.method, ()):
+    for key in solo_learn.own_method(recipe.method).unread_options:
         if recipe.method_kwargs.pop(key, None) is not None:
             rank_zero_info(f"method_kwargs.{key}: solo-learn's {recipe.method} does not read it")
     for key, value in recipe.method_kwargs.items():

@@ -18,11 +18,12 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from solo_bam.config.schema import BAMOptions
+from solo_bam.config.schema import BAMOptions, Recipe
 from solo_bam.core import collectives
+from solo_bam.core.errors import UserError
 from solo_bam.core.hardware import number
 from solo_bam.losses import BAMLoss
-from solo_bam.solo_learn import BaseMethod, BaseMomentumMethod, CropRule
+from solo_bam.solo_learn import BaseMethod, BaseMomentumMethod, CropRule, Panel
 
 
 class BAM(BaseMethod):
@@ -33,7 +34,18 @@ class BAM(BaseMethod):
     """
 
     Options = BAMOptions
-    crops = CropRule(large=None, small=True)
+    crops = CropRule(large=None, small=True, least=2)
+    headline = ("bam_loss",)
+    panels = (
+        Panel(
+            "Attention entropy", "entropy (nats)", {"source_entropy_step": "source", "target_entropy_step": "target"}
+        ),
+        Panel(
+            "Features",
+            "cosine, standard deviation",
+            {"positive_similarity_step": "cosine of positives", "z_std_step": "std of features"},
+        ),
+    )
 
     def __init__(self, cfg: DictConfig):
         super().__init__(cfg)
@@ -49,6 +61,31 @@ class BAM(BaseMethod):
             top_k_sink=self.options.top_k_sink,
             positive_masking=self.options.positive_masking,
         )
+
+    @classmethod
+    def check(cls, recipe: Recipe, global_batch: int) -> None:
+        """Check the options against the crops and the batch.
+
+        Raises:
+            UserError: they do not fit.
+        """
+        options = BAMOptions.model_construct(**recipe.method_kwargs)
+        targets = options.target_crops_number or recipe.num_large_crops
+        if targets > recipe.num_large_crops:
+            problem = f"got {targets}, must be at most the {recipe.num_large_crops} large crops"
+            raise UserError("method_kwargs.target_crops_number", problem, "lower it")
+        if options.positive_masking and global_batch < 2:
+            problem = (
+                "got 1, must be at least 2 with method_kwargs.positive_masking (an image does not attend to itself)"
+            )
+            raise UserError("optimizer.batch_size", problem, "raise it")
+        columns = targets * (global_batch - options.positive_masking)
+        if options.top_k_sink > columns:
+            problem = (
+                f"got {options.top_k_sink}, must be at most the {columns} columns "
+                f"({targets} target crops x {global_batch} images, less an image's own)"
+            )
+            raise UserError("method_kwargs.top_k_sink", problem, "lower it or raise optimizer.batch_size")
 
     @staticmethod
     def add_and_assert_specific_cfg(cfg: DictConfig) -> DictConfig:
