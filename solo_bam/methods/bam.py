@@ -75,9 +75,7 @@ class BAM(BaseMethod):
             problem = f"got {targets}, must be at most the {recipe.num_large_crops} large crops"
             raise UserError("method_kwargs.target_crops_number", problem, "lower it")
         if options.positive_masking and global_batch < 2:
-            problem = (
-                "got 1, must be at least 2 with method_kwargs.positive_masking (an image does not attend to itself)"
-            )
+            problem = "got 1, must be at least 2 with method_kwargs.positive_masking (an image's own views are hidden)"
             raise UserError("optimizer.batch_size", problem, "raise it")
         columns = targets * (global_batch - options.positive_masking)
         if options.top_k_sink > columns:

@@ -37,7 +37,7 @@ INSTALL = "pip install --no-deps solo-learn==1.0.2"
 MISSING = f"solo-bam needs solo-learn, which is not installed; install it with: {INSTALL}"
 
 _further_methods: Callable[[], dict[str, type]] = dict
-_facts: Callable[[str, str], OwnMethod] = lambda name, edition: OwnMethod(CropRule(2, False))
+_facts: Callable[[str, str], OwnMethod] | None = None
 _FACE = frozenset(
     ["BaseMethod", "BaseMomentumMethod", "METHODS", "build_method", "own_options", "solo_backbones", "GaussianBlur"]
 )
@@ -118,6 +118,7 @@ def options_model(name: str) -> Any:
 
 def own_method(name: str) -> OwnMethod:
     """The facts about one of solo-learn's own methods in the installed edition."""
+    assert _facts is not None  # `import solo_bam` has installed them
     return _facts(name, edition() or "release")
 
 

@@ -301,9 +301,8 @@ def solo_backbones(method: str = "") -> dict[str, Callable[..., torch.nn.Module]
     """
     backbones = dict(_SOLO_BACKBONES)
     for name in backbones:
-        if heads := solo_learn.own_method(method).vit_heads.get(
-            name
-        ):  # solo-learn's own function takes no other number
+        if heads := solo_learn.own_method(method).vit_heads.get(name):
+            # solo-learn's own function takes no other number
             timms = functools.partial(timm.create_model, f"{name}_patch16_224", num_classes=0, num_heads=heads)
             backbones[name] = timms
     return backbones
