@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from solo_bam.cli.options import Parser, parse
-from solo_bam.compare.collect import collect
-from solo_bam.compare.progress import overview
-from solo_bam.compare.report.write import write_report
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -18,6 +15,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: DIR; report/ of several")
     parser.add_argument("--latex", action="store_true", help="write results.tex, too")
     options = parse(parser, arguments)
+
+    from solo_bam.compare.collect import collect
+    from solo_bam.compare.progress import overview
+    from solo_bam.compare.report.write import write_report
+
     results = [collect(folder.expanduser()) for folder in options.folders]
     output = options.output or (options.folders[0] if len(results) == 1 else Path("report"))
     page = write_report(results, output.expanduser(), with_latex=options.latex)

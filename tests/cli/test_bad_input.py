@@ -172,7 +172,7 @@ CASES: dict[str, tuple[str, str]] = {
     ),
     "one crop": (
         f"pretrain {DIGITS} augmentations.0.num_crops=1",
-        r"augmentations: got 1 crop, BAM matches at least 2",
+        r"augmentations: got 1 crop, bam takes at least 2",
     ),
     "three crops for BYOL": (
         "pretrain --config-name digits/byol augmentations.0.num_crops=3",
