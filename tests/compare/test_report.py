@@ -16,7 +16,7 @@ import pytest
 
 from solo_bam.cli import main
 from solo_bam.compare.collect import columns
-from solo_bam.compare.report.tables import markdown
+from solo_bam.compare.report.tables import markdown, write_results
 from solo_bam.compare.report.write import write_report
 from solo_bam.compare.results import Outcome
 from solo_bam.compare.statistics import estimate
