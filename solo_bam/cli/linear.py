@@ -25,7 +25,7 @@ from solo_bam.evaluate.tally import Tally, write_confusion, write_per_class
 from solo_bam.runs.checkpoints.read import find_checkpoint, read_checkpoint, recipe_in
 from solo_bam.runs.folder import RunFolder, recipe_hash
 from solo_bam.runs.records import Record, records_folder, write_records
-from solo_bam.train.callbacks import EpochSeed, NonFiniteLoss, ProgressBar, Saving, UnreadableImages
+from solo_bam.train.callbacks import EpochMeans, EpochSeed, NonFiniteLoss, ProgressBar, Saving, UnreadableImages
 from solo_bam.train.classifier import Classifier
 from solo_bam.train.pretrain import (
     RecipeInCheckpoint,
@@ -194,11 +194,12 @@ def _check_test_sets(data: LabelledData, world_size: int) -> None:
 
 
 def _callbacks(recipe: LinearRecipe, folder: RunFolder) -> list[pl.Callback]:
-    callbacks: list[pl.Callback] = [EpochSeed(recipe.seed), LearningRateMonitor(), RecipeInCheckpoint(recipe)]
+    means = EpochMeans()
+    callbacks: list[pl.Callback] = [means, EpochSeed(recipe.seed), LearningRateMonitor(), RecipeInCheckpoint(recipe)]
     if len(recipe.optimizer.lr) == 1:  # one diverging head of a sweep is no reason to stop
         callbacks.append(NonFiniteLoss())
     if recipe.trainer_arguments.get("enable_progress_bar", True):
-        callbacks.append(ProgressBar())
+        callbacks.append(ProgressBar(means))
     if recipe.data.on_error == "skip":
         callbacks.append(UnreadableImages())
     if recipe.checkpoint.enabled:

@@ -25,6 +25,7 @@ from solo_bam.train.callbacks import (
     ContrastiveCropBoxes,
     CosineWeightDecay,
     CostMeter,
+    EpochMeans,
     EpochSeed,
     NonFiniteLoss,
     OnlineKNN,
@@ -115,7 +116,9 @@ def _record(
 
 
 def _callbacks(recipe: Recipe, folder: RunFolder, data: PretrainData) -> list[pl.Callback]:
+    means = EpochMeans()
     callbacks: list[pl.Callback] = [
+        means,
         EpochSeed(recipe.seed),
         NonFiniteLoss(),
         CollapseMonitor(recipe.optimizer.batch_size),
@@ -126,7 +129,7 @@ def _callbacks(recipe: Recipe, folder: RunFolder, data: PretrainData) -> list[pl
     if recipe.optimizer.weight_decay_end is not None:
         callbacks.append(CosineWeightDecay(recipe.optimizer.weight_decay, recipe.optimizer.weight_decay_end))
     if recipe.trainer_arguments.get("enable_progress_bar", True):
-        callbacks.append(ProgressBar())
+        callbacks.append(ProgressBar(means))
     if recipe.data.on_error == "skip":
         callbacks.append(UnreadableImages())
     if recipe.data.contrastive_crop.enabled:

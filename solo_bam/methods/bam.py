@@ -19,8 +19,6 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from solo_bam.config.schema import BAMOptions
-from solo_bam.core import collectives
-from solo_bam.core.hardware import number
 from solo_bam.losses import BAMLoss
 from solo_bam.solo_learn import BaseMethod, BaseMomentumMethod, CropRule
 
@@ -78,8 +76,8 @@ class BAM(BaseMethod):
         z_teacher, teacher_loss = self.teach(crops, labels)
         loss, statistics = self.loss_fn.with_statistics(self.projector(feats), z_teacher)
 
-        self.log_dict(collectives.means({"bam_loss": loss, **statistics}), on_epoch=True)
-        self.log("reg", number(self.loss_fn.reg, self.device))
+        self.log_dict({"bam_loss": loss, **statistics}, on_epoch=True, sync_dist=True)
+        self.log("reg", self.loss_fn.reg)
         large = feats[: self.num_large_crops * len(labels)]
         return loss + teacher_loss + self.online_classification(large, labels)
 

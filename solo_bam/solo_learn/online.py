@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from solo_bam.core import collectives
 from solo_bam.solo_learn.rules import CropRule
 
 
@@ -79,4 +78,4 @@ class OnlineHeads:
 
     def _log_classifier(self, outs: dict[str, Any], prefix: str) -> None:
         metrics = {f"{prefix}class_loss": outs["loss"], f"{prefix}acc1": outs["acc1"], f"{prefix}acc5": outs["acc5"]}
-        self.log_dict(collectives.means(metrics), on_epoch=True)
+        self.log_dict(metrics, on_epoch=True, sync_dist=True)
