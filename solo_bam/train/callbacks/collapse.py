@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from solo_bam import solo_learn
 from solo_bam.evaluate.health import effective_rank, spread
 from solo_bam.losses import BAMLoss
 
@@ -42,28 +43,35 @@ class CollapseMonitor(pl.Callback):
         self.batch_size = batch_size
         self.highest_rank = 0.0
         self.lasting: dict[str, int] = {}  # symptom -> epochs
-        self._rows: dict[str, deque[Tensor]] = {"train": deque(), "val": deque()}
+        self._rows: dict[str, deque[Tensor]] = {"train": deque(), "val": deque(), "projections": deque()}
         self._now: str | None = None
-        self._hook: Any = None
+        self._hooks: list[Any] = []
 
     # ------------------------------------------------------------------------------------- features
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         backbone: nn.Module = pl_module.backbone  # type: ignore[assignment]
-        self._hook = backbone.register_forward_hook(self._keep)
+        self._hooks = [backbone.register_forward_hook(self._keep)]
+        if projector := _projector(pl_module):
+            self._hooks.append(projector.register_forward_hook(self._keep_projections))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if self._hook is not None:
-            self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
 
     def _keep(self, _: nn.Module, __: Any, features: Any) -> None:
+        if self._now is not None:
+            # solo-learn's MAE masks in the backbone, which gives its masks too
+            self._keep_rows(self._now, features[0] if isinstance(features, tuple) else features)
+
+    def _keep_projections(self, _: nn.Module, __: Any, projections: Tensor) -> None:
+        if self._now == "train":
+            self._keep_rows("projections", projections)
+
+    def _keep_rows(self, split: str, rows: Tensor) -> None:
         """The last rows of a split, at least :data:`ROWS` where there are as many."""
-        if self._now is None:
-            return
-        if isinstance(features, tuple):  # solo-learn's MAE masks in the backbone, which gives its masks too
-            features = features[0]
-        kept = self._rows[self._now]
-        kept.append(features.detach().clone())
+        kept = self._rows[split]
+        kept.append(rows.detach().clone())
         while sum(map(len, kept)) - len(kept[0]) >= ROWS:
             kept.popleft()
 
@@ -89,8 +97,10 @@ class CollapseMonitor(pl.Callback):
         logged = trainer.callback_metrics  # means over the epoch; all processes ask, since they share them here
         if not trainer.is_global_zero:
             return
-        rows = [features.float().cpu() for features in self._rows["val"] or self._rows["train"]]
-        measured = _measures(torch.cat(rows)[-ROWS:]) if rows else {}
+        measured = _measures(_last(self._rows["val"] or self._rows["train"]))
+        projections = _last(self._rows["projections"])
+        if len(projections) > 1 and projections.isfinite().all():
+            measured["projection_spread"] = spread(projections)
         self.highest_rank = max(self.highest_rank, measured.get("rankme", 0.0))
         symptoms = symptoms_of_features(measured, self.highest_rank)
         loss = getattr(pl_module, "loss_fn", None)
@@ -117,6 +127,19 @@ class CollapseMonitor(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.highest_rank, self.lasting = state_dict["highest_rank"], dict(state_dict["lasting"])
+
+
+def _projector(model: pl.LightningModule) -> nn.Module | None:
+    """The submodule whose outputs the loss compares; None where the method has none."""
+    name = solo_learn.own_method(model.cfg.method).projector if hasattr(model, "cfg") else "projector"
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        return None
+
+
+def _last(kept: deque[Tensor]) -> Tensor:
+    return torch.cat([rows.float().cpu() for rows in kept])[-ROWS:] if kept else torch.empty(0, 0)
 
 
 def _measures(features: Tensor) -> dict[str, float]:
