@@ -12,10 +12,11 @@ from solo_bam.config.options import evaluation_data, parse_options
 from solo_bam.config.plotting import NetworkOptions
 from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
+from solo_bam.core.files import writable
 from solo_bam.evaluate.health import FIT_FIRST, FIT_LAST, alignment, alpha_req, effective_rank, spread, uniformity
 from solo_bam.evaluate.views import Sample
 from solo_bam.runs.checkpoints.read import load_pretrained
-from solo_bam.runs.records import Record, of_weights, records_folder, writable, write_records
+from solo_bam.runs.records import Record, evaluation_name, of_weights, records_folder, write_records
 
 _IMAGES = 4096
 _KEYS = """keys (and their defaults):
@@ -35,7 +36,7 @@ _TOLD = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure, print and write ``health.json``."""
+    """Measure, print and write the records."""
     description = "Measures of a checkpoint's features that need no labels."
     asked = parse(checkpoint_parser("health", description, "settings, e.g. branch=teacher", _KEYS), arguments)
     records, path = measure(asked.checkpoint, parse_options(NetworkOptions, asked.settings))
@@ -57,7 +58,7 @@ def measure(checkpoint: Path, options: NetworkOptions) -> tuple[list[Record], Pa
     sample = images.take(options.num_images or _IMAGES)
     if len(sample.split) < 2:
         raise UserError("num_images", f"got {len(sample.split)} image, must be at least 2", "use more images")
-    folder = writable(records_folder(trained.path), "copy the checkpoint to a folder that can be written")
+    folder = writable(records_folder(trained.path), "checkpoint", "copy it to a folder that can be written")
     backbone = trained.backbone.to(hardware.find_devices(options.accelerator, 1).accelerator)
     clean, views = sample.features(backbone).values, sample.views(backbone)
     of_all = {"unit": "", "images": len(clean), "data": sample.name, **of_weights(trained)}
@@ -65,7 +66,7 @@ def measure(checkpoint: Path, options: NetworkOptions) -> tuple[list[Record], Pa
     for metric, value, settings in _values(clean, views):
         protocol = {"kind": metric, "online": False, "images": len(clean), **settings}
         records.append(Record.model_validate({**of_all, "metric": metric, "value": value, "protocol": protocol}))
-    return records, write_records(folder, "health", records)
+    return records, write_records(folder, evaluation_name("health", sample.name, trained), records)
 
 
 def _values(clean: Tensor, views: Tensor) -> list[tuple[str, float, dict[str, str | int]]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from solo_bam.cli.options import checkpoint_parser, parse
-from solo_bam.config.options import KNNOptions, parse_options
-from solo_bam.evaluate.offline_knn import OfflineKNN, evaluate_knn, transferred_from
+from solo_bam.config.options import KNNOptions, parse_options, transferred_from
+from solo_bam.evaluate.offline_knn import OfflineKNN, evaluate_knn
 from solo_bam.runs.records import wilson_interval
 
 _KEYS = """keys (and their defaults):
@@ -34,10 +34,10 @@ def main(arguments: Sequence[str]) -> int:
 def format_table(result: OfflineKNN) -> str:
     """Accuracies as plain text, a row per setting, the best marked."""
     about, best = result.pretrained, max(setting.hits[0] for setting in result.settings)
-    origin = transferred_from(about, result.data)
+    origin = transferred_from(about.recipe.data, result.data)
     lines = [
         "",
-        f"k-NN accuracy (%) on {result.images} images of {result.data.called} val",
+        f"k-NN accuracy (%) on {result.images} images of {result.name}",
         f"Bank: {result.bank} clean training images",
         f"{about.recipe.method}, {about.branch}, epoch {about.epoch}, weights {about.weights}",
         *([f"The weights were trained on {origin}: this is transfer."] if origin else []),
