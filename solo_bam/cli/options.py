@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from solo_bam.core.errors import UserError
 from solo_bam.core.files import expanded
+from solo_bam.runs.checkpoints.find import find_checkpoint
 
 
 class Parser(argparse.ArgumentParser):
@@ -86,8 +87,15 @@ def import_modules(names: Sequence[str]) -> None:
 
 
 def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Options and overrides in any order."""
-    return parser.parse_intermixed_args(list(arguments))
+    """Options and overrides in any order; a checkpoint that is not there is told before anything is imported.
+
+    Raises:
+        UserError: words that the command does not take, or no such checkpoint.
+    """
+    asked = parser.parse_intermixed_args(list(arguments))
+    if "checkpoint" in asked:
+        find_checkpoint(asked.checkpoint, "checkpoint")
+    return asked
 
 
 def split_settings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -52,7 +52,8 @@ class BAMOptions(Section):
     temperature: Sharpness = 0.1
     num_sink_iter: Index = 3
     top_k_sink: Index = 0
-    positive_masking: bool = True
+    positive_masking: Literal[True, False, "self"] = True
+    positive_weight: Share = 0.0
     target_crops_number: Count | None = None
 
     def reg_at(self, epoch: int) -> float:

@@ -1,8 +1,9 @@
-"""Files that are there whole or not at all, and places that can be written."""
+"""Files that are there whole or not at all, their hashes, and places that can be written."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
 import tempfile
@@ -60,3 +61,12 @@ def locked(file: IO[str]) -> bool:
 def short_name(text: str) -> str:
     """A text as a part of a file's name, of at most 60 plain letters."""
     return re.sub(r"[^\w.=-]+", "_", text, flags=re.ASCII)[:60].strip("_") or "_"
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file of any size, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -167,3 +167,32 @@ def _records(
         )
         for metric, count in zip(("accuracy", "accuracy@5"), setting.hits)
     ]
+
+
+def format_table(result: OfflineKNN) -> str:
+    """Accuracies as plain text, a row per setting, the best marked."""
+    about, best = result.pretrained, max(setting.hits[0] for setting in result.settings)
+    origin = transferred_from(about.recipe.data, result.data)
+    lines = [
+        "",
+        f"k-NN accuracy (%) on {result.images} images of {result.name}",
+        f"Bank: {result.bank} clean training images",
+        f"{about.recipe.method}, {about.branch}, epoch {about.epoch}, weights {about.weights}",
+        *([f"The weights were trained on {origin}: this is transfer."] if origin else []),
+        "",
+        f"  {'distance':<10} {'temperature':>11} {'k':>5} {'@1':>7} {'@5':>7}   95 % interval of @1",
+    ]
+    for s in result.settings:
+        first, five = (100.0 * hits / result.images for hits in s.hits)
+        low, high = wilson_interval(s.hits[0] / result.images, result.images)
+        temperature = "" if s.temperature is None else f"{s.temperature:g}"
+        mark = "*" if s.hits[0] == best and len(result.settings) > 1 else " "
+        lines.append(
+            f"{mark} {s.distance:<10} {temperature:>11} {s.k:>5} {first:>7.2f} {five:>7.2f}   {low:.2f} to {high:.2f}"
+        )
+    if len(result.settings) > 1:
+        lines += [
+            "",
+            "* the best; chosen on the test images, it is optimistic: report a setting fixed beforehand.",
+        ]
+    return "\n".join([*lines, ""])

@@ -8,11 +8,14 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from solo_bam.core.files import short_name, written_whole
-from solo_bam.runs.checkpoints.read import Pretrained
+
+if TYPE_CHECKING:
+    from solo_bam.runs.checkpoints.read import Pretrained
 
 Plain = str | int | float | bool | None
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from solo_bam.core import collectives
-from solo_bam.solo_learn.rules import CropRule
+from solo_bam.solo_learn.rules import CropRule, Panel
 
 
 def classify(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -40,10 +40,14 @@ class OnlineHeads:
     Attributes:
         Options: pydantic model of ``method_kwargs``.
         crops: that the method takes.
+        headline: logged metrics that the progress bar and a run's last line show.
+        panels: of the method's own among a run's curves.
     """
 
     Options: type[BaseModel] = NoOptions
     crops = CropRule(large=2, small=False)
+    headline: tuple[str, ...] = ()
+    panels: tuple[Panel, ...] = ()
 
     classifier: Any
     momentum_classifier: Any
@@ -51,6 +55,18 @@ class OnlineHeads:
     knn_eval: bool
     num_large_crops: int
     log_dict: Any
+
+    @classmethod
+    def check(cls, recipe: Any, global_batch: int) -> None:
+        """Check what of a recipe depends on more than one key; nothing by default.
+
+        Args:
+            recipe: a :class:`solo_bam.config.Recipe` whose ``method_kwargs`` have been checked.
+            global_batch: images per step, over all processes.
+
+        Raises:
+            UserError: keys that do not fit together.
+        """
 
     def online_classification(self, feats: Tensor, targets: Tensor) -> Tensor:
         """Loss of the online linear classifier on the large crops, logged under solo-learn's names.

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from solo_bam import solo_learn
 from solo_bam.backbones import cls_attention, heat_map
 from solo_bam.config.options import evaluation_data
 from solo_bam.config.plotting import PlotOptions
@@ -109,7 +110,8 @@ def plot_curves(paths: Sequence[Path], options: PlotOptions) -> Path:
     runs = [_run(path, "RUN") for path in paths]
     if len(runs) == 1:
         target = _target(runs[0].path, "curves", options)
-        draw_curves(runs[0].metrics(), target, title=runs[0].path.name)
+        of_method = solo_learn.panels(runs[0].record().get("method", ""))
+        draw_curves(runs[0].metrics(), target, runs[0].path.name, of_method)
         return target
     target = _target(Path(), "curves", options)
     draw_runs({name: run.metrics() for name, run in zip(_names(runs), runs)}, target, title=f"{len(runs)} runs")

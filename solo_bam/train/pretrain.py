@@ -212,7 +212,7 @@ def as_user_error(error: Exception) -> Exception:
     package = Path(pl.__file__).parents[1]
     refused = trace is not None and package in Path(trace.tb_frame.f_code.co_filename).parents
     told = " ".join(str(error).split())
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, torch.cuda.OutOfMemoryError):
         return UserError("optimizer.batch_size", f"the device's memory is full ({told})", "lower it")
     if isinstance(error, MisconfigurationException) or (refused and isinstance(error, _REFUSALS)):
         return UserError("Trainer", told, "correct the recipe")

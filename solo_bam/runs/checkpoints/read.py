@@ -19,7 +19,7 @@ from solo_bam.config import Recipe
 from solo_bam.config.resolve import uses_cifar_stem
 from solo_bam.config.schema import Network
 from solo_bam.core.errors import UserError
-from solo_bam.core.files import expanded
+from solo_bam.runs.checkpoints.find import find_checkpoint as find_checkpoint
 from solo_bam.runs.checkpoints.solo_learn import about_solo_learn, filled
 
 # The names of our checkpoints and solo-learn's head edition, then those of solo-learn's release edition.
@@ -50,21 +50,6 @@ class Pretrained:
     path: Path
     weights: str
     own_recipe: bool = True
-
-
-def find_checkpoint(path: Path, key: str) -> Path:
-    """A checkpoint's file; a run's folder means its newest.
-
-    Raises:
-        UserError: there is none, naming ``key``.
-    """
-    path = expanded(path)
-    newest = path / "checkpoints" / "last.ckpt"
-    if path.is_dir() and not newest.exists():
-        raise UserError(key, f"there is no checkpoint in {path}", "give a run's folder or a checkpoint")
-    if not path.exists():
-        raise UserError(key, f"there is no file {path}", "give a run's folder or a checkpoint")
-    return newest if path.is_dir() else path
 
 
 def read_checkpoint(path: Path, key: str) -> dict[str, Any]:

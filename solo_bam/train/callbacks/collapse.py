@@ -134,7 +134,7 @@ def attention_columns(loss: BAMLoss, batch_size: int) -> int:
     """
     if loss.top_k_sink:
         return loss.top_k_sink
-    return loss.target_crops_number * (batch_size - loss.positive_masking)
+    return loss.target_crops_number * (batch_size - (loss.positive_masking is True))
 
 
 def symptoms_of_attention(entropy: float, largest: float, columns: int, reg: float) -> dict[str, str]:

@@ -9,11 +9,9 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 
 from solo_bam.core import hardware
 
-_SHOWN = ("bam_loss",)
-
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar with BAM's loss, without the loggers' version, which says nothing here.
+    """Lightning's bar with the method's headline metrics, without the loggers' version, which says nothing here.
 
     On an accelerator the numbers behind it are those of the last reading, since each reading makes the host wait. For
     the same reason the loss is not logged with ``prog_bar=True``: Lightning reads such a metric after every step.
@@ -27,7 +25,8 @@ class ProgressBar(TQDMProgressBar):
         """What stands behind the bar."""
         if _is_due(trainer):
             read = super().get_metrics(trainer, pl_module)
-            loss = {key: float(trainer.callback_metrics[key]) for key in _SHOWN if key in trainer.callback_metrics}
+            logged, headline = trainer.callback_metrics, getattr(pl_module, "headline", ())
+            loss = {key: float(logged[key]) for key in headline if key in logged}
             self._shown = {key: value for key, value in (read | loss).items() if key != "v_num"}
         return self._shown
 

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from solo_bam.cli import pretrain as command
-from solo_bam.cli.pretrain import Trained, pretrain
 from solo_bam.data import PretrainData, find_source
 from solo_bam.evaluate import extract_features
 from solo_bam.evaluate.health import effective_rank, spread
 from solo_bam.losses import BAMLoss
 from solo_bam.losses.bam import bam_loss
 from solo_bam.train import pretrain as training
+from solo_bam.train import run as command
 from solo_bam.train.callbacks import CollapseMonitor, CollapseWarning
 from solo_bam.train.callbacks.collapse import ROWS, attention_columns, symptoms_of_attention, symptoms_of_features
+from solo_bam.train.run import Trained, pretrain
 from tests.recipes import tiny
 
 
