@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -13,6 +15,22 @@ from solo_bam.losses._problem import Problem
 # As torch's normalize has it.
 _SHORTEST_ROW = 1e-12
 _PIECE_ENTRIES = 2**18  # of products that are new memory each time: 1 MiB in float32
+
+
+@contextmanager
+def tensor_cores(like: Tensor) -> Iterator[None]:
+    """TF32 products on a GPU meanwhile, for features in half precision, which have lost more than TF32 loses."""
+    if not like.is_cuda or like.dtype not in (torch.float16, torch.bfloat16):
+        yield
+        return
+    products = torch.backends.cuda.matmul
+    name, fast = ("fp32_precision", "tf32") if hasattr(products, "fp32_precision") else ("allow_tf32", True)
+    before = getattr(products, name)
+    setattr(products, name, fast)
+    try:
+        yield
+    finally:
+        setattr(products, name, before)
 
 
 def unit_rows(z: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from torch import Tensor
 from solo_bam.core import collectives
 from solo_bam.losses._kernel import Kernel, Workspace
 from solo_bam.losses._problem import Problem, own_view
-from solo_bam.losses._rows import dots, gather_columns, row_dots, spread, unit_rows
+from solo_bam.losses._rows import dots, gather_columns, row_dots, spread, tensor_cores, unit_rows
 from solo_bam.losses.sinkhorn import bounded_column_potential, column_potential, largest_exponent, normalise_, softmax_
 
 STATISTICS = ("target_entropy", "source_entropy", "target_max", "positive_similarity", "positive_mass", "z_std")
@@ -114,7 +114,8 @@ class _AttentionMatching(torch.autograd.Function):
         target = source = Kernel(p, target_rows, columns, p.target_hides, bounded and several_passes, several_passes)
         if z_teacher is not None:
             source = Kernel(p, rows, columns, p.source_hides, exponentiated=False, several_passes=False)
-        totals, dz, dt = _pass(p, source, target, z_teacher is None and ctx.needs_input_grad[0])
+        with tensor_cores(z):
+            totals, dz, dt = _pass(p, source, target, z_teacher is None and ctx.needs_input_grad[0])
 
         along = row_dots(dz, rows)
         ctx.p, ctx.dtype, ctx.gradients = p, z.dtype, (rows, inverse_norms, dz, dt, along)

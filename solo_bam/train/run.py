@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import lightning.pytorch as pl
@@ -31,6 +32,7 @@ from solo_bam.train.callbacks import (
     UnreadableImages,
 )
 from solo_bam.train.pretrain import (
+    Images,
     RecipeInCheckpoint,
     build_model,
     build_trainer,
@@ -39,6 +41,7 @@ from solo_bam.train.pretrain import (
     fit,
     folder_and_checkpoint,
     seed_everything,
+    told_images,
 )
 
 
@@ -66,9 +69,10 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     cfg = resolve(recipe, source.num_classes, source.val is not None, world_size)
     data = PretrainData(recipe, source)
     check_size(len(data.train_set), recipe.optimizer.batch_size, world_size)
-    folder, checkpoint = folder_and_checkpoint(recipe, resume, world_size)
+    images = told_images(data.plain_images().split, source.val)
+    folder, checkpoint = folder_and_checkpoint(recipe, images, resume, world_size)
     steps_per_epoch = len(data.train_set) // (recipe.optimizer.batch_size * world_size)
-    trainer = build_trainer(recipe, devices, folder, _callbacks(recipe, folder, data), steps_per_epoch)
+    trainer = build_trainer(recipe, devices, folder, _callbacks(recipe, folder, data, images), steps_per_epoch)
 
     seed_everything(recipe.seed)
     model = build_model(recipe, cfg, devices)
@@ -76,18 +80,16 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
         model = model.to(memory_format=torch.channels_last)
     _announce(recipe, source.val is not None)
 
-    if trainer.is_global_zero:
-        folder.start(recipe, hardware.describe())
-        folder.clear_failures()
-    fit(trainer, model, data, folder, checkpoint)
-    # A run that was killed between its last checkpoint and its end has nothing left to train.
-    saved = trainer.checkpoint_callback.metrics if isinstance(trainer.checkpoint_callback, Saving) else {}
-    metrics = saved | {key: float(value) for key, value in trainer.callback_metrics.items()}
-    if trainer.is_global_zero:
-        folder.write_metrics()
-        _record(folder, recipe, metrics, model, source)
-        _draw(folder, recipe, model, source)
-        folder.finish(**metrics)
+    with folder.running(recipe, hardware.describe()) if trainer.is_global_zero else nullcontext():
+        fit(trainer, model, data, folder, checkpoint)
+        # A run that was killed between its last checkpoint and its end has nothing left to train.
+        saved = trainer.checkpoint_callback.metrics if isinstance(trainer.checkpoint_callback, Saving) else {}
+        metrics = saved | {key: float(value) for key, value in trainer.callback_metrics.items()}
+        if trainer.is_global_zero:
+            folder.write_metrics()
+            _record(folder, recipe, metrics, model, source)
+            _draw(folder, recipe, model, source)
+            folder.finish(**metrics)
     return Trained(folder, model, metrics)
 
 
@@ -96,17 +98,17 @@ def _record(
 ) -> None:
     if source.val is not None:
         checkpoint = str(folder.last_checkpoint) if recipe.checkpoint.enabled else None
-        records = online_records(recipe, metrics, model, len(source.val), checkpoint)
+        records = online_records(recipe, metrics, model, source.val, checkpoint)
         write_records(folder.path / "evaluation", "online", records)
 
 
-def _callbacks(recipe: Recipe, folder: RunFolder, data: PretrainData) -> list[pl.Callback]:
+def _callbacks(recipe: Recipe, folder: RunFolder, data: PretrainData, images: Images) -> list[pl.Callback]:
     callbacks: list[pl.Callback] = [
         EpochSeed(recipe.seed),
         NonFiniteLoss(),
         CollapseMonitor(recipe.optimizer.batch_size),
         LearningRateMonitor(),
-        RecipeInCheckpoint(recipe),
+        RecipeInCheckpoint(recipe, images),
         CostMeter(folder, recipe.optimizer.batch_size),
     ]
     if recipe.optimizer.weight_decay_end is not None:
