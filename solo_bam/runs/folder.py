@@ -42,7 +42,7 @@ _ENVIRONMENT_KEY = "SOLO_BAM_RUN"
 # What a run may be continued with another value of: how it is resumed, kept, shown and fed changes no number.
 MAY_CHANGE = (
     "auto_resume", "resume_from_checkpoint", "wandb", "checkpoint", "data.num_workers", "enable_progress_bar",
-    "enable_model_summary", "debug_augmentations", "tuned",
+    "enable_model_summary", "debug_augmentations", "tuned", "on_collapse",
 )  # fmt: skip
 _PACKAGES = (
     "solo-bam", "solo-learn", "torch", "torchvision", "lightning", "timm", "torchmetrics", "omegaconf", "hydra-core",
@@ -292,9 +292,10 @@ class RunFolder:
         finally:
             os.environ.pop(_ENVIRONMENT_KEY, None)
 
-    def finish(self, **results: object) -> None:
-        """Mark the run as finished, with its results."""
-        self._write({**self.record(), "status": "finished", "results": results})
+    def finish(self, results: Mapping[str, object], collapsed_in: int | None = None) -> None:
+        """Mark the run as finished, with its results and the epoch since which it has been collapsed, if it has."""
+        collapsed = {} if collapsed_in is None else {"collapsed_in": collapsed_in}
+        self._write({**self.record(), "status": "finished", **collapsed, "results": dict(results)})
 
     def abandon(self, reason: str) -> None:
         """Mark the run as stopped before its end; it can be resumed."""

@@ -227,7 +227,7 @@ def _write(
     if len(model.rates) > 1:
         _write_sweep(folder.path / "sweep.csv", recipe.optimizer.lr, model.tallies)
     _draw(folder)
-    folder.finish(**{record.metric: record.value for record in records})
+    folder.finish({record.metric: record.value for record in records})
 
 
 def _draw(folder: RunFolder) -> None:

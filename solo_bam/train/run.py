@@ -47,11 +47,19 @@ from solo_bam.train.pretrain import (
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run."""
+    """A finished run.
+
+    Attributes:
+        folder: of the run.
+        model: the method with its last weights.
+        metrics: the last of each.
+        collapsed_in: the epoch since which the projections of different images are alike; None for a sound run.
+    """
 
     folder: RunFolder
     model: pl.LightningModule
     metrics: dict[str, float]
+    collapsed_in: int | None = None
 
 
 def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
@@ -85,12 +93,14 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
         # A run that was killed between its last checkpoint and its end has nothing left to train.
         saved = trainer.checkpoint_callback.metrics if isinstance(trainer.checkpoint_callback, Saving) else {}
         metrics = saved | {key: float(value) for key, value in trainer.callback_metrics.items()}
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        collapsed_in = next((one.collapsed_in for one in callbacks if isinstance(one, CollapseMonitor)), None)
         if trainer.is_global_zero:
             folder.write_metrics()
             _record(folder, recipe, metrics, model, source)
             _draw(folder, recipe, model, source)
-            folder.finish(**metrics)
-    return Trained(folder, model, metrics)
+            folder.finish(metrics, collapsed_in)
+    return Trained(folder, model, metrics, collapsed_in)
 
 
 def _record(
@@ -106,7 +116,7 @@ def _callbacks(recipe: Recipe, folder: RunFolder, data: PretrainData, images: Im
     callbacks: list[pl.Callback] = [
         EpochSeed(recipe.seed),
         NonFiniteLoss(),
-        CollapseMonitor(recipe.optimizer.batch_size),
+        CollapseMonitor(recipe),
         LearningRateMonitor(),
         RecipeInCheckpoint(recipe, images),
         CostMeter(folder, recipe.optimizer.batch_size),
@@ -162,5 +172,7 @@ def report_pretrained(trained: Trained) -> None:
     headline = [f"{name}_epoch" for name in getattr(trained.model, "headline", ())]
     names = (*headline, "knn_acc1", "val_knn_acc1", "val_acc1")
     shown = [f"{name.removesuffix('_epoch')} {trained.metrics[name]:.2f}" for name in names if name in trained.metrics]
-    print(f"Finished: {', '.join(shown)}" if shown else "Finished.")
+    collapsed = trained.collapsed_in
+    end = "Finished" if collapsed is None else f"COLLAPSED since epoch {collapsed}, finished"
+    print(f"{end}: {', '.join(shown)}" if shown else f"{end}.")
     print(f"Run: {trained.folder.path}")
