@@ -191,10 +191,7 @@ def _accuracies(results: Results, pairs: Sequence[tuple[str, Column]], caption: 
     return Table(
         f"{caption}: mean ± half of the 95 % interval over seeds",
         [_head(results), *(_name(letter, column) for letter, column in pairs), "n"],
-        [
-            [_marked(results, entry), *_with_counts(found, digits(results), told_mean)]
-            for entry, found in estimates.items()
-        ],
+        rows,
         [*notes, *_collapses(results), *protocols],
     )
 
