@@ -7,7 +7,7 @@ solo-learn are loaded when they are first used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from solo_bam import solo_learn
 
@@ -21,6 +21,12 @@ def _methods() -> dict[str, type]:
     from solo_bam.methods.bam import BAM, BAMMomentum
 
     return {"bam": BAM, "bam_momentum": BAMMomentum}
+
+
+def _facts(name: str, edition: str) -> Any:
+    from solo_bam.methods.solo_learn import own_method
+
+    return own_method(name, edition)
 
 
 def load_backbone(path: str, branch: str = "student") -> nn.Module:
@@ -40,4 +46,4 @@ def load_backbone(path: str, branch: str = "student") -> nn.Module:
     return load_pretrained(Path(path), branch).backbone  # type: ignore[arg-type]
 
 
-solo_learn.install(_methods)
+solo_learn.install(_methods, _facts)

@@ -157,7 +157,7 @@ def timm_call(
         return None
     _, arguments = _build(_constructor(name, method), dict(kwargs), _defaults(name, crop_sizes))
     ours = _CAFORMER if name.startswith("caformer") else {}
-    if heads := solo_learn.own_vit_heads(method, name):
+    if heads := solo_learn.own_method(method).vit_heads.get(name):
         ours = {"num_heads": heads}
     return known, {"num_classes": 0, **ours, **arguments}
 

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from solo_bam import solo_learn
-from solo_bam.config.schema import BAMOptions, Recipe, Scheduler
+from solo_bam.config.schema import Recipe, Scheduler
 from solo_bam.core.errors import UserError
 
 CIFAR_STEM_UP_TO = 64  # pixels
@@ -72,8 +72,7 @@ def check(recipe: Recipe, world_size: int) -> None:
     _check_epochs(recipe)
     _check_stem(recipe)
     _check_contrastive_crop(recipe)
-    if recipe.method in ("bam", "bam_momentum"):
-        _check_bam(recipe, recipe.optimizer.batch_size * world_size)
+    solo_learn.check_method(recipe, recipe.optimizer.batch_size * world_size)
     if recipe.momentum.base_tau > recipe.momentum.final_tau:
         raise UserError(
             "momentum.base_tau",
@@ -100,10 +99,10 @@ def _check_crops(recipe: Recipe) -> None:
             f"allowed with: {those}",
             "use crops of one size",
         )
-    if recipe.method in ("bam", "bam_momentum"):
-        if large + small < 2:
-            raise UserError("augmentations", "got 1 crop, BAM matches at least 2", "raise num_crops")
-    elif rule.large is not None and large != rule.large:
+    if large + small < rule.least:
+        problem = f"got {large + small} crop, {recipe.method} takes at least {rule.least}"
+        raise UserError("augmentations", problem, "raise num_crops")
+    if rule.large is not None and large != rule.large:
         raise UserError(
             "augmentations",
             f"got {large} large crops, {recipe.method} takes {rule.large}",
@@ -151,36 +150,8 @@ def _check_epochs(recipe: Recipe) -> None:
         raise UserError(
             "optimizer.weight_decay", "got 0, must be above 0 with optimizer.weight_decay_end", "give where it starts"
         )
-    if recipe.method == "dino":
-        key = "warmup_teacher_temperature_epochs"
-        warmup = recipe.method_kwargs.get(key, solo_learn.own_options("dino")[key])
-        if warmup > recipe.max_epochs:
-            raise UserError(
-                f"method_kwargs.{key}",
-                f"got {warmup}, must be at most max_epochs ({recipe.max_epochs})",
-                "lower it",
-            )
-
-
-def _check_bam(recipe: Recipe, global_batch: int) -> None:
-    options = BAMOptions.model_validate(recipe.method_kwargs)
-    large = recipe.num_large_crops
-    targets = options.target_crops_number or large
-    if targets > large:
-        raise UserError(
-            "method_kwargs.target_crops_number", f"got {targets}, must be at most the {large} large crops", "lower it"
-        )
-    if options.positive_masking and global_batch < 2:
-        raise UserError(
-            "optimizer.batch_size",
-            "got 1, must be at least 2 with method_kwargs.positive_masking (an image does not attend to itself)",
-            "raise it",
-        )
-    columns = targets * (global_batch - options.positive_masking)
-    if options.top_k_sink > columns:
-        raise UserError(
-            "method_kwargs.top_k_sink",
-            f"got {options.top_k_sink}, must be at most the {columns} columns "
-            f"({targets} target crops x {global_batch} images, less an image's own)",
-            "lower it or raise optimizer.batch_size",
-        )
+    key = "warmup_teacher_temperature_epochs"
+    warmup = recipe.method_kwargs.get(key, 0)
+    if warmup > recipe.max_epochs:
+        problem = f"got {warmup}, must be at most max_epochs ({recipe.max_epochs})"
+        raise UserError(f"method_kwargs.{key}", problem, "lower it")

@@ -11,23 +11,12 @@ from matplotlib.style import context
 from matplotlib.ticker import MaxNLocator
 
 from solo_bam.plots.style import COLOURS, STYLE, shortened, thinned
+from solo_bam.solo_learn.rules import Panel
 
 Rows = Sequence[Mapping[str, float]]
 
-# Panel: title, y label, and what it shows under which name; keys that a run lacks are left out.
-_PANELS: tuple[tuple[str, str, dict[str, str]], ...] = (
-    (
-        "Loss",
-        "loss (nats)",
-        {
-            "bam_loss_step": "BAM",
-            "train_neg_cos_sim_step": "BYOL",
-            "train_nce_loss_step": "SimCLR",
-            "dino_loss_step": "DINO",
-        },
-    ),
-    ("Attention entropy", "entropy (nats)", {"source_entropy_step": "source", "target_entropy_step": "target"}),
-    (
+_OF_ALL_METHODS = (
+    Panel(
         "Accuracy on the validation images",
         "accuracy (%)",
         {
@@ -38,12 +27,7 @@ _PANELS: tuple[tuple[str, str, dict[str, str]], ...] = (
             "momentum_val_acc1": "teacher's linear head",
         },
     ),
-    (
-        "Features",
-        "cosine, standard deviation",
-        {"positive_similarity_step": "cosine of positives", "z_std_step": "std of features"},
-    ),
-    ("Effective rank of the features", "RankMe (dimensions)", {"rankme": "backbone's features"}),
+    Panel("Effective rank of the features", "RankMe (dimensions)", {"rankme": "backbone's features"}),
 )
 
 
@@ -61,15 +45,19 @@ _COMPARED = (
 _DASHES = ("-", "--", ":", "-.")
 
 
-def draw_curves(rows: Rows, path: Path, title: str) -> None:
-    """Write a PNG of loss, attention entropy, accuracies and feature statistics over the steps.
+def draw_curves(rows: Rows, path: Path, title: str, of_method: Sequence[Panel] = ()) -> None:
+    """Write a PNG of loss, accuracies, effective rank and a method's own panels over the steps.
 
     Args:
         rows: logged metrics, each with ``step``.
         path: of the PNG.
         title: over the picture.
+        of_method: the panels that the run's method asks for.
     """
-    panels = [(name, label, keys) for name, label, keys in _PANELS if any(series(rows, key)[0] for key in keys)]
+    loss = Panel("Loss", "loss (nats)", {key: key.removesuffix("_step") for key in _own_losses(rows)})
+    panels = [
+        panel for panel in (loss, *of_method, *_OF_ALL_METHODS) if any(series(rows, key)[0] for key in panel.lines)
+    ]
     if not panels:
         return
     with context(STYLE):
@@ -78,20 +66,20 @@ def draw_curves(rows: Rows, path: Path, title: str) -> None:
         figure = Figure(figsize=(5.0 * columns, 3.2 * lines), layout="constrained")
         figure.suptitle(title)
         axes: list[Axes] = list(figure.subplots(lines, columns, squeeze=False).flat)
-        for axis, (name, label, keys) in zip(axes, panels):
-            _draw_panel(axis, rows, name, label, keys)
+        for axis, panel in zip(axes, panels):
+            _draw_panel(axis, rows, panel)
         for axis in axes[len(panels) :]:
             axis.remove()
         figure.savefig(path)
 
 
-def _draw_panel(axis: Axes, rows: Rows, name: str, label: str, keys: Mapping[str, str]) -> None:
-    for key, shown in keys.items():
+def _draw_panel(axis: Axes, rows: Rows, panel: Panel) -> None:
+    for key, shown in panel.lines.items():
         steps, values = series(rows, key)
         if steps:
             marker = "o" if len(steps) < 25 else None
             axis.plot(*thinned(steps, values), label=shown, marker=marker, markersize=3)
-    axis.set(title=name, xlabel="step", ylabel=label)
+    axis.set(title=panel.title, xlabel="step", ylabel=panel.label)
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axis.legend()
 

@@ -9,10 +9,10 @@ Everything else speaks the vocabulary of solo-learn's head edition and takes it 
     options_model(name)              the pydantic model of a method's method_kwargs, where its class has one
     version()                        which solo-learn it is, for the record of a run
     own_options(name)                the method_kwargs of one of solo-learn's own methods and their defaults
-    UNREAD_KEYS, UNREAD_OPTIONS      keys and method_kwargs of solo-learn's recipes that nothing reads
+    own_method(name)                 further facts about one of solo-learn's own methods
+    UNREAD_KEYS                      keys of solo-learn's recipes that nothing reads
     crop_rule(name)                  which crops a method takes
     solo_backbones(method)           what builds the backbones of the installed edition, by name
-    own_vit_heads(method, backbone)  attention heads of a method's own ViT, where they are not timm's
     GaussianBlur                     its augmentation for PIL images
 """
 
@@ -29,14 +29,15 @@ from typing import Any
 
 from solo_bam.solo_learn.hook import run_after_import
 from solo_bam.solo_learn.rules import UNREAD_KEYS as UNREAD_KEYS
-from solo_bam.solo_learn.rules import UNREAD_OPTIONS as UNREAD_OPTIONS
 from solo_bam.solo_learn.rules import CropRule as CropRule
-from solo_bam.solo_learn.rules import own_vit_heads as own_vit_heads
+from solo_bam.solo_learn.rules import OwnMethod
+from solo_bam.solo_learn.rules import Panel as Panel
 
 INSTALL = "pip install --no-deps solo-learn==1.0.2"
 MISSING = f"solo-bam needs solo-learn, which is not installed; install it with: {INSTALL}"
 
 _further_methods: Callable[[], dict[str, type]] = dict
+_facts: Callable[[str, str], OwnMethod] | None = None
 _FACE = frozenset(
     ["BaseMethod", "BaseMomentumMethod", "METHODS", "build_method", "own_options", "solo_backbones", "GaussianBlur"]
 )
@@ -68,14 +69,15 @@ def version() -> dict[str, str]:
     return {"solo-learn": f"head {asked.stdout.strip()}".strip()}
 
 
-def install(methods: Callable[[], dict[str, type]]) -> None:
+def install(methods: Callable[[], dict[str, type]], facts: Callable[[str, str], OwnMethod]) -> None:
     """Arrange that solo-learn, whenever it is imported, is mended and knows further methods.
 
     Args:
         methods: gives them by name, once solo-learn is imported and mended.
+        facts: about one of solo-learn's own methods, by name and edition.
     """
-    global _further_methods
-    _further_methods = methods
+    global _further_methods, _facts
+    _further_methods, _facts = methods, facts
     if edition() is None:
         logging.getLogger("solo_bam").warning(problem())
         return
@@ -114,11 +116,31 @@ def options_model(name: str) -> Any:
     return getattr(_module().METHODS[name], "Options", None)
 
 
+def own_method(name: str) -> OwnMethod:
+    """The facts about one of solo-learn's own methods in the installed edition."""
+    assert _facts is not None  # `import solo_bam` has installed them
+    return _facts(name, edition() or "release")
+
+
 def crop_rule(name: str) -> CropRule:
     """Which crops a method takes: its class's attribute ``crops``, or what is known of solo-learn's own."""
-    module = _module()
-    rule: CropRule = getattr(module.METHODS[name], "crops", None) or module.own_crop_rule(name)
+    rule: CropRule = getattr(_module().METHODS[name], "crops", None) or own_method(name).crops
     return rule
+
+
+def check_method(recipe: Any, global_batch: int) -> None:
+    """What a method's class checks of a whole recipe, its ``check``, where it has one.
+
+    Raises:
+        UserError: keys that do not fit together.
+    """
+    if check := getattr(_module().METHODS[recipe.method], "check", None):
+        check(recipe, global_batch)
+
+
+def panels(name: str) -> tuple[Panel, ...]:
+    """What a method's class wants to see among a run's curves; nothing for a method that is not registered here."""
+    return () if problem() else tuple(getattr(_module().METHODS.get(name), "panels", ()))
 
 
 def __getattr__(name: str) -> Any:

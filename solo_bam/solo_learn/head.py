@@ -22,10 +22,10 @@ from omegaconf import DictConfig, OmegaConf
 from solo.data.pretrain_dataloader import GaussianBlur
 from solo.methods import METHODS
 
+from solo_bam import solo_learn
 from solo_bam.solo_learn import patches
 from solo_bam.solo_learn.online import OnlineHeads
 from solo_bam.solo_learn.patches import SoloMethod, SoloMomentumMethod
-from solo_bam.solo_learn.rules import CropRule
 
 __all__ = [
     "METHODS",
@@ -34,15 +34,11 @@ __all__ = [
     "GaussianBlur",
     "build_method",
     "mend",
-    "own_crop_rule",
     "own_options",
     "solo_backbones",
 ]
 
 Backbones = Callable[[], torch.nn.Module]
-
-# The others forward small crops and leave them out of their loss (all4one fails on them).
-_USE_SMALL_CROPS = ("byol", "simclr", "supcon", "swav")
 
 
 # ---------------------------------------------------------------------------------------------- mends
@@ -92,7 +88,7 @@ def _mend_crops() -> None:
     def on_fit_start(self: Any) -> None:
         name = self.cfg.method
         own = type(self).__module__.startswith("solo.methods.")
-        if own and self.multicrop and not own_crop_rule(name).small:
+        if own and self.multicrop and not solo_learn.own_method(name).crops.small:
             warnings.warn(
                 f"{name} forwards {self.num_small_crops} small crops and leaves them out of its loss", stacklevel=2
             )
@@ -186,11 +182,6 @@ def _quietly(create: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             return create(*args, **kwargs)
     finally:
         root.removeHandler(silent)
-
-
-def own_crop_rule(name: str) -> CropRule:
-    """Which crops one of solo-learn's own methods takes."""
-    return CropRule(large=None if name in ("wmse", "mae") else 2, small=name in _USE_SMALL_CROPS)
 
 
 def own_options(name: str) -> dict[str, Any]:

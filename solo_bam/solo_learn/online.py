@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from solo_bam.solo_learn.rules import CropRule
+from solo_bam.solo_learn.rules import CropRule, Panel
 
 
 def classify(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -39,10 +40,16 @@ class OnlineHeads:
     Attributes:
         Options: pydantic model of ``method_kwargs``.
         crops: that the method takes.
+        headline: logged metrics that the progress bar and a run's last line show.
+        panels: of the method's own among a run's curves.
+        alike_below: spread of the projections (0 all alike, 1 spread evenly) below which a training has collapsed.
     """
 
     Options: type[BaseModel] = NoOptions
     crops = CropRule(large=2, small=False)
+    headline: tuple[str, ...] = ()
+    panels: tuple[Panel, ...] = ()
+    alike_below = 0.5
 
     classifier: Any
     momentum_classifier: Any
@@ -50,6 +57,31 @@ class OnlineHeads:
     knn_eval: bool
     num_large_crops: int
     log_dict: Any
+
+    @classmethod
+    def check(cls, recipe: Any, global_batch: int) -> None:
+        """Check what of a recipe depends on more than one key; nothing by default.
+
+        Args:
+            recipe: a :class:`solo_bam.config.Recipe` whose ``method_kwargs`` have been checked.
+            global_batch: images per step, over all processes.
+
+        Raises:
+            UserError: keys that do not fit together.
+        """
+
+    def symptoms(self, logged: Mapping[str, Tensor], measured: dict[str, float], batch: int) -> dict[str, str]:
+        """What looks wrong in the metrics of an epoch, beside what every method is watched for; nothing by default.
+
+        Args:
+            logged: means over the epoch, by name.
+            measured: of the epoch's features; what is added to it is logged, too.
+            batch: images per step, over all processes.
+
+        Returns:
+            symptom -> a sentence that says what it is and what to try.
+        """
+        return {}
 
     def online_classification(self, feats: Tensor, targets: Tensor) -> Tensor:
         """Loss of the online linear classifier on the large crops, logged under solo-learn's names.

@@ -29,11 +29,11 @@ from solo.methods import METHODS
 from solo.utils.pretrain_dataloader import GaussianBlur
 from torch import Tensor
 
+from solo_bam import solo_learn
 from solo_bam.core import collectives
 from solo_bam.solo_learn import patches
 from solo_bam.solo_learn.online import OnlineHeads
 from solo_bam.solo_learn.patches import SoloMethod, SoloMomentumMethod
-from solo_bam.solo_learn.rules import CropRule, own_vit_heads
 
 __all__ = [
     "METHODS",
@@ -42,7 +42,6 @@ __all__ = [
     "GaussianBlur",
     "build_method",
     "mend",
-    "own_crop_rule",
     "own_options",
     "solo_backbones",
 ]
@@ -302,15 +301,11 @@ def solo_backbones(method: str = "") -> dict[str, Callable[..., torch.nn.Module]
     """
     backbones = dict(_SOLO_BACKBONES)
     for name in backbones:
-        if heads := own_vit_heads(method, name):  # solo-learn's own function takes no other number
+        if heads := solo_learn.own_method(method).vit_heads.get(name):
+            # solo-learn's own function takes no other number
             timms = functools.partial(timm.create_model, f"{name}_patch16_224", num_classes=0, num_heads=heads)
             backbones[name] = timms
     return backbones
-
-
-def own_crop_rule(name: str) -> CropRule:
-    """Which crops one of solo-learn's own methods takes; the others fail on small ones, which they do not unpack."""
-    return CropRule(large=None if name == "wmse" else 2, small=name in ("byol", "simclr", "wmse"))
 
 
 @contextmanager
@@ -332,13 +327,6 @@ def _is_replaced() -> bool:
     return getattr(solo.utils.backbones, _REPLACED) is not _SOLO_BACKBONES[_REPLACED]
 
 
-# Where the editions' defaults differ, the head's hold.
-_HEADS_DEFAULTS: dict[str, dict[str, Any]] = {
-    "dino": {"warmup_teacher_temperature_epochs": 0},
-    "swav": {"queue_size": 65536},
-}
-
-
 def own_options(name: str) -> dict[str, Any]:
     """The ``method_kwargs`` of one of solo-learn's own methods, with their defaults.
 
@@ -356,7 +344,7 @@ def own_options(name: str) -> dict[str, Any]:
     defaults = {
         action.dest: inspect.Parameter.empty if action.required else action.default for action in parser._actions
     }
-    defaults |= _HEADS_DEFAULTS.get(name, {})
+    defaults |= solo_learn.own_method(name).defaults
     own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     return {p.name: defaults.get(p.name, p.default) for p in own if p.name != "self"}
 

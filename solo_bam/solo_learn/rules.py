@@ -1,35 +1,54 @@
-"""What a method says about itself: its settings and the crops that it takes."""
+"""What a method says about itself."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-# In solo-learn's own recipes, and read by neither edition: at the top level, and in method_kwargs.
+# In solo-learn's own recipes at the top level, and read by neither edition.
 UNREAD_KEYS = ("augmentations_cfg", "wandb_cfg")
-UNREAD_OPTIONS = {
-    "ressl": ("base_tau_momentum", "final_tau_momentum", "momentum_classifier"),
-    "simsiam": ("temperature",),
-}
-
-
-def own_vit_heads(method: str, backbone: str) -> int | None:
-    """Attention heads of the small ViTs that MAE and MoCo v3 have of their own; the shapes of weights do not tell.
-
-    Returns:
-        None for the other methods and backbones, which have timm's number.
-    """
-    return 12 if method in ("mae", "mocov3") and backbone in ("vit_tiny", "vit_small") else None
 
 
 class CropRule(NamedTuple):
     """Which crops a method takes.
 
-    A method class may have one as its attribute ``crops``.
-
     Attributes:
         large: how many large crops, None for any number.
         small: whether its loss uses small crops.
+        least: how many crops of any size there must be.
     """
 
     large: int | None
     small: bool
+    least: int = 1
+
+
+class Panel(NamedTuple):
+    """A panel among the curves of a run.
+
+    Attributes:
+        title: over it.
+        label: of the y axis, with the unit.
+        lines: logged metric -> name in the legend; metrics that were not logged are left out.
+    """
+
+    title: str
+    label: str
+    lines: dict[str, str]
+
+
+class OwnMethod(NamedTuple):
+    """Facts about one of solo-learn's own methods, whose classes say none of it.
+
+    Attributes:
+        crops: that it takes.
+        unread_options: ``method_kwargs`` of solo-learn's recipes that it does not read.
+        defaults: of options whose defaults differ between the editions.
+        projector: its submodule whose outputs the loss compares.
+        vit_heads: backbone -> attention heads, of its own ViTs where they are not timm's.
+    """
+
+    crops: CropRule
+    unread_options: tuple[str, ...] = ()
+    defaults: dict[str, Any] = {}
+    projector: str = "projector"
+    vit_heads: dict[str, int] = {}

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from solo_bam.backbones import create_backbone
 from solo_bam.cli import main
-from solo_bam.cli.pretrain import pretrain
 from solo_bam.config import Recipe, load_recipe
 from solo_bam.core.errors import UserError
 from solo_bam.train.performance import checkpoint_gradients, compile_networks, optimizer_kwargs
+from solo_bam.train.run import pretrain
 from tests.cli.test_pretrain import stop_after, weights
 from tests.recipes import tiny, tiny_overrides
 

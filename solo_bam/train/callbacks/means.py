@@ -106,6 +106,10 @@ class EpochMeans(pl.Callback):
                 self._lightnings(name, mean, logger=False)  # in callback_metrics
             else:
                 self._lightnings(name, mean, prog_bar, logger)
+        names, values = self._latest
+        for name, value in zip(names, collectives.mean(values)):
+            if self._asked[name].forked:
+                self._lightnings(f"{name}_step", value, logger=False)  # of the last step, likewise
         self._sums = {}
 
     def _means(self) -> dict[str, Tensor]:

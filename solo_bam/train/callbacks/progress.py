@@ -10,11 +10,9 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from solo_bam.core import hardware
 from solo_bam.train.callbacks.means import EpochMeans
 
-_SHOWN = ("bam_loss",)
-
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar with BAM's loss, without the loggers' version, which says nothing here.
+    """Lightning's bar with the method's headline metrics, without the loggers' version, which says nothing here.
 
     On an accelerator the numbers behind it are those of the last reading, since each reading makes the host wait. For
     the same reason the loss is not logged with ``prog_bar=True``: Lightning reads such a metric after every step.
@@ -32,7 +30,8 @@ class ProgressBar(TQDMProgressBar):
         """What stands behind the bar."""
         if _is_due(trainer):
             read = super().get_metrics(trainer, pl_module)
-            loss = {name: float(value) for name in _SHOWN if (value := self.means.latest(name)) is not None}
+            headline = getattr(pl_module, "headline", ())
+            loss = {name: float(value) for name in headline if (value := self.means.latest(name)) is not None}
             self._shown = {key: value for key, value in (read | loss).items() if key != "v_num"}
         return self._shown
 

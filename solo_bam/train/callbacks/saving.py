@@ -19,6 +19,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from solo_bam.core import collectives, hardware
@@ -82,8 +83,8 @@ def _flush_folder(folder: Path) -> None:
 class Saving(Checkpoint):
     """Saves a run's checkpoints and lets it go on from one exactly.
 
-    On SIGTERM, and on SIGUSR1 in a SLURM job, the run is saved at the next batch and stopped; several processes on
-    accelerators agree on it every two seconds or so.
+    On SIGTERM, on Ctrl-C, and on SIGUSR1 in a SLURM job, the run is saved at the next batch and stopped; several
+    processes on accelerators agree on it every two seconds or so.
 
     Args:
         run: its folder.
@@ -119,6 +120,10 @@ class Saving(Checkpoint):
             trainer.datamodule.start_at(self._so_far["batch"])  # type: ignore[attr-defined]
 
     def _note(self, number: int, frame: Any) -> None:
+        if number == signal.SIGINT:
+            if self._told is not None:
+                raise KeyboardInterrupt
+            rank_zero_info("\nSaving at the next batch; Ctrl-C again ends it without.")
         self._told = signal.Signals(number)
 
     def on_train_batch_start(
@@ -227,8 +232,8 @@ def steps_between_votes(steps: int, seconds: float) -> int:
 
 
 def _stop_signals() -> list[signal.Signals]:
-    """SIGTERM, and in a SLURM job the signal that Lightning's users let SLURM send before the time is up."""
-    return [signal.SIGTERM] + ([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])
+    """SIGTERM, Ctrl-C, and in a SLURM job the signal that Lightning's users let SLURM send before the time is up."""
+    return [signal.SIGTERM, signal.SIGINT] + ([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])
 
 
 def _bank(pl_module: pl.LightningModule) -> dict[str, Tensor]:
