@@ -54,8 +54,9 @@ def examine_recipe(recipe: Recipe) -> list[Finding]:
         findings.append(Finding("ok", "devices", f"{processes} process(es) on {devices.accelerator}"))
         if source is not None and (cfg := _try(findings, "batch", lambda: _cfg(recipe, source, processes))) is not None:
             findings.append(_batch(recipe, cfg, processes))
-            _try(findings, "steps", lambda: findings.append(_steps(recipe, source, processes)))
-            _try(findings, "trainer", lambda: _check_trainer(recipe, source, devices))
+            if (steps := _try(findings, "steps", lambda: _steps(recipe, source, processes))) is not None:
+                findings.append(steps)
+                _try(findings, "trainer", lambda: _check_trainer(recipe, source, devices))
             _try(findings, "network", lambda: findings.extend(_network(recipe, cfg, devices)))
     findings += [*_earlier_runs(recipe), check_gradients()]
     return findings
