@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from solo_bam.core.errors import UserError
+from solo_bam.core.files import expanded
 from solo_bam.runs.checkpoints.find import find_checkpoint
 
 
@@ -99,5 +100,5 @@ def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
 
 def split_settings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Paths and ``key=value`` settings; what is there is a path (``epoch=19.ckpt``)."""
-    settings = [a for a in arguments if "=" in a and not Path(a).expanduser().exists()]
+    settings = [a for a in arguments if "=" in a and not expanded(Path(a)).exists()]
     return [a for a in arguments if a not in settings], settings

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from solo_bam.cli.options import Parser, parse
+from solo_bam.core.files import expanded, writable
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -22,11 +23,12 @@ def main(arguments: Sequence[str]) -> int:
     from solo_bam.compare.report.tables import write_results
     from solo_bam.compare.report.write import write_report
 
-    results = [collect(folder.expanduser()) for folder in options.folders]
-    output = options.output or (options.folders[0] if len(results) == 1 else Path("report"))
-    page = write_report(results, output.expanduser(), with_latex=options.latex)
+    output = expanded(options.output or (options.folders[0] if len(options.folders) == 1 else Path("report")))
+    writable(output, "--output")
+    results = [collect(expanded(folder)) for folder in options.folders]
+    page = write_report(results, output, with_latex=options.latex)
     if options.results:
-        write_results(options.results.expanduser(), results)
+        write_results(expanded(options.results), results)
     for one in results:
         print(f"{one.name}{overview(one)}")
     print(f"Report: {page}")

@@ -11,7 +11,7 @@ from hydra.errors import HydraException, OverrideParseException
 from pydantic import BeforeValidator, Field, ValidationError
 
 from solo_bam.config.recipe import user_error
-from solo_bam.config.schema import Branch, Count, Data, Index, Network, Positive, Recipe, Section, listed
+from solo_bam.config.schema import Branch, Count, Data, ImageData, Index, Network, Positive, Recipe, Section, listed
 from solo_bam.core.errors import UserError
 
 S = TypeVar("S", bound=Section)
@@ -59,7 +59,7 @@ class DavisOptions(Section):
     """The defaults are DINO's and the published BAM's.
 
     ``layer``: a submodule whose output is taken in place of the last one, e.g. ``layer3`` of a ResNet.
-    ``output``: folder of the masks; by default ``evaluation/davis-<branch>`` of the run.
+    ``output``: folder of the masks; by default a folder of the protocol in ``evaluation/`` of the run.
     """
 
     data: DavisData
@@ -129,6 +129,17 @@ def evaluation_data(recipe: Recipe, changes: dict[str, Any]) -> Data:
     if changes.get("train_path", own.get("train_path")) != own.get("train_path"):
         own.pop("name", None)  # it is of other images
     return _validated(Data, own | changes, "data.")
+
+
+def transferred_from(own: Data, data: ImageData) -> str | None:
+    """The dataset that weights were trained on (``own``), where it is another than that of the evaluation.
+
+    One's own images are the same where they have the same name, or none and the same place.
+    """
+    same = own.name == data.name if own.name or data.name else own.train_path == data.train_path
+    if own.dataset == data.dataset and (same or data.dataset != "custom"):
+        return None
+    return own.called if own.name or own.dataset != "custom" else str(own.train_path or "other images")
 
 
 def _validated(model: type[S], raw: dict[str, Any], prefix: str = "") -> S:

@@ -348,7 +348,11 @@ class Run(Section):
 
 
 class Recipe(Run):
-    """A pretraining recipe. ``tuned``: the dataset that its rate and decay were chosen on; null: nobody has."""
+    """A pretraining recipe.
+
+    ``tuned``: the dataset that its rate and decay were chosen on; null: nobody has. ``on_collapse``: whether a training
+    whose projections have become alike goes on with a warning, or is stopped with an error.
+    """
 
     method_kwargs: dict[str, Any] = {}
     backbone: Backbone
@@ -361,6 +365,7 @@ class Recipe(Run):
     knn_eval: KNNEval = KNNEval()
     auto_umap: AutoUMAP = AutoUMAP()
     tuned: str | None = None
+    on_collapse: Literal["warn", "stop"] = "warn"
     debug_augmentations: bool = False
 
     @property

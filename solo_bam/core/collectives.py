@@ -93,15 +93,9 @@ def all_logsumexp(x: Tensor) -> Tensor:
     return shift + all_sum((x - shift).exp()).log()
 
 
-def means(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The mean over all processes of each scalar, by one collective that the host does not wait for. No gradient.
-
-    Lightning's ``log(…, sync_dist=True)`` has all processes wait for each other, once for each value and step.
-    """
-    if not is_distributed():
-        return values
-    together = torch.stack([value.detach().float() for value in values.values()])
-    return dict(zip(values, all_sum(together).div_(world_size()).unbind()))
+def mean(x: Tensor) -> Tensor:
+    """Mean of ``x`` over all processes, elementwise, by a collective that the host does not wait for. No gradient."""
+    return all_sum(x.detach().clone()).div_(world_size()) if is_distributed() else x.detach()
 
 
 class _Sum(torch.autograd.Function):

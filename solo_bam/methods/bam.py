@@ -12,6 +12,8 @@ One training step:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -20,11 +22,12 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from solo_bam.config.schema import BAMOptions, Recipe
-from solo_bam.core import collectives
 from solo_bam.core.errors import UserError
-from solo_bam.core.hardware import number
 from solo_bam.losses import BAMLoss
 from solo_bam.solo_learn import BaseMethod, BaseMomentumMethod, CropRule, Panel
+
+_UNIFORM = 0.95  # perplexity of the target attention, as a share of its columns
+_ONE_HOT = 0.8  # largest entry of a target row
 
 
 class BAM(BaseMethod):
@@ -37,6 +40,7 @@ class BAM(BaseMethod):
     Options = BAMOptions
     crops = CropRule(large=None, small=True, least=2)
     headline = ("bam_loss",)
+    alike_below = 0.7  # healthy runs stay above 0.9
     panels = (
         Panel(
             "Attention entropy", "entropy (nats)", {"source_entropy_step": "source", "target_entropy_step": "target"}
@@ -87,6 +91,15 @@ class BAM(BaseMethod):
             )
             raise UserError("method_kwargs.top_k_sink", problem, "lower it or raise optimizer.batch_size")
 
+    def symptoms(self, logged: Mapping[str, Tensor], measured: dict[str, float], batch: int) -> dict[str, str]:
+        """A target attention that is almost uniform or one-hot."""
+        columns = attention_columns(self.loss_fn, batch)
+        measured["attention_columns"] = float(columns)
+        if "target_entropy_epoch" not in logged:
+            return {}
+        entropy, largest = float(logged["target_entropy_epoch"]), float(logged["target_max_epoch"])
+        return symptoms_of_attention(entropy, largest, columns, self.loss_fn.reg)
+
     @staticmethod
     def add_and_assert_specific_cfg(cfg: DictConfig) -> DictConfig:
         """Fill in BAM's defaults, so that the class also works from solo-learn's own scripts."""
@@ -120,8 +133,8 @@ class BAM(BaseMethod):
         z_teacher, teacher_loss = self.teach(crops, labels)
         loss, statistics = self.loss_fn.with_statistics(z, z_teacher)
 
-        self.log_dict(collectives.means({"bam_loss": loss, **statistics}), on_epoch=True)
-        self.log("reg", number(self.loss_fn.reg, self.device))
+        self.log_dict({"bam_loss": loss, **statistics}, on_epoch=True, sync_dist=True)
+        self.log("reg", self.loss_fn.reg)
         large = feats[: self.num_large_crops * len(labels)]
         return loss + teacher_loss + self.online_classification(large, labels)
 
@@ -164,6 +177,43 @@ class BAMMomentum(BAM, BaseMomentumMethod):
         """The teacher's projections of all crops, ``(V B, D)``, and its classifier's loss."""
         feats, z = together([self.momentum_forward(same) for same in by_size(crops)])
         return z, self.momentum_classification(feats[: self.num_large_crops * len(labels)], labels)
+
+
+def attention_columns(loss: BAMLoss, batch_size: int) -> int:
+    """How many columns a row of the target attention may put weight on.
+
+    Args:
+        loss: of the run.
+        batch_size: images per step, over all processes.
+    """
+    if loss.top_k_sink:
+        return loss.top_k_sink
+    return loss.target_crops_number * (batch_size - (loss.positive_masking is True))
+
+
+def symptoms_of_attention(entropy: float, largest: float, columns: int, reg: float) -> dict[str, str]:
+    """What an epoch's target attention shows: symptom -> a sentence.
+
+    Args:
+        entropy: nats, mean over the rows.
+        largest: largest entry of a row, mean.
+        columns: :func:`attention_columns`.
+        reg: of the loss.
+    """
+    if columns < 2:
+        return {}
+    if math.exp(entropy) > _UNIFORM * columns:
+        return {
+            "uniform": f"the target attention is almost uniform: entropy {entropy:.2f} nats of at most "
+            f"{math.log(columns):.2f} over {columns} columns, so no image stands out from the others. Lower "
+            f"method_kwargs.reg (now {reg:g}) and method_kwargs.temperature, or optimizer.lr."
+        }
+    if largest > _ONE_HOT:
+        return {
+            "one-hot": f"the target attention is almost one-hot: its largest entry is {largest:.2f} and its entropy "
+            f"{entropy:.2f} nats, so each image follows a single other one. Raise method_kwargs.reg (now {reg:g})."
+        }
+    return {}
 
 
 def together(outs: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:

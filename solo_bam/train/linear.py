@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from solo_bam.config.linear import CHECKPOINT, LinearRecipe, load_linear_recipe, named_keys, recipe_of_run
+from solo_bam.config.options import transferred_from
 from solo_bam.config.schema import Recipe
 from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
+from solo_bam.core.files import short_name
 from solo_bam.data.datasets.labelled import LabelledData, find_labelled
 from solo_bam.evaluate.pretrained import complete, load_extractor
 from solo_bam.evaluate.protocol import classifier_records
@@ -23,9 +26,10 @@ from solo_bam.evaluate.tally import Tally, write_confusion, write_per_class
 from solo_bam.runs.checkpoints.read import find_checkpoint, read_checkpoint, recipe_in
 from solo_bam.runs.folder import RunFolder, recipe_hash
 from solo_bam.runs.records import Record, records_folder, write_records
-from solo_bam.train.callbacks import EpochSeed, NonFiniteLoss, ProgressBar, Saving, UnreadableImages
+from solo_bam.train.callbacks import EpochMeans, EpochSeed, NonFiniteLoss, ProgressBar, Saving, UnreadableImages
 from solo_bam.train.classifier import Classifier
 from solo_bam.train.pretrain import (
+    Images,
     RecipeInCheckpoint,
     build_trainer,
     check_size,
@@ -33,6 +37,7 @@ from solo_bam.train.pretrain import (
     fit,
     folder_and_checkpoint,
     seed_everything,
+    told_images,
     without_known_warnings,
 )
 
@@ -125,9 +130,10 @@ def linear(
     check_size(len(data.train_split), recipe.optimizer.batch_size, world_size)
     _check_test_sets(data, world_size)
     extractor = load_extractor(content, path, recipe, trained_by)
-    folder, checkpoint = folder_and_checkpoint(recipe, resume, world_size)
+    images = told_images(data.train_split, data.val_split)
+    folder, checkpoint = folder_and_checkpoint(recipe, images, resume, world_size)
     steps_per_epoch = len(data.train_split) // (recipe.optimizer.batch_size * world_size)
-    trainer = build_trainer(recipe, devices, folder, _callbacks(recipe, folder), steps_per_epoch)
+    trainer = build_trainer(recipe, devices, folder, _callbacks(recipe, folder, images), steps_per_epoch)
 
     seed_everything(recipe.seed)
     model = Classifier(extractor.backbone, recipe, data.num_classes, world_size)
@@ -135,15 +141,14 @@ def linear(
     if not recipe.performance.disable_channel_last:
         model = model.to(memory_format=torch.channels_last)
     _announce(recipe, data, trained_by)
-    if trainer.is_global_zero:
-        folder.start(recipe, hardware.describe())
-        folder.clear_failures()
-        data.write_subsets(folder.path)
-    fit(trainer, model, data, folder, checkpoint)
-    _test(trainer, model, data)
-    records = classifier_records(recipe, data, model, extractor.about, trained_by, world_size)
-    if trainer.is_global_zero:
-        _write(folder, path, recipe, data, model, records)
+    with folder.running(recipe, hardware.describe()) if trainer.is_global_zero else nullcontext():
+        if trainer.is_global_zero:
+            data.write_subsets(folder.path)
+        fit(trainer, model, data, folder, checkpoint)
+        _test(trainer, model, data)
+        records = classifier_records(recipe, data, model, extractor.about, trained_by, world_size)
+        if trainer.is_global_zero:
+            _write(folder, path, recipe, data, model, records)
     return Classified(folder, model, records)
 
 
@@ -166,12 +171,18 @@ def _check_test_sets(data: LabelledData, world_size: int) -> None:
             raise UserError("devices", f"got {world_size} processes for {len(split)} test images", "use fewer")
 
 
-def _callbacks(recipe: LinearRecipe, folder: RunFolder) -> list[pl.Callback]:
-    callbacks: list[pl.Callback] = [EpochSeed(recipe.seed), LearningRateMonitor(), RecipeInCheckpoint(recipe)]
+def _callbacks(recipe: LinearRecipe, folder: RunFolder, images: Images) -> list[pl.Callback]:
+    means = EpochMeans()
+    callbacks: list[pl.Callback] = [
+        means,
+        EpochSeed(recipe.seed),
+        LearningRateMonitor(),
+        RecipeInCheckpoint(recipe, images),
+    ]
     if len(recipe.optimizer.lr) == 1:  # one diverging head of a sweep is no reason to stop
         callbacks.append(NonFiniteLoss())
     if recipe.trainer_arguments.get("enable_progress_bar", True):
-        callbacks.append(ProgressBar())
+        callbacks.append(ProgressBar(means))
     if recipe.data.on_error == "skip":
         callbacks.append(UnreadableImages())
     if recipe.checkpoint.enabled:
@@ -183,8 +194,8 @@ def _announce(recipe: LinearRecipe, data: LabelledData, trained_by: Recipe | Non
     """What a user might not expect, before it starts."""
     what = "Fine-tuning" if recipe.finetune else f"{len(recipe.optimizer.lr)} linear head(s) on frozen features"
     rank_zero_info(f"{what}: {recipe.data.called}, {len(data.train_split)} training images, seed {recipe.seed}")
-    if trained_by is not None and trained_by.data.called != recipe.data.called:
-        rank_zero_info(f"Transfer: the weights were trained on {trained_by.data.called}, not {recipe.data.called}.")
+    if trained_by is not None and (origin := transferred_from(trained_by.data, recipe.data)):
+        rank_zero_info(f"Transfer: the weights were trained on {origin}, not {recipe.data.called}.")
     if trained_by is not None and recipe.pretrain_method not in (None, trained_by.method):
         rank_zero_info(f"pretrain_method {recipe.pretrain_method} is not used: the weights are of {trained_by.method}.")
     if recipe.data.format in ("dali", "tensor"):
@@ -207,22 +218,22 @@ def _write(
     model: Classifier,
     records: list[Record],
 ) -> None:
-    """Records, tables and the picture of the confusion matrix; then records beside the checkpoint, if they can be."""
-    confusion = model.tallies[0].confusion[model.best].cpu().numpy()
-    write_per_class(folder.path / "per_class.csv", confusion, data.classes)
-    write_confusion(folder.path / "confusion.csv", confusion, data.classes)
-    _draw(folder)
-    if len(model.rates) > 1:
-        _write_sweep(folder.path / "sweep.csv", recipe.optimizer.lr, model.tallies)
-    name = f"{recipe.name or 'linear'}-{recipe_hash(recipe)}"
+    """Records, also beside the checkpoint if they can be; then tables and the picture of the confusion matrix."""
+    name = f"{short_name(recipe.name or 'linear')}-{recipe_hash(recipe)}"
     write_records(folder.path / "evaluation", name, records)
-    folder.write_metrics()
-    folder.finish(**{record.metric: record.value for record in records})
     place = records_folder(pretrained)
     try:
         write_records(place, name, records)
     except OSError as error:
         rank_zero_warn(f"The records could not be written to {place}, too ({error.strerror or error}).")
+    folder.write_metrics()
+    confusion = model.tallies[0].confusion[model.best].cpu().numpy()
+    write_per_class(folder.path / "per_class.csv", confusion, data.classes)
+    write_confusion(folder.path / "confusion.csv", confusion, data.classes)
+    if len(model.rates) > 1:
+        _write_sweep(folder.path / "sweep.csv", recipe.optimizer.lr, model.tallies)
+    _draw(folder)
+    folder.finish({record.metric: record.value for record in records})
 
 
 def _draw(folder: RunFolder) -> None:
@@ -237,7 +248,7 @@ def _draw(folder: RunFolder) -> None:
 def _write_sweep(path: Path, rates: Sequence[float], tallies: Sequence[Tally]) -> None:
     """A row per learning rate (of the recipe, before it is multiplied by batch / 256)."""
     splits = ("val", "tune")[: len(tallies)]
-    with path.open("w", newline="") as out:
+    with path.open("w", newline="", encoding="utf-8") as out:
         table = csv.writer(out)
         table.writerow(["lr", *(f"{split}_{name}" for split in splits for name in ("acc1", "acc5", "loss"))])
         for i, rate in enumerate(rates):

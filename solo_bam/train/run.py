@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import lightning.pytorch as pl
@@ -23,6 +24,7 @@ from solo_bam.train.callbacks import (
     ContrastiveCropBoxes,
     CosineWeightDecay,
     CostMeter,
+    EpochMeans,
     EpochSeed,
     NonFiniteLoss,
     OnlineKNN,
@@ -31,6 +33,7 @@ from solo_bam.train.callbacks import (
     UnreadableImages,
 )
 from solo_bam.train.pretrain import (
+    Images,
     RecipeInCheckpoint,
     build_model,
     build_trainer,
@@ -39,16 +42,25 @@ from solo_bam.train.pretrain import (
     fit,
     folder_and_checkpoint,
     seed_everything,
+    told_images,
 )
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run."""
+    """A finished run.
+
+    Attributes:
+        folder: of the run.
+        model: the method with its last weights.
+        metrics: the last of each.
+        collapsed_in: the epoch since which the projections of different images are alike; None for a sound run.
+    """
 
     folder: RunFolder
     model: pl.LightningModule
     metrics: dict[str, float]
+    collapsed_in: int | None = None
 
 
 def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
@@ -66,9 +78,10 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     cfg = resolve(recipe, source.num_classes, source.val is not None, world_size)
     data = PretrainData(recipe, source)
     check_size(len(data.train_set), recipe.optimizer.batch_size, world_size)
-    folder, checkpoint = folder_and_checkpoint(recipe, resume, world_size)
+    images = told_images(data.plain_images().split, source.val)
+    folder, checkpoint = folder_and_checkpoint(recipe, images, resume, world_size)
     steps_per_epoch = len(data.train_set) // (recipe.optimizer.batch_size * world_size)
-    trainer = build_trainer(recipe, devices, folder, _callbacks(recipe, folder, data), steps_per_epoch)
+    trainer = build_trainer(recipe, devices, folder, _callbacks(recipe, folder, data, images), steps_per_epoch)
 
     seed_everything(recipe.seed)
     model = build_model(recipe, cfg, devices)
@@ -76,19 +89,19 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
         model = model.to(memory_format=torch.channels_last)
     _announce(recipe, source.val is not None)
 
-    if trainer.is_global_zero:
-        folder.start(recipe, hardware.describe())
-        folder.clear_failures()
-    fit(trainer, model, data, folder, checkpoint)
-    # A run that was killed between its last checkpoint and its end has nothing left to train.
-    saved = trainer.checkpoint_callback.metrics if isinstance(trainer.checkpoint_callback, Saving) else {}
-    metrics = saved | {key: float(value) for key, value in trainer.callback_metrics.items()}
-    if trainer.is_global_zero:
-        folder.write_metrics()
-        _record(folder, recipe, metrics, model, source)
-        _draw(folder, recipe, model, source)
-        folder.finish(**metrics)
-    return Trained(folder, model, metrics)
+    with folder.running(recipe, hardware.describe()) if trainer.is_global_zero else nullcontext():
+        fit(trainer, model, data, folder, checkpoint)
+        # A run that was killed between its last checkpoint and its end has nothing left to train.
+        saved = trainer.checkpoint_callback.metrics if isinstance(trainer.checkpoint_callback, Saving) else {}
+        metrics = saved | {key: float(value) for key, value in trainer.callback_metrics.items()}
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        collapsed_in = next((one.collapsed_in for one in callbacks if isinstance(one, CollapseMonitor)), None)
+        if trainer.is_global_zero:
+            folder.write_metrics()
+            _record(folder, recipe, metrics, model, source)
+            _draw(folder, recipe, model, source)
+            folder.finish(metrics, collapsed_in)
+    return Trained(folder, model, metrics, collapsed_in)
 
 
 def _record(
@@ -96,23 +109,25 @@ def _record(
 ) -> None:
     if source.val is not None:
         checkpoint = str(folder.last_checkpoint) if recipe.checkpoint.enabled else None
-        records = online_records(recipe, metrics, model, len(source.val), checkpoint)
+        records = online_records(recipe, metrics, model, source.val, checkpoint)
         write_records(folder.path / "evaluation", "online", records)
 
 
-def _callbacks(recipe: Recipe, folder: RunFolder, data: PretrainData) -> list[pl.Callback]:
+def _callbacks(recipe: Recipe, folder: RunFolder, data: PretrainData, images: Images) -> list[pl.Callback]:
+    means = EpochMeans()
     callbacks: list[pl.Callback] = [
+        means,
         EpochSeed(recipe.seed),
         NonFiniteLoss(),
-        CollapseMonitor(recipe.optimizer.batch_size),
+        CollapseMonitor(recipe),
         LearningRateMonitor(),
-        RecipeInCheckpoint(recipe),
+        RecipeInCheckpoint(recipe, images),
         CostMeter(folder, recipe.optimizer.batch_size),
     ]
     if recipe.optimizer.weight_decay_end is not None:
         callbacks.append(CosineWeightDecay(recipe.optimizer.weight_decay, recipe.optimizer.weight_decay_end))
     if recipe.trainer_arguments.get("enable_progress_bar", True):
-        callbacks.append(ProgressBar())
+        callbacks.append(ProgressBar(means))
     if recipe.data.on_error == "skip":
         callbacks.append(UnreadableImages())
     if recipe.data.contrastive_crop.enabled:
@@ -160,5 +175,7 @@ def report_pretrained(trained: Trained) -> None:
     headline = [f"{name}_epoch" for name in getattr(trained.model, "headline", ())]
     names = (*headline, "knn_acc1", "val_knn_acc1", "val_acc1")
     shown = [f"{name.removesuffix('_epoch')} {trained.metrics[name]:.2f}" for name in names if name in trained.metrics]
-    print(f"Finished: {', '.join(shown)}" if shown else "Finished.")
+    collapsed = trained.collapsed_in
+    end = "Finished" if collapsed is None else f"COLLAPSED since epoch {collapsed}, finished"
+    print(f"{end}: {', '.join(shown)}" if shown else f"{end}.")
     print(f"Run: {trained.folder.path}")

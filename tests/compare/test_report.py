@@ -83,6 +83,15 @@ def test_the_untrained_network_has_a_row_of_its_own(tmp_path: Path) -> None:
     assert re.search(r"k-NN \(k = 20\): bam,.* below the untrained network\.", page)
 
 
+def test_a_collapsed_row_is_marked(tmp_path: Path) -> None:
+    results = synthetic.results(tmp_path)
+    first = replace(results.outcomes[0], about={"collapsed_in": 5})
+    write_report([replace(results, outcomes=[first, *results.outcomes[1:]])], tmp_path)
+    text = (tmp_path / "results.md").read_text()
+    assert f"| {first.entry} † |" in text
+    assert f"{first.entry} seed {first.seed}, since epoch 5." in text
+
+
 def test_differences_are_to_the_baseline_and_paired(folder: Path) -> None:
     text = (folder / "results.md").read_text()
     part = text[text.index("Differences to byol, paired by seed") :]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from solo_bam.core.errors import UserError
+from solo_bam.core.files import expanded
 
 
 def find_checkpoint(path: Path, key: str) -> Path:
@@ -13,7 +14,7 @@ def find_checkpoint(path: Path, key: str) -> Path:
     Raises:
         UserError: there is none, naming ``key``.
     """
-    path = path.expanduser()
+    path = expanded(path)
     newest = path / "checkpoints" / "last.ckpt"
     if path.is_dir() and not newest.exists():
         raise UserError(key, f"there is no checkpoint in {path}", "give a run's folder or a checkpoint")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from solo_bam.config import Recipe, load_recipe
 from solo_bam.config.options import ImportOptions
 from solo_bam.config.schema import Branch
 from solo_bam.core.errors import UserError
-from solo_bam.core.files import sha256
+from solo_bam.core.files import expanded, sha256, writable
 from solo_bam.runs.checkpoints.published import RECIPES, Published, PublishedHead, read_head, read_published
 from solo_bam.runs.checkpoints.read import backbone_of, load_weights
 from solo_bam.runs.folder import RunFolder
@@ -28,7 +29,7 @@ def import_official(path: Path, options: ImportOptions) -> RunFolder:
         UserError: a file that cannot be read, keys that are missing or left over, or an output that exists.
     """
     recipe = load_recipe(RECIPES[options.backbone.name])  # as far as solo-bam's recipes can say
-    path = path.expanduser()
+    path, folder = expanded(path), _folder(recipe, options.output)
     published = _chosen(read_published(path), options.branch)
     backbone = backbone_of(recipe)
     for state in published.branches.values():
@@ -36,8 +37,7 @@ def import_official(path: Path, options: ImportOptions) -> RunFolder:
     head = None
     if options.head is not None:
         width: int = backbone.num_features  # type: ignore[assignment]
-        head = read_head(options.head.expanduser(), options.backbone.name, width)
-    folder = _folder(recipe, options.output)
+        head = read_head(expanded(options.head), options.backbone.name, width)
     folder.adopt(recipe, _source(path, published, options.head, head))
     folder.checkpoints.mkdir()
     torch.save(_checkpoint(recipe, published, head), folder.last_checkpoint)
@@ -54,10 +54,10 @@ def _chosen(published: Published, branch: Branch | None) -> Published:
 
 
 def _folder(recipe: Recipe, output: Path | None) -> RunFolder:
-    path = output or recipe.checkpoint.dir / recipe.method / f"{recipe.name}-published"
-    if path.expanduser().exists():
+    path = expanded(output or recipe.checkpoint.dir / recipe.method / f"{recipe.name}-published")
+    if os.path.lexists(path):
         raise UserError("output", f"{path} exists", "remove it or give another folder")
-    return RunFolder(path.expanduser().absolute())
+    return RunFolder(writable(path.absolute(), "output"))
 
 
 def _checkpoint(recipe: Recipe, published: Published, head: PublishedHead | None) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def _source(path: Path, published: Published, head_path: Path | None, head: Publ
     source["left_out"] = published.left_out
     if head_path is not None and head is not None:
         stated = {"features": head.features, "epochs": head.epochs, "accuracy_stated": head.accuracy}
-        source["head"] = {"file": head_path.name, "sha256": sha256(head_path.expanduser()), **stated}
+        source["head"] = {"file": head_path.name, "sha256": sha256(expanded(head_path)), **stated}
     return source
 
 

@@ -240,7 +240,7 @@ def backbone_state(state: Mapping[str, Tensor], branch: Network, key: str) -> di
 
 
 def load_weights(backbone: nn.Module, state: Mapping[str, Tensor], key: str) -> None:
-    """Fill a backbone; every key must be there with its shape, and none may be left over.
+    """Fill a backbone; every key must be there with its shape and finite values, and none may be left over.
 
     Raises:
         UserError: listing the keys at fault, naming ``key``.
@@ -259,6 +259,9 @@ def load_weights(backbone: nn.Module, state: Mapping[str, Tensor], key: str) -> 
     if told:
         problem = f"the weights are not this backbone's ({'; '.join(told)})"
         raise UserError(key, problem, "give the backbone that they were trained with")
+    if lost := [name for name, value in state.items() if not value.isfinite().all()]:
+        problem = f"weights are NaN or infinite ({_listed(lost)}), no number can be made of them"
+        raise UserError(key, problem, "give a checkpoint from before the training diverged")
     backbone.load_state_dict(dict(state))
 
 

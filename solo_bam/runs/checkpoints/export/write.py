@@ -6,6 +6,7 @@ from pathlib import Path
 
 from solo_bam.config.options import ExportOptions
 from solo_bam.core.errors import UserError
+from solo_bam.core.files import expanded, writable
 from solo_bam.runs.checkpoints.export import Card, detectron2_file, model_card, safetensors_file
 from solo_bam.runs.checkpoints.read import Pretrained, load_pretrained
 from solo_bam.runs.folder import RunFolder
@@ -24,27 +25,19 @@ def export(checkpoint: Path, settings: ExportOptions) -> Path:
     if settings.format == "detectron2" and settings.half:
         raise UserError("half", "got True, detectron2 reads 32-bit weights", "set half=False")
     pretrained = load_pretrained(checkpoint, settings.branch)
+    records = records_folder(pretrained.path)
+    folder = expanded(settings.output or records.with_name("export") / f"{pretrained.branch}-{settings.format}")
+    writable(folder, "output").mkdir(parents=True, exist_ok=True)
     if settings.format == "timm":
         name, content = "backbone.safetensors", safetensors_file(pretrained, settings.half)
     else:
         name, content = "backbone.pkl", detectron2_file(pretrained.backbone, pretrained.recipe.backbone.name)
-    records = records_folder(pretrained.path)
-    folder = _folder(settings.output or records.with_name("export") / f"{pretrained.branch}-{settings.format}")
     scratch = folder / f"{name}.part"
     scratch.write_bytes(content)
     path = scratch.replace(folder / name)  # whole or not at all
     card = Card(pretrained, name, settings.half, _run_of(pretrained), read_records(records))
-    (folder / "README.md").write_text(model_card(card))
+    (folder / "README.md").write_text(model_card(card), encoding="utf-8")
     return path
-
-
-def _folder(path: Path) -> Path:
-    try:
-        path.expanduser().mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        problem = f"got {str(path)!r}, which cannot be a folder ({error.strerror})"
-        raise UserError("output", problem, "give another") from None
-    return path.expanduser()
 
 
 def _run_of(pretrained: Pretrained) -> dict[str, object]:
