@@ -1,4 +1,7 @@
 # make demo   install everything into .venv and pretrain BAM on handwritten digits (a few minutes)
+# make check  lint, types, import contracts and the fast tests
+# make house  size of the code, and what is longer than it should be
+# make docs   the documentation site, in site/
 # make test   the tests, ruff and mypy; make test SOLO=/path/to/solo-learn runs them on a checkout of solo-learn's head
 
 PYTHON ?= python3
@@ -9,7 +12,7 @@ WORKERS ?= 2
 # A checkout of solo-learn to test on, in place of the installed release; make test ends with the edition that it saw.
 SOLO ?=
 
-.PHONY: install demo test lint clean
+.PHONY: install demo check test lint house docs clean
 
 install: $(VENV)/.installed
 
@@ -30,12 +33,30 @@ demo: install
 
 test: lint
 	@test -z "$(SOLO)" || test -f "$(SOLO)/solo/__init__.py" || { echo "SOLO: no solo-learn in $(SOLO)" >&2; exit 2; }
-	PYTHONPATH="$(if $(SOLO),$(shell cd "$(SOLO)" 2>/dev/null && pwd))$${PYTHONPATH:+:$$PYTHONPATH}" $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+	PYTHONPATH="$(if $(SOLO),$(shell cd "$(SOLO)" 2>/dev/null && pwd))$${PYTHONPATH:+:$$PYTHONPATH}" $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --durations=10
+
+check: lint
+	$(BIN)/python -m pytest -m "not slow" --numprocesses $(WORKERS) --dist worksteal --durations=10
+
+house:
+	@$(BIN)/python -m tests.house
+
+# The pages and the files that they link to, as they lie in the tree.
+PAGES := README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md LICENSE docs benchmarks scripts zoo solo_bam tests
+
+docs: $(VENV)/.docs
+	rm -rf build/docs site && mkdir -p build/docs && ln -s $(addprefix $(CURDIR)/,$(PAGES)) build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[docs]"
+	touch $@
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check solo_bam tests benchmarks setup.py
 	$(BIN)/ruff format --check solo_bam tests benchmarks setup.py
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf $(VENV) demo trained_models
+	rm -rf $(VENV) build dist site demo trained_models

@@ -28,8 +28,8 @@ from torch.utils.data import default_collate
 from benchmarks.timing import machine, markdown, ratio, side_by_side, told, write
 from solo_bam.config import Recipe, load_recipe
 from solo_bam.data import PretrainData, find_source
-from solo_bam.data.loaders.sampling import seeded
 from solo_bam.data.loaders.tensor import TensorImages, TensorLoader
+from solo_bam.data.sampling import seeded
 from solo_bam.data.transforms.batch_draws import draw_batch
 from solo_bam.data.transforms.draws import draw_all
 

@@ -45,7 +45,9 @@ def test_what_is_measured(tmp_path: Path) -> None:
         (package / room / "a.py").write_text('"""A byol."""\nHELP = "digits/byol, solo-bam, byolette"\n')
     (package / "loose.py").write_text("x = 1\n" * house.FILE_LINES)
     body = "        pass\n" * (house.FUNCTION_LINES - 1)
-    (package / "long.py").write_text(f"class A:\n    def fits(self):\n{body}\n    def long(self):\n{body}        pass\n")
+    (package / "long.py").write_text(
+        f"class A:\n    def fits(self):\n{body}\n    def long(self):\n{body}        pass\n"
+    )
     (package / "larger.py").write_text("x = 1\n" * (house.FILE_LINES + 1))
     assert house.naming_a_method(package, {"byol", "bam"}) == {"package/plots/a.py": 1}
     assert set(house.loose_modules(package)) == {"loose.py", "long.py", "larger.py"}

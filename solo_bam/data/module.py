@@ -14,9 +14,9 @@ from solo_bam.core.hardware import find_devices
 from solo_bam.data.datasets.images import Images
 from solo_bam.data.datasets.sources import Source
 from solo_bam.data.loaders.dali import DaliLoader, check_dali, files_of
-from solo_bam.data.loaders.sampling import LateLoader, Seeded
 from solo_bam.data.loaders.tensor import TensorImages, TensorLoader, check_tensor
 from solo_bam.data.loaders.torchvision import Loading
+from solo_bam.data.sampling import LateLoader, Seeded
 from solo_bam.data.transforms.augmentations import Crops, plain_view, resized
 from solo_bam.data.transforms.contrastive_crop import BoxedImages, BoxSchedule, unchanged, whole_images
 

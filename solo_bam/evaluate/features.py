@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from solo_bam.core import collectives
 from solo_bam.core.errors import UserError
-from solo_bam.data.loaders.sampling import ignore_termination
+from solo_bam.data.sampling import ignore_termination
 
 
 class Features(NamedTuple):

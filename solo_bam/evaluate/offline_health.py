@@ -14,7 +14,7 @@ from solo_bam.core.files import writable
 from solo_bam.evaluate.health import FIT_FIRST, FIT_LAST, alignment, alpha_req, effective_rank, spread, uniformity
 from solo_bam.evaluate.views import Sample
 from solo_bam.runs.checkpoints.read import load_pretrained
-from solo_bam.runs.records import Record, evaluation_name, of_weights, records_folder, write_records
+from solo_bam.runs.records import Record, records_folder, write_records
 
 _IMAGES = 4096
 
@@ -34,12 +34,12 @@ def measure(checkpoint: Path, options: NetworkOptions) -> tuple[list[Record], Pa
     folder = writable(records_folder(trained.path), "checkpoint", "copy it to a folder that can be written")
     backbone = trained.backbone.to(hardware.find_devices(options.accelerator, 1).accelerator)
     clean, views = sample.features(backbone).values, sample.views(backbone)
-    of_all = {"unit": "", "images": len(clean), "data": sample.name, **of_weights(trained)}
+    of_all = {"unit": "", "images": len(clean), "data": sample.name, **trained.about}
     records = []
     for metric, value, settings in _values(clean, views):
         protocol = {"kind": metric, "online": False, "images": len(clean), **settings}
         records.append(Record.model_validate({**of_all, "metric": metric, "value": value, "protocol": protocol}))
-    return records, write_records(folder, evaluation_name("health", sample.name, trained), records)
+    return records, write_records(folder, trained.evaluation_name("health", sample.name), records)
 
 
 def _values(clean: Tensor, views: Tensor) -> list[tuple[str, float, dict[str, str | int]]]:

@@ -23,8 +23,6 @@ from solo_bam.runs.checkpoints.read import Pretrained, load_pretrained
 from solo_bam.runs.records import (
     Plain,
     Record,
-    evaluation_name,
-    of_weights,
     records_folder,
     wilson_interval,
     write_records,
@@ -95,7 +93,7 @@ def evaluate_knn(checkpoint: Path, options: KNNOptions) -> OfflineKNN:
     name = told(data, queries, f"{data.called} val")
     precision = str(options.precision)
     records = [r for s in settings for r in _records(s, pretrained, data, bank, queries, name, precision)]
-    path = write_records(folder, evaluation_name("knn", name.replace(" val", ""), pretrained), records)
+    path = write_records(folder, pretrained.evaluation_name("knn", name.replace(" val", "")), records)
     return OfflineKNN(pretrained, data, name, len(bank), len(queries), settings, path)
 
 
@@ -162,7 +160,7 @@ def _records(
                 "images": images,
                 "data": name,
                 "protocol": protocol,
-                **of_weights(pretrained),
+                **pretrained.about,
             }
         )
         for metric, count in zip(("accuracy", "accuracy@5"), setting.hits)

@@ -7,17 +7,17 @@ from typing import Any
 from solo_bam.config.linear import LinearRecipe
 from solo_bam.config.options import transferred_from
 from solo_bam.config.schema import Recipe
-from solo_bam.data.datasets.labelled import LabelledData
 from solo_bam.data.datasets.sources import told
-from solo_bam.evaluate.tally import TOP
+from solo_bam.data.labelled import LabelledData
+from solo_bam.evaluate.tally import TOP, Tally
 from solo_bam.runs.records import Plain, Record, wilson_interval
-from solo_bam.train.classifier import Classifier
 
 
 def classifier_records(
     recipe: LinearRecipe,
     data: LabelledData,
-    model: Classifier,
+    tally: Tally,
+    best: int,
     about: dict[str, Any],
     trained_by: Recipe | None,
     world_size: int,
@@ -27,14 +27,14 @@ def classifier_records(
     Args:
         recipe: a completed recipe.
         data: what it was trained and tested on.
-        model: after a validation.
+        tally: of the validation images.
+        best: the head that is reported.
         about: fields that say which weights were measured.
         trained_by: the pretraining's recipe, None where nothing says it.
         world_size: processes.
     """
     protocol = classifier_protocol(recipe, data, trained_by, world_size)
     place = told(recipe.data, data.val_split, f"{recipe.data.called} val")
-    tally, best = model.tallies[0], model.best
     measured = [("accuracy", tally.accuracies[best])]
     if data.num_classes > TOP:
         measured.append((f"accuracy@{TOP}", tally.top_accuracies[best]))
@@ -50,7 +50,7 @@ def classifier_records(
         )
         for metric, value in measured
     ]
-    if len(model.rates) > 1:
+    if len(recipe.optimizer.lr) > 1:
         rate = recipe.optimizer.lr[best]
         records.append(Record(metric="learning rate", value=rate, unit="", data=place, protocol=protocol, **about))
     return records

@@ -21,7 +21,7 @@ from solo_bam.data.transforms.augmentations import mean_and_std
 from solo_bam.evaluate.davis import ObjectScore, score_sequence
 from solo_bam.evaluate.video import Propagation, dense_features, segment
 from solo_bam.runs.checkpoints.read import Pretrained, backbone_of, load_pretrained
-from solo_bam.runs.records import Plain, Record, evaluation_name, of_weights, records_folder, write_records
+from solo_bam.runs.records import Plain, Record, records_folder, write_records
 
 Extract = Callable[[Tensor], Tensor]
 _MEASURES = ("mean", "recall", "decay")
@@ -39,7 +39,7 @@ def davis(checkpoint: Path, options: DavisOptions) -> list[Record]:
     _check(extract, videos, options, rounded_to)
     records = records_folder(pretrained.path)
     protocol = _protocol(options, videos)
-    name = evaluation_name("davis", options.data.split, pretrained)
+    name = pretrained.evaluation_name("davis", options.data.split)
     folder = expanded(options.output or records / f"{name}-{_key(protocol)}")
     writable(folder, "output")
     writable(records, "checkpoint", "copy it to a folder that can be written")
@@ -155,7 +155,7 @@ def _records(
     values |= {f"F {m}": fmean(getattr(o.boundary, m) for o in objects) for m in _MEASURES}
     values = {"J&F mean": (values["J mean"] + values["F mean"]) / 2, **values}
     protocol = {**protocol, "sequences": len(scored), "objects": len(objects)}
-    about, frames = of_weights(pretrained), sum(len(video.frames) - 2 for video in scored)
+    about, frames = pretrained.about, sum(len(video.frames) - 2 for video in scored)
     return [
         Record(metric=metric, value=100 * value, images=frames, data=f"DAVIS-2017 {split}", protocol=protocol, **about)  # type: ignore[arg-type]
         for metric, value in values.items()

@@ -14,7 +14,7 @@ from solo_bam.config.schema import Data, Recipe
 from solo_bam.data import find_source
 from solo_bam.data.datasets.images import Split
 from solo_bam.data.datasets.sources import told
-from solo_bam.data.loaders.sampling import Seeded, ignore_termination
+from solo_bam.data.sampling import Seeded, ignore_termination
 from solo_bam.data.transforms.augmentations import Crops, plain_view
 from solo_bam.evaluate.features import Features, evaluating, extract_features
 

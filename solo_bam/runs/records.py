@@ -8,14 +8,10 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from solo_bam.core.files import short_name, written_whole
-
-if TYPE_CHECKING:
-    from solo_bam.runs.checkpoints.read import Pretrained
+from solo_bam.core.files import written_whole
 
 Plain = str | int | float | bool | None
 
@@ -81,33 +77,10 @@ def _short(value: Plain) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def of_weights(pretrained: Pretrained) -> dict[str, str | int]:
-    """The fields of a :class:`Record` that say which weights were measured."""
-    return {
-        "method": pretrained.recipe.method,
-        "branch": pretrained.branch,
-        "epoch": pretrained.epoch,
-        "weights": pretrained.weights,
-        "checkpoint": str(pretrained.path),
-    }
-
-
 def records_folder(checkpoint: Path) -> Path:
     """Where records of a checkpoint belong: ``evaluation/`` of its run, or beside a file that lies in no run."""
     run = checkpoint.absolute().parent.parent
     return run / "evaluation" if (run / "run.json").exists() else checkpoint.absolute().parent / "evaluation"
-
-
-def evaluation_name(kind: str, data: str, pretrained: Pretrained) -> str:
-    """Name of the records of one data set, checkpoint and branch: ``knn-digits-student``.
-
-    Args:
-        kind: of the evaluation.
-        data: what the records call the images.
-        pretrained: the weights; a run's newest checkpoint goes without a name.
-    """
-    checkpoint = [] if pretrained.path.stem == "last" else [pretrained.path.stem]
-    return "-".join(map(short_name, [kind, data, *checkpoint, pretrained.branch]))
 
 
 def write_records(folder: Path, name: str, records: Sequence[Record]) -> Path:

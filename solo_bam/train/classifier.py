@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from solo_bam.config.linear import LinearRecipe
 from solo_bam.core import collectives
-from solo_bam.data.datasets.labelled import LabelledData
+from solo_bam.data.labelled import LabelledData
 from solo_bam.evaluate.heads import Heads, parameter_groups, probed_features, probed_width
 from solo_bam.evaluate.tally import Tally
 from solo_bam.solo_learn.schedule import build_optimizer, build_scheduler

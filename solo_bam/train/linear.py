@@ -19,7 +19,7 @@ from solo_bam.config.schema import Recipe
 from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
 from solo_bam.core.files import short_name
-from solo_bam.data.datasets.labelled import LabelledData, find_labelled
+from solo_bam.data.labelled import LabelledData, find_labelled
 from solo_bam.evaluate.pretrained import complete, load_extractor
 from solo_bam.evaluate.protocol import classifier_records
 from solo_bam.evaluate.tally import Tally, write_confusion, write_per_class
@@ -146,7 +146,8 @@ def linear(
             data.write_subsets(folder.path)
         fit(trainer, model, data, folder, checkpoint)
         _test(trainer, model, data)
-        records = classifier_records(recipe, data, model, extractor.about, trained_by, world_size)
+        tally, best = model.tallies[0], model.best
+        records = classifier_records(recipe, data, tally, best, extractor.about, trained_by, world_size)
         if trainer.is_global_zero:
             _write(folder, path, recipe, data, model, records)
     return Classified(folder, model, records)

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.stats import ks_2samp, kstest
 from torchvision import transforms as T
 
-from solo_bam.data.loaders.sampling import seeded
+from solo_bam.data.sampling import seeded
 from solo_bam.data.transforms.batch_draws import draw_batch, draw_many, numbers, uniforms
 from solo_bam.data.transforms.draws import draw, width
 from solo_bam.solo_learn import GaussianBlur

@@ -15,7 +15,7 @@ from torchvision import transforms as T
 from solo_bam.config.resolve import resolve
 from solo_bam.core.errors import UserError
 from solo_bam.data import PretrainData, find_source
-from solo_bam.data.loaders.sampling import seeded
+from solo_bam.data.sampling import seeded
 from solo_bam.data.transforms.contrastive_crop import BoxSchedule, ContrastiveCrop, boxes_from_heat, enlarge
 from tests.recipes import tiny
 

@@ -19,7 +19,7 @@ from solo_bam.core.errors import UserError
 from solo_bam.data.datasets.digits import digits_folder
 from solo_bam.data.datasets.images import ArrayImages, Split
 from solo_bam.data.loaders.dali import DaliLoader, check_dali, files_of
-from solo_bam.data.loaders.sampling import seeded
+from solo_bam.data.sampling import seeded
 from solo_bam.data.transforms.augmentations import Crops
 from solo_bam.data.transforms.draws import draw_all, sampled_sigma
 from solo_bam.train.run import pretrain

@@ -17,7 +17,7 @@ from PIL import Image
 from solo_bam.config.schema import Augmentation
 from solo_bam.data import PretrainData, find_source
 from solo_bam.data.datasets.digits import digits_folder
-from solo_bam.data.loaders.sampling import EpochSampler, seeded
+from solo_bam.data.sampling import EpochSampler, seeded
 from solo_bam.data.transforms.augmentations import MEAN_STD, build_pipeline, plain_view
 from tests.recipes import tiny
 
@@ -194,7 +194,7 @@ def test_a_process_with_living_loader_processes_ends(tmp_path: Path) -> None:
     script.write_text(
         "import torch\n"
         "from torch.utils.data import DataLoader, TensorDataset\n"
-        "from solo_bam.data.loaders.sampling import ignore_termination\n"
+        "from solo_bam.data.sampling import ignore_termination\n"
         "images = TensorDataset(torch.arange(9.0))\n"
         "started = iter(DataLoader(images, num_workers=2, worker_init_fn=ignore_termination))\n"
         "next(started)\n"

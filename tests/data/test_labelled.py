@@ -9,9 +9,9 @@ from solo_bam.config.linear import LinearAugmentation, load_linear_recipe
 from solo_bam.config.schema import Augmentation, Chance
 from solo_bam.core.errors import UserError
 from solo_bam.data.datasets.images import ArrayImages, Split
-from solo_bam.data.datasets.labelled import EveryNth, LabelledData, find_labelled, training_view
 from solo_bam.data.datasets.sources import Source
-from solo_bam.data.loaders.sampling import seeded
+from solo_bam.data.labelled import EveryNth, LabelledData, find_labelled, training_view
+from solo_bam.data.sampling import seeded
 from solo_bam.data.transforms.augmentations import plain_view
 from tests.data.pictures import picture
 from tests.pretrained import TINY

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from solo_bam.config.schema import Augmentation
-from solo_bam.data.loaders.sampling import seeded
+from solo_bam.data.sampling import seeded
 from solo_bam.data.transforms.augmentations import Crops
 from solo_bam.data.transforms.draws import crop_size, draw
 from tests.data.pictures import OPERATIONS, photo

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from solo_bam.data.datasets.labelled import EveryNth
+from solo_bam.data.labelled import EveryNth
 from solo_bam.evaluate.tally import Tally, write_confusion, write_per_class
 from solo_bam.runs.records import wilson_interval
 from tests.processes import run

@@ -16,7 +16,7 @@ from torchvision import transforms as T
 from solo_bam.config.schema import Recipe
 from solo_bam.core.errors import UserError
 from solo_bam.data.datasets.images import Images, open_image, reason
-from solo_bam.data.loaders.sampling import ignore_termination, seeded
+from solo_bam.data.sampling import ignore_termination, seeded
 from solo_bam.data.transforms.draws import crop_size, draw_all, kind
 
 Pipelines = Sequence[tuple[T.Compose, int]]

@@ -17,8 +17,8 @@ from solo_bam.config.schema import Augmentation, RandomResizedCrop, Recipe
 from solo_bam.data.datasets.images import ImageFiles, Split, in_rgb
 from solo_bam.data.datasets.sources import find_source
 from solo_bam.data.loaders.dali import DaliLoader, check_dali, files_of
-from solo_bam.data.loaders.sampling import seeded
 from solo_bam.data.loaders.tensor import TensorImages, TensorLoader, check_tensor
+from solo_bam.data.sampling import seeded
 from solo_bam.data.transforms.augmentations import Crops
 
 BATCH = 32

@@ -14,7 +14,7 @@ from torchvision import transforms as T
 from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
 from solo_bam.data.datasets.images import Images
-from solo_bam.data.loaders.sampling import ignore_termination
+from solo_bam.data.sampling import ignore_termination
 from solo_bam.data.transforms.batch_draws import draw_batch
 from solo_bam.data.transforms.draws import crop_size, kind
 

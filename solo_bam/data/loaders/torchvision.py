@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from solo_bam.config.linear import LinearRecipe
 from solo_bam.config.schema import Recipe
 from solo_bam.data.datasets.images import Images
-from solo_bam.data.loaders.sampling import EpochSampler, ignore_termination
+from solo_bam.data.sampling import EpochSampler, ignore_termination
 
 
 class Loading(pl.LightningDataModule):

@@ -21,7 +21,7 @@ from torchvision import transforms as T
 from torchvision.transforms import functional as TF
 
 from solo_bam.config.schema import Recipe
-from solo_bam.data.loaders.sampling import Seeded, seeded
+from solo_bam.data.sampling import Seeded, seeded
 
 Box = Sequence[float]
 WHOLE = (0.0, 0.0, 1.0, 1.0)

@@ -19,6 +19,7 @@ from solo_bam.config import Recipe
 from solo_bam.config.resolve import uses_cifar_stem
 from solo_bam.config.schema import Network
 from solo_bam.core.errors import UserError
+from solo_bam.core.files import short_name
 from solo_bam.runs.checkpoints.find import find_checkpoint as find_checkpoint
 from solo_bam.runs.checkpoints.solo_learn import about_solo_learn, filled
 
@@ -50,6 +51,27 @@ class Pretrained:
     path: Path
     weights: str
     own_recipe: bool = True
+
+    @property
+    def about(self) -> dict[str, str | int]:
+        """The fields of a :class:`solo_bam.runs.records.Record` that say which weights were measured."""
+        return {
+            "method": self.recipe.method,
+            "branch": self.branch,
+            "epoch": self.epoch,
+            "weights": self.weights,
+            "checkpoint": str(self.path),
+        }
+
+    def evaluation_name(self, kind: str, data: str) -> str:
+        """Name of the records of one data set, checkpoint and branch: ``knn-digits-student``.
+
+        Args:
+            kind: of the evaluation.
+            data: what the records call the images; a run's newest checkpoint goes without a name.
+        """
+        checkpoint = [] if self.path.stem == "last" else [self.path.stem]
+        return "-".join(map(short_name, [kind, data, *checkpoint, self.branch]))
 
 
 def read_checkpoint(path: Path, key: str) -> dict[str, Any]:

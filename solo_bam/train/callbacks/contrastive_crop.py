@@ -15,7 +15,7 @@ from solo_bam.backbones.heat_maps import heat_map
 from solo_bam.core import collectives
 from solo_bam.core.errors import UserError
 from solo_bam.data import PretrainData
-from solo_bam.data.loaders.sampling import ignore_termination
+from solo_bam.data.sampling import ignore_termination
 from solo_bam.data.transforms.contrastive_crop import BoxSchedule, boxes_from_heat
 from solo_bam.evaluate.features import evaluating
 

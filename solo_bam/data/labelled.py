@@ -19,9 +19,9 @@ from solo_bam.core.errors import UserError
 from solo_bam.data.datasets.images import Split
 from solo_bam.data.datasets.sources import Source, find_source, hold_out
 from solo_bam.data.datasets.subsets import balanced
-from solo_bam.data.loaders.sampling import LateLoader, Seeded
 from solo_bam.data.loaders.torchvision import Loading
 from solo_bam.data.module import fraction
+from solo_bam.data.sampling import LateLoader, Seeded
 from solo_bam.data.transforms.augmentations import Transform, plain_view
 
 
