@@ -22,21 +22,21 @@ from benchmarks.timing import machine, markdown, write
 _FIRST_STEP = """
 import os, sys
 import lightning.pytorch as pl
-from solo_bam.cli import pretrain
+from solo_bam.train import run
 
 class Stop(pl.Callback):
     def on_train_batch_end(self, *_):
         os._exit(0)
 
-callbacks = pretrain._callbacks
-pretrain._callbacks = lambda *arguments: callbacks(*arguments) + [Stop()]
+callbacks = run._callbacks
+run._callbacks = lambda *arguments: callbacks(*arguments) + [Stop()]
 from solo_bam.cli import main
 main(["demo", *sys.argv[1:]])
 os._exit(1)
 """
 STARTS = {
     "solo-bam --help": ["-m", "solo_bam", "--help"],
-    "imports of the demo": ["-c", "import solo_bam.cli.demo"],
+    "imports of the demo": ["-c", "import solo_bam.train.demo"],
     "first step of the demo": ["-c", _FIRST_STEP],
 }
 GOALS = {"solo-bam --help": 1.0, "first step of the demo": 15.0}

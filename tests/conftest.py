@@ -56,6 +56,6 @@ def _environment() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _few_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run's pictures are drawn where a test looks at them: they cost as much as a small run itself."""
-    command = sys.modules.get("solo_bam.cli.pretrain")
+    command = sys.modules.get("solo_bam.train.run")
     if command is not None and "pictures" not in request.keywords:
         monkeypatch.setattr(command, "_draw", lambda *_: None)

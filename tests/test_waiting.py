@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from solo_bam.cli import pretrain as command
 from solo_bam.core import hardware
+from solo_bam.train import run as command
 from tests.recipes import tiny
 
 # On a GPU each of them waits for the device: a number or a size is read from it, or data are copied to it.

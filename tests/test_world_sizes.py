@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-import solo_bam.losses.bam as bam_module
 from solo_bam.core import collectives
-from solo_bam.losses import BAMLoss
+from solo_bam.losses import BAMLoss, _kernel, _tiled
 from solo_bam.train.batch_norm import desynchronise, synchronise
 from tests import processes
 
@@ -26,6 +25,12 @@ CASES = {
     "bam_momentum": (2, 0, True),
     "bam_momentum, multi-crop": (2, 2, True),
 }
+OPTIONS: dict[str, dict[str, Any]] = {
+    "positives": {"positive_weight": 0.4},
+    "self": {"positive_masking": "self", "positive_weight": 0.0},
+    "positives, multi-crop": {"positive_weight": 0.4},
+}
+CASES |= {"positives": (2, 0, False), "self": (2, 0, True), "positives, multi-crop": (2, 2, False)}
 
 
 class Network(nn.Module):
@@ -65,7 +70,7 @@ def train(case: str, strided: bool = False) -> dict[str, Any]:
     large, small, momentum = CASES[case]
     network: nn.Module = synchronise(Network())
     teacher = copy.deepcopy(network).requires_grad_(False) if momentum else None
-    loss_fn = BAMLoss(large + small, large, reg=0.5, temperature=0.5, top_k_sink=4)
+    loss_fn = BAMLoss(large + small, large, reg=0.5, temperature=0.5, top_k_sink=4, **OPTIONS.get(case, {}))
     world, rank = collectives.world_size(), collectives.rank()
     share = slice(rank, None, world) if strided else slice(rank * BATCH // world, (rank + 1) * BATCH // world)
     model = DistributedDataParallel(network) if world > 1 else network
@@ -91,17 +96,17 @@ def train_all() -> dict[str, Any]:
     results = {case: train(case) for case in CASES}
     results |= {f"{case}, strided": train(case, True) for case in ("bam", "bam_momentum")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bam_module, "_CPU_TILE_ENTRIES", 1)
-        patch.setattr(bam_module, "_TILE_ROWS", 1)
+        patch.setattr(_kernel, "_CPU_TILE_ENTRIES", 1)
+        patch.setattr(_kernel, "_TILE_ROWS", 1)
         return results | {f"{case}, in tiles": train(case) for case in ("bam", "bam_momentum, multi-crop")}
 
 
 def everything() -> dict[str, Any]:
     """What one start of the processes is worth."""
     results = {"trained": train_all(), "normalised": _normalise_both_ways() if collectives.world_size() < 3 else None}
-    values = {"rank": torch.tensor(float(collectives.rank())), "two": torch.tensor(2.0, requires_grad=True)}
-    results["means"] = {name: mean.tolist() for name, mean in collectives.means(values).items()}
-    bam_module._own_columns = lambda p, dt: dt.view(p.T, p.W, p.B, -1)[:, p.rank].flatten(0, 1)
+    values = torch.tensor([float(collectives.rank()), 2.0], requires_grad=True)
+    results["mean"] = collectives.mean(values).tolist()
+    _tiled._own_columns = lambda p, dt: dt.view(p.T, p.W, p.B, -1)[:, p.rank].flatten(0, 1)
     return {**results, "broken": train("bam") if collectives.world_size() == 2 else None}
 
 
@@ -143,7 +148,7 @@ def test_gradients_that_are_not_added_up_are_noticed(alone: dict[str, Any], of_t
 
 
 def test_what_is_logged_is_the_mean_over_processes(of_two: list[dict[str, Any]]) -> None:
-    assert [results["means"] for results in of_two] == [{"rank": 0.5, "two": 2.0}] * 2
+    assert [results["mean"] for results in of_two] == [[0.5, 2.0]] * 2
 
 
 # ------------------------------------------------------------------------------------- batch norm alone

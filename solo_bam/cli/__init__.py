@@ -44,6 +44,9 @@ solo-bam COMMAND --help tells more.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 when all went well, 2 for an error that the user can mend."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is no reason to stop
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = _run(arguments)
         sys.stdout.flush()
@@ -51,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"solo-bam: error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("solo-bam: error: interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # whoever read the output has gone: | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -16,6 +16,7 @@ from solo_bam.compare.report.write import write_report
 from solo_bam.config.comparison import UNTRAINED, Comparison, load_comparison
 from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
+from solo_bam.core.files import expanded, writable
 
 _JOBLIB = "hydra_plugins.hydra_joblib_launcher"
 
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     launcher = [line for line in options.overrides if line.lstrip("+").startswith(("hydra.", "hydra/"))]
     overrides = [line for line in options.overrides if line not in launcher]
     plan = make_plan(load_comparison(options.name, overrides, options.config_path), options.modules)
+    writable(expanded(plan.comparison.folder), "output")
     _announce(plan)
     return 0 if options.dry_run else compare(plan, launcher)
 
@@ -57,7 +59,7 @@ def compare(plan: Plan, launcher: Sequence[str] = ()) -> int:
     Raises:
         UserError: the comparison is running already, the launcher failed, or the tuning did.
     """
-    comparison, folder = plan.comparison, plan.comparison.folder.expanduser()
+    comparison, folder = plan.comparison, expanded(plan.comparison.folder)
     at_once = comparison.jobs or _gpus(plan)
     launcher = launcher or _on_this_machine(at_once)
     plan = plan.model_copy(update={"at_once": at_once})
@@ -104,7 +106,7 @@ def evaluations(comparison: Comparison, entry: str) -> list[list[str]]:
         lines = override_lines(options.model_dump(mode="json", exclude_defaults=True))
         found.append(["knn", "{run}", *lines])
     if comparison.linear is not None:
-        runs = comparison.folder.expanduser() / RUNS
+        runs = expanded(comparison.folder) / RUNS
         places = override_lines({"checkpoint": {"enabled": False, "dir": str(runs)}, "enable_progress_bar": False})
         found.append(["linear", "{run}", "--config-name", comparison.linear, *places])
     if comparison.untrained and entry == comparison.methods[0].name:

@@ -2,190 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from statistics import fmean
-
-import numpy as np
-import torch
-from torch import Tensor
+from collections.abc import Sequence
 
 from solo_bam.cli.options import checkpoint_parser, parse
-from solo_bam.config.options import parse_options
-from solo_bam.config.schema import Branch, Count, Index, Positive, Section
-from solo_bam.core import hardware
+from solo_bam.config.options import DavisOptions, parse_options
 from solo_bam.core.errors import UserError
-from solo_bam.data.datasets.davis import Video, find_videos, read_frame, read_labels, read_palette, write_labels
-from solo_bam.data.transforms.augmentations import mean_and_std
-from solo_bam.evaluate.davis import ObjectScore, score_sequence
-from solo_bam.evaluate.video import Propagation, dense_features, segment
-from solo_bam.runs.checkpoints.read import Pretrained, backbone_of, load_pretrained
-from solo_bam.runs.records import Plain, Record, of_weights, records_folder, write_records
 
-Extract = Callable[[Tensor], Tensor]
-_MEASURES = ("mean", "recall", "decay")
-
-
-class DavisData(Section):
-    """``path``: the folder that holds ``ImageSets``, ``JPEGImages`` and ``Annotations``."""
-
-    path: Path
-    split: str = "val"
-
-
-class DavisOptions(Section):
-    """The defaults are DINO's and the published BAM's.
-
-    ``layer``: a submodule whose output is taken in place of the last one, e.g. ``layer3`` of a ResNet.
-    ``output``: folder of the masks; by default ``evaluation/davis-<branch>`` of the run.
-    """
-
-    data: DavisData
-    branch: Branch = "student"
-    layer: str | None = None
-    short_side: Count = 480
-    n_last_frames: Index = 7
-    size_mask_neighborhood: Index = 12
-    topk: Count = 5
-    temperature: Positive = 0.1
-    accelerator: str = "auto"
-    output: Path | None = None
-
-    @property
-    def propagation(self) -> Propagation:
-        """How labels are handed on."""
-        return Propagation(self.n_last_frames, self.size_mask_neighborhood, self.topk, self.temperature)
+_SHOWN = ("short_side", "n_last_frames", "size_mask_neighborhood", "topk", "temperature")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Write masks, a table and records, and print the table."""
     description = "Video object segmentation by label propagation on DAVIS-2017."
-    words = "data.path=DAVIS, data.split=val, branch=teacher, " + ", ".join(_shown(DavisOptions))
-    options = parse(checkpoint_parser("davis", description, words), arguments)
-    if not any(word.startswith("data.path=") for word in options.settings):
+    defaults = [f"{name}={DavisOptions.model_fields[name].default}" for name in _SHOWN]
+    words = ", ".join(["data.path=DAVIS, data.split=val, branch=teacher", *defaults, "layer=NAME, output=FOLDER"])
+    asked = parse(checkpoint_parser("davis", description, words), arguments)
+    if not any(word.startswith("data.path=") for word in asked.settings):
         raise UserError("data.path", "is missing", "give the folder of DAVIS-2017: data.path=…")
-    davis(options.checkpoint, parse_options(DavisOptions, options.settings))
+    options = parse_options(DavisOptions, asked.settings)
+
+    from solo_bam.evaluate.video_segmentation import davis
+
+    davis(asked.checkpoint, options)
     return 0
-
-
-def _shown(model: type[Section]) -> list[str]:
-    kept = ("short_side", "n_last_frames", "size_mask_neighborhood", "topk", "temperature")
-    return [f"{name}={model.model_fields[name].default}" for name in kept] + ["layer=NAME", "output=FOLDER"]
-
-
-def davis(checkpoint: Path, options: DavisOptions) -> list[Record]:
-    """Segment and score all sequences of a split.
-
-    Raises:
-        UserError: a checkpoint, a folder or a setting that does not fit; before anything is written.
-    """
-    videos = find_videos(options.data.path, options.data.split)
-    pretrained = load_pretrained(checkpoint, options.branch)
-    extract, rounded_to = _extractor(pretrained, options)
-    _check(extract, videos[0], options, rounded_to)
-    records = records_folder(pretrained.path)
-    name = f"davis-{pretrained.branch}"
-    folder = (options.output or records / name).expanduser()
-    scores: dict[str, list[ObjectScore]] = {}
-    for video in videos:
-        scores[video.name] = _segmented(video, extract, options, rounded_to, folder)
-        print(f"{video.name:<22}" + _row(scores[video.name]), flush=True)
-    _write_table(folder / "objects.csv", scores)
-    numbers = _records(pretrained, options, scores, sum(len(v.frames) - 2 for v in videos))
-    write_records(records, name, numbers)
-    _report(numbers, folder)
-    return numbers
-
-
-def _extractor(pretrained: Pretrained, options: DavisOptions) -> tuple[Extract, int]:
-    """What maps frames in [0, 1] to features, and what the frames' sides must be multiples of."""
-    recipe = pretrained.recipe
-    device = torch.device(hardware.find_devices(options.accelerator, 1).accelerator)
-    backbone = backbone_of(recipe, any_size=True)
-    backbone.load_state_dict(pretrained.backbone.state_dict())
-    backbone.to(device)
-    patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", (1, 1))[0]
-    if options.short_side % patch:
-        problem = f"got {options.short_side}, must be a multiple of the patches' side ({patch})"
-        raise UserError("short_side", problem, "change it")
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in mean_and_std(recipe.data.dataset, recipe.augmentations[0]))
-
-    def extract(images: Tensor) -> Tensor:
-        return dense_features(backbone, ((images - mean) / std).to(device), options.layer)
-
-    return extract, 64 if 64 % patch == 0 else patch
-
-
-def _check(extract: Extract, video: Video, options: DavisOptions, rounded_to: int) -> None:
-    """Segment a first frame alone: a network that cannot is told before anything is written."""
-    first = read_labels(video.annotations[0])
-    frames = [read_frame(video.frames[0])]
-    list(segment(extract, frames, first, options.short_side, rounded_to, options.propagation))
-
-
-def _segmented(
-    video: Video, extract: Extract, options: DavisOptions, rounded_to: int, folder: Path
-) -> list[ObjectScore]:
-    """Masks of one sequence, written and scored."""
-    truths = np.stack([read_labels(path) for path in video.annotations])
-    frames = (read_frame(path) for path in video.frames)
-    found = list(segment(extract, frames, truths[0], options.short_side, rounded_to, options.propagation))
-    palette = read_palette(video.annotations[0])
-    (folder / video.name).mkdir(parents=True, exist_ok=True)
-    for path, labels in zip(video.frames, found):
-        write_labels(folder / video.name / f"{path.stem}.png", labels, palette)
-    return score_sequence(truths, np.stack(found))
-
-
-# ------------------------------------------------------------------------------------------- results
-
-
-def _row(scores: Sequence[ObjectScore]) -> str:
-    if not scores:
-        return " no objects"
-    region, edge = fmean(s.region.mean for s in scores), fmean(s.boundary.mean for s in scores)
-    return f" {len(scores)} objects  J {100 * region:5.1f}  F {100 * edge:5.1f}"
-
-
-def _write_table(path: Path, scores: dict[str, list[ObjectScore]]) -> None:
-    """A row per object, in percent."""
-    with path.open("w", newline="") as out:
-        table = csv.writer(out)
-        table.writerow(["sequence", "object", *(f"{m} {s}" for m in "JF" for s in _MEASURES)])
-        for name, objects in scores.items():
-            for score in objects:
-                values = [f"{100 * v:.2f}" for v in (*score.region, *score.boundary)]
-                table.writerow([name, score.object, *values])
-
-
-def _records(
-    pretrained: Pretrained, options: DavisOptions, scores: dict[str, list[ObjectScore]], frames: int
-) -> list[Record]:
-    """Means over all objects of all sequences, as DAVIS reports them."""
-    objects = [score for of_video in scores.values() for score in of_video]
-    if not objects:
-        raise UserError("data.path", "the first frames' annotations show no object", "check the annotations")
-    values = {f"J {m}": fmean(getattr(o.region, m) for o in objects) for m in _MEASURES}
-    values |= {f"F {m}": fmean(getattr(o.boundary, m) for o in objects) for m in _MEASURES}
-    values = {"J&F mean": (values["J mean"] + values["F mean"]) / 2, **values}
-    protocol: dict[str, Plain] = {
-        "kind": "video segmentation",
-        "online": False,
-        "features": options.layer or "last layer",
-        **options.model_dump(include={"short_side", *Propagation.__dataclass_fields__}),
-        "sequences": len(scores),
-        "objects": len(objects),
-    }
-    about = of_weights(pretrained)
-    data = f"DAVIS-2017 {options.data.split}"
-    return [
-        Record(metric=metric, value=100 * value, images=frames, data=data, protocol=protocol, **about)  # type: ignore[arg-type]
-        for metric, value in values.items()
-    ]
-
-
-def _report(records: Sequence[Record], folder: Path) -> None:
-    print(", ".join(f"{r.metric} {r.value:.1f}" for r in records))
-    print(records[0].stated)
-    print(f"Masks: {folder}")

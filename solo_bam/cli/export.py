@@ -3,72 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
 
 from solo_bam.cli.options import checkpoint_parser, parse
-from solo_bam.config.options import parse_options
-from solo_bam.config.schema import Branch, Section
-from solo_bam.core.errors import UserError
-from solo_bam.runs.checkpoints.export import Card, detectron2_file, model_card, safetensors_file
-from solo_bam.runs.checkpoints.read import Pretrained, load_pretrained
-from solo_bam.runs.folder import RunFolder
-from solo_bam.runs.records import read_records, records_folder
-
-
-class ExportOptions(Section):
-    """``output``: a folder; by default ``export/<branch>-<format>`` of the run, or beside a file of no run."""
-
-    format: Literal["timm", "detectron2"] = "timm"
-    branch: Branch = "student"
-    half: bool = False
-    output: Path | None = None
+from solo_bam.config.options import ExportOptions, parse_options
 
 
 def main(arguments: Sequence[str]) -> int:
     """Write the weights and ``README.md``."""
     description = "Write a backbone for timm or detectron2, with a model card."
     words = "format=timm|detectron2, branch=student|teacher, half=True, output=FOLDER"
-    options = parse(checkpoint_parser("export", description, words), arguments)
-    path = export(options.checkpoint, parse_options(ExportOptions, options.settings))
+    asked = parse(checkpoint_parser("export", description, words), arguments)
+    options = parse_options(ExportOptions, asked.settings)
+
+    from solo_bam.runs.checkpoints.export.write import export
+
+    path = export(asked.checkpoint, options)
     print(f"Weights: {path}\nModel card: {path.with_name('README.md')}")
     return 0
-
-
-def export(checkpoint: Path, settings: ExportOptions) -> Path:
-    """Write a backbone's weights and its model card.
-
-    Returns:
-        the file of weights.
-
-    Raises:
-        UserError: a checkpoint that cannot be read, or a network or values that the format has no room for.
-    """
-    if settings.format == "detectron2" and settings.half:
-        raise UserError("half", "got True, detectron2 reads 32-bit weights", "set half=False")
-    pretrained = load_pretrained(checkpoint, settings.branch)
-    if settings.format == "timm":
-        name, content = "backbone.safetensors", safetensors_file(pretrained, settings.half)
-    else:
-        name, content = "backbone.pkl", detectron2_file(pretrained.backbone, pretrained.recipe.backbone.name)
-    records = records_folder(pretrained.path)
-    folder = _folder(settings.output or records.with_name("export") / f"{pretrained.branch}-{settings.format}")
-    scratch = folder / f"{name}.part"
-    scratch.write_bytes(content)
-    path = scratch.replace(folder / name)  # whole or not at all
-    card = Card(pretrained, name, settings.half, _run_of(pretrained), read_records(records))
-    (folder / "README.md").write_text(model_card(card))
-    return path
-
-
-def _folder(path: Path) -> Path:
-    try:
-        path.expanduser().mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        problem = f"got {str(path)!r}, which cannot be a folder ({error.strerror})"
-        raise UserError("output", problem, "give another") from None
-    return path.expanduser()
-
-
-def _run_of(pretrained: Pretrained) -> dict[str, object]:
-    return RunFolder(pretrained.path.absolute().parent.parent).record()

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from solo_bam.core.errors import UserError
+from solo_bam.core.files import expanded
+from solo_bam.runs.checkpoints.find import find_checkpoint
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,11 +87,18 @@ def import_modules(names: Sequence[str]) -> None:
 
 
 def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Options and overrides in any order."""
-    return parser.parse_intermixed_args(list(arguments))
+    """Options and overrides in any order; a checkpoint that is not there is told before anything is imported.
+
+    Raises:
+        UserError: words that the command does not take, or no such checkpoint.
+    """
+    asked = parser.parse_intermixed_args(list(arguments))
+    if "checkpoint" in asked:
+        find_checkpoint(asked.checkpoint, "checkpoint")
+    return asked
 
 
 def split_settings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Paths and ``key=value`` settings; what is there is a path (``epoch=19.ckpt``)."""
-    settings = [a for a in arguments if "=" in a and not Path(a).expanduser().exists()]
+    settings = [a for a in arguments if "=" in a and not expanded(Path(a)).exists()]
     return [a for a in arguments if a not in settings], settings

@@ -10,6 +10,7 @@ from solo_bam.cli.options import Parser, parse, split_settings
 from solo_bam.config.options import parse_options
 from solo_bam.config.plotting import PlotOptions
 from solo_bam.core.errors import UserError
+from solo_bam.core.files import expanded, writable
 
 WHAT = {
     "curves": ("RUN…", "losses and accuracies; several runs in one picture"),
@@ -70,6 +71,8 @@ def draw(what: str, paths: Sequence[Path], options: PlotOptions) -> Path:
         raise UserError("plot", "matplotlib is not installed", "pip install 'solo-bam[plots]'") from None
     if options.output is not None and options.output.suffix not in (".png", ".pdf", ".svg"):
         raise UserError("output", f"got {options.output}, must end in .png, .pdf or .svg", "correct it")
+    if options.output is not None:
+        writable(expanded(options.output).parent, "output")
     if what == "curves":
         return pictures.plot_curves(paths, options)
     if what in ("entropy", "confusion"):

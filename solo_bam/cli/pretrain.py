@@ -3,54 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import lightning.pytorch as pl
-import torch
-from lightning.pytorch.callbacks import LearningRateMonitor
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-
-from solo_bam.backbones import is_resnet
 from solo_bam.cli.options import import_modules, parse, recipe_parser
-from solo_bam.config import Recipe, load_recipe
-from solo_bam.config.resolve import resolve, uses_cifar_stem
-from solo_bam.core import hardware
-from solo_bam.data import PretrainData, Source, find_source
-from solo_bam.data.transforms.contrastive_crop import BoxSchedule
-from solo_bam.evaluate.online import online_records
-from solo_bam.runs.folder import RunFolder
-from solo_bam.runs.records import write_records
-from solo_bam.train.callbacks import (
-    CollapseMonitor,
-    ContrastiveCropBoxes,
-    CosineWeightDecay,
-    CostMeter,
-    EpochSeed,
-    NonFiniteLoss,
-    OnlineKNN,
-    ProgressBar,
-    Saving,
-    UnreadableImages,
-)
-from solo_bam.train.pretrain import (
-    RecipeInCheckpoint,
-    build_model,
-    build_trainer,
-    check_size,
-    find_devices,
-    fit,
-    folder_and_checkpoint,
-    seed_everything,
-)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished run."""
-
-    folder: RunFolder
-    model: pl.LightningModule
-    metrics: dict[str, float]
+from solo_bam.config import load_recipe
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -60,118 +15,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(parser, arguments)
     import_modules(options.modules)
     recipe = load_recipe(options.config_name, options.overrides, options.config_path)
-    trained = pretrain(recipe, resume=options.resume)
-    _report(trained)
+
+    from solo_bam.train.run import pretrain, report_pretrained
+
+    report_pretrained(pretrain(recipe, resume=options.resume))
     return 0
-
-
-def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
-    """Train from a checked recipe; nothing is written before everything that can be checked is.
-
-    Args:
-        recipe: as :func:`solo_bam.config.load_recipe` gives it.
-        resume: continue the newest unfinished run of this recipe; there must be one.
-
-    Raises:
-        UserError: data, devices or a checkpoint that do not fit the recipe, or a loss that is not finite.
-    """
-    devices, world_size = find_devices(recipe)
-    source = find_source(recipe.data)
-    cfg = resolve(recipe, source.num_classes, source.val is not None, world_size)
-    data = PretrainData(recipe, source)
-    check_size(len(data.train_set), recipe.optimizer.batch_size, world_size)
-    folder, checkpoint = folder_and_checkpoint(recipe, resume, world_size)
-    steps_per_epoch = len(data.train_set) // (recipe.optimizer.batch_size * world_size)
-    trainer = build_trainer(recipe, devices, folder, _callbacks(recipe, folder, data), steps_per_epoch)
-
-    seed_everything(recipe.seed)
-    model = build_model(recipe, cfg, devices)
-    if not recipe.performance.disable_channel_last:
-        model = model.to(memory_format=torch.channels_last)
-    _announce(recipe, source.val is not None)
-
-    if trainer.is_global_zero:
-        folder.start(recipe, hardware.describe())
-        folder.clear_failures()
-    fit(trainer, model, data, folder, checkpoint)
-    # A run that was killed between its last checkpoint and its end has nothing left to train.
-    saved = trainer.checkpoint_callback.metrics if isinstance(trainer.checkpoint_callback, Saving) else {}
-    metrics = saved | {key: float(value) for key, value in trainer.callback_metrics.items()}
-    if trainer.is_global_zero:
-        folder.write_metrics()
-        _record(folder, recipe, metrics, model, source)
-        _draw(folder, recipe, model, source)
-        folder.finish(**metrics)
-    return Trained(folder, model, metrics)
-
-
-def _record(
-    folder: RunFolder, recipe: Recipe, metrics: dict[str, float], model: pl.LightningModule, source: Source
-) -> None:
-    if source.val is not None:
-        checkpoint = str(folder.last_checkpoint) if recipe.checkpoint.enabled else None
-        records = online_records(recipe, metrics, model, len(source.val), checkpoint)
-        write_records(folder.path / "evaluation", "online", records)
-
-
-def _callbacks(recipe: Recipe, folder: RunFolder, data: PretrainData) -> list[pl.Callback]:
-    callbacks: list[pl.Callback] = [
-        EpochSeed(recipe.seed),
-        NonFiniteLoss(),
-        CollapseMonitor(recipe.optimizer.batch_size),
-        LearningRateMonitor(),
-        RecipeInCheckpoint(recipe),
-        CostMeter(folder, recipe.optimizer.batch_size),
-    ]
-    if recipe.optimizer.weight_decay_end is not None:
-        callbacks.append(CosineWeightDecay(recipe.optimizer.weight_decay, recipe.optimizer.weight_decay_end))
-    if recipe.trainer_arguments.get("enable_progress_bar", True):
-        callbacks.append(ProgressBar())
-    if recipe.data.on_error == "skip":
-        callbacks.append(UnreadableImages())
-    if recipe.data.contrastive_crop.enabled:
-        callbacks.append(ContrastiveCropBoxes.of(data))
-    if recipe.knn_eval.freq is not None and data.val_set is not None:
-        callbacks.append(OnlineKNN.of(data))
-    if recipe.checkpoint.enabled:
-        callbacks.append(Saving(folder, recipe.checkpoint.frequency, recipe.checkpoint.keep_prev))
-    return callbacks
-
-
-def _announce(recipe: Recipe, has_val: bool) -> None:
-    """What a user might not expect, before it starts."""
-    rank_zero_info(
-        f"{recipe.method} on {recipe.data.called}: {recipe.num_large_crops} large and {recipe.num_small_crops} small "
-        f"crops, seed {recipe.seed}"
-    )
-    if is_resnet(recipe.backbone.name):
-        stem = "the stem for small images (3x3, no max-pooling)" if uses_cifar_stem(recipe) else "ImageNet's stem"
-        rank_zero_info(f"{recipe.backbone.name} with {stem}; backbone.cifar_stem changes it")
-    if recipe.data.contrastive_crop.enabled:
-        first = BoxSchedule.of(recipe).first_use
-        never = "" if first < recipe.max_epochs else f", which {recipe.max_epochs} epochs never reach"
-        rank_zero_info(f"ContrastiveCrop: crops follow the boxes from epoch {first} on (counted from 0){never}")
-    if not has_val:
-        rank_zero_info("No labelled validation set: the online linear head and k-NN are not evaluated.")
-    if recipe.debug_augmentations:
-        from solo_bam.data.transforms.augmentations import Crops
-
-        rank_zero_info(str(Crops(recipe.data.dataset, recipe.augmentations)))
-
-
-def _draw(folder: RunFolder, recipe: Recipe, model: pl.LightningModule, source: Source) -> None:
-    try:
-        from solo_bam.train.pictures import draw_finished
-    except ImportError:
-        rank_zero_info("No pictures of the run: pip install 'solo-bam[plots]'")
-        return
-    draw_finished(folder, recipe, model.backbone, source)  # type: ignore[arg-type]
-
-
-@rank_zero_only
-def _report(trained: Trained) -> None:
-    headline = [f"{name}_epoch" for name in getattr(trained.model, "headline", ())]
-    names = (*headline, "knn_acc1", "val_knn_acc1", "val_acc1")
-    shown = [f"{name.removesuffix('_epoch')} {trained.metrics[name]:.2f}" for name in names if name in trained.metrics]
-    print(f"Finished: {', '.join(shown)}" if shown else "Finished.")
-    print(f"Run: {trained.folder.path}")

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from solo_bam.cli.options import Parser, parse
-from solo_bam.compare.collect import collect
-from solo_bam.compare.progress import overview
-from solo_bam.compare.report.write import write_report
+from solo_bam.core.files import expanded, writable
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -17,10 +15,20 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a folder of solo-bam compare")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: DIR; report/ of several")
     parser.add_argument("--latex", action="store_true", help="write results.tex, too")
+    parser.add_argument("--results", type=Path, metavar="FILE.csv", help="write the numbers alone there, too")
     options = parse(parser, arguments)
-    results = [collect(folder.expanduser()) for folder in options.folders]
-    output = options.output or (options.folders[0] if len(results) == 1 else Path("report"))
-    page = write_report(results, output.expanduser(), with_latex=options.latex)
+
+    from solo_bam.compare.collect import collect
+    from solo_bam.compare.progress import overview
+    from solo_bam.compare.report.tables import write_results
+    from solo_bam.compare.report.write import write_report
+
+    output = expanded(options.output or (options.folders[0] if len(options.folders) == 1 else Path("report")))
+    writable(output, "--output")
+    results = [collect(expanded(folder)) for folder in options.folders]
+    page = write_report(results, output, with_latex=options.latex)
+    if options.results:
+        write_results(expanded(options.results), results)
     for one in results:
         print(f"{one.name}{overview(one)}")
     print(f"Report: {page}")

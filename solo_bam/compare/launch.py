@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shlex
@@ -21,7 +20,7 @@ from pydantic import BaseModel
 from solo_bam.compare.plan import PlannedRun, quoted
 from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
-from solo_bam.core.files import written_whole
+from solo_bam.core.files import locked, writable, written_whole
 from solo_bam.runs.folder import RunFolder, recipe_hash
 
 RUNNING, FINISHED, FAILED = "running", "finished", "failed"
@@ -140,7 +139,7 @@ def one_gpu(folder: Path) -> Iterator[dict[str, str]]:
     """
     for gpu in _gpus():
         with (folder / f"gpu-{socket.gethostname()}-{gpu}.lock").open("a") as lock:
-            if _locked(lock):
+            if locked(lock):
                 yield {"CUDA_VISIBLE_DEVICES": gpu}
                 return
     yield {}
@@ -153,15 +152,6 @@ def _gpus() -> list[str]:
     return names if len(names) > 1 else []
 
 
-def _locked(file: IO[str]) -> bool:
-    """Lock a file until it is closed; False where another process holds it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
 # ------------------------------------------------------------------------------------------- multirun
 
 
@@ -170,11 +160,12 @@ def alone(folder: Path) -> Iterator[IO[str]]:
     """Hold a comparison's folder, so that it is not run twice at a time; the lock goes to whoever is handed the file.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or it cannot be written.
     """
+    writable(folder, "output")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "comparison.lock").open("a") as lock:
-        if not _locked(lock):
+        if not locked(lock):
             problem = f"{folder} is in use: this comparison is running already, or runs of a killed start still are"
             raise UserError("output", problem, "wait for it, stop it, or give another folder")
         yield lock

@@ -18,6 +18,7 @@ from solo_bam.config.comparison import Comparison, Entry
 from solo_bam.config.recipe import recipe_names
 from solo_bam.config.resolve import resolve
 from solo_bam.core.errors import UserError
+from solo_bam.core.files import expanded
 from solo_bam.data import find_source
 from solo_bam.runs.folder import RunFolder, changes, flat
 from solo_bam.train.pretrain import check_size, find_devices
@@ -202,7 +203,7 @@ def _compose(comparison: Comparison, entry: Entry, extra: Sequence[str]) -> tupl
     path, name = comparison.place(entry)
     asked = [] if comparison.epochs is None else [f"max_epochs={comparison.epochs}"]
     asked = [*override_lines(comparison.shared), *asked, *override_lines(entry.keys), *extra]
-    runs = f"checkpoint.dir={quoted(str(comparison.folder.expanduser() / RUNS))}"
+    runs = f"checkpoint.dir={quoted(str(expanded(comparison.folder) / RUNS))}"
     kept = ["checkpoint.enabled=True", runs, "auto_resume.enabled=True", "auto_resume.max_hours=1e6"]
     try:
         recipe = load_recipe(name, [*asked, *kept], path)

@@ -70,6 +70,11 @@ class Outcome:
     cost: Cost | None = None
     about: dict[str, object] = field(default_factory=dict)
 
+    @property
+    def collapsed_in(self) -> object:
+        """The epoch since which the training had collapsed at its end; None for a sound run."""
+        return self.about.get("collapsed_in")
+
 
 class Column(NamedTuple):
     """Numbers of one protocol, which alone may stand in one column.

@@ -11,7 +11,7 @@ from hydra.errors import HydraException, OverrideParseException
 from pydantic import BeforeValidator, Field, ValidationError
 
 from solo_bam.config.recipe import user_error
-from solo_bam.config.schema import Count, Data, Index, Network, Positive, Recipe, Section, listed
+from solo_bam.config.schema import Branch, Count, Data, ImageData, Index, Network, Positive, Recipe, Section, listed
 from solo_bam.core.errors import UserError
 
 S = TypeVar("S", bound=Section)
@@ -36,6 +36,59 @@ class KNNOptions(Section):
     batch_size: Count = 256
     num_workers: Index = 4
     accelerator: str = "auto"
+    output: Path | None = None
+
+
+class ExportOptions(Section):
+    """``output``: a folder; by default ``export/<branch>-<format>`` of the run, or beside a file of no run."""
+
+    format: Literal["timm", "detectron2"] = "timm"
+    branch: Branch = "student"
+    half: bool = False
+    output: Path | None = None
+
+
+class DavisData(Section):
+    """``path``: the folder that holds ``ImageSets``, ``JPEGImages`` and ``Annotations``."""
+
+    path: Path
+    split: str = "val"
+
+
+class DavisOptions(Section):
+    """The defaults are DINO's and the published BAM's.
+
+    ``layer``: a submodule whose output is taken in place of the last one, e.g. ``layer3`` of a ResNet.
+    ``output``: folder of the masks; by default a folder of the protocol in ``evaluation/`` of the run.
+    """
+
+    data: DavisData
+    branch: Branch = "student"
+    layer: str | None = None
+    short_side: Count = 480
+    n_last_frames: Index = 7
+    size_mask_neighborhood: Index = 12
+    topk: Count = 5
+    temperature: Positive = 0.1
+    accelerator: str = "auto"
+    output: Path | None = None
+
+
+PublishedName = Literal["vit_small_patch16_224", "vit_base_patch16_224", "caformer_m36"]
+
+
+class NamedBackbone(Section):
+    """One of the published architectures."""
+
+    name: PublishedName
+
+
+class ImportOptions(Section):
+    """``head``: a linear head's file. ``branch``: null for all that the file holds. ``output``: a new run's folder."""
+
+    backbone: NamedBackbone
+    head: Path | None = None
+    branch: Branch | None = None
     output: Path | None = None
 
 
@@ -76,6 +129,17 @@ def evaluation_data(recipe: Recipe, changes: dict[str, Any]) -> Data:
     if changes.get("train_path", own.get("train_path")) != own.get("train_path"):
         own.pop("name", None)  # it is of other images
     return _validated(Data, own | changes, "data.")
+
+
+def transferred_from(own: Data, data: ImageData) -> str | None:
+    """The dataset that weights were trained on (``own``), where it is another than that of the evaluation.
+
+    One's own images are the same where they have the same name, or none and the same place.
+    """
+    same = own.name == data.name if own.name or data.name else own.train_path == data.train_path
+    if own.dataset == data.dataset and (same or data.dataset != "custom"):
+        return None
+    return own.called if own.name or own.dataset != "custom" else str(own.train_path or "other images")
 
 
 def _validated(model: type[S], raw: dict[str, Any], prefix: str = "") -> S:

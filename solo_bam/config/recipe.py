@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import functools
+import importlib.util
 import inspect
 import os
 import re
@@ -13,7 +16,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
-from lightning.pytorch.utilities import rank_zero_info
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
@@ -176,12 +178,10 @@ def _refuse_calls(value: Any, place: str = "") -> None:
 
 
 def _check_top_level(recipe: Run) -> None:
-    from lightning.pytorch import Trainer
-
     for key in solo_learn.UNREAD_KEYS:
         if (recipe.__pydantic_extra__ or {}).pop(key, None) is not None:
-            rank_zero_info(f"{key}: solo-learn does not read it")
-    allowed = [*type(recipe).model_fields, *list(inspect.signature(Trainer.__init__).parameters)[1:]]
+            _say(f"{key}: solo-learn does not read it")
+    allowed = [*type(recipe).model_fields, *_trainer_arguments()]
     for key, value in recipe.trainer_arguments.items():
         if key in _OURS:
             raise UserError(key, "is set by solo-bam itself", "remove it")
@@ -189,6 +189,25 @@ def _check_top_level(recipe: Run) -> None:
             raise UserError(
                 key, f"unknown key (value {value!r}){nearest(key, allowed)}", "remove it or correct its name"
             )
+
+
+@functools.cache
+def _trainer_arguments() -> list[str]:
+    """Of Lightning's Trainer, read from its source: importing it takes seconds, which a misspelt key should not."""
+    spec = importlib.util.find_spec("lightning")
+    assert spec is not None
+    assert spec.origin is not None
+    tree = ast.parse(Path(spec.origin).with_name("pytorch").joinpath("trainer", "trainer.py").read_text())
+    trainer = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Trainer")
+    made = next(node for node in trainer.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
+    return [argument.arg for argument in (*made.args.args[1:], *made.args.kwonlyargs)]
+
+
+def _say(text: str) -> None:
+    """On the first process."""
+    from lightning.pytorch.utilities import rank_zero_info
+
+    rank_zero_info(text)
 
 
 def _check_method(recipe: Recipe) -> None:
@@ -207,7 +226,7 @@ def _check_method(recipe: Recipe) -> None:
     options = solo_learn.own_options(recipe.method)
     for key in solo_learn.own_method(recipe.method).unread_options:
         if recipe.method_kwargs.pop(key, None) is not None:
-            rank_zero_info(f"method_kwargs.{key}: solo-learn's {recipe.method} does not read it")
+            _say(f"method_kwargs.{key}: solo-learn's {recipe.method} does not read it")
     for key, value in recipe.method_kwargs.items():
         if key not in options:
             raise UserError(

@@ -52,7 +52,8 @@ class BAMOptions(Section):
     temperature: Sharpness = 0.1
     num_sink_iter: Index = 3
     top_k_sink: Index = 0
-    positive_masking: bool = True
+    positive_masking: Literal[True, False, "self"] = True
+    positive_weight: Share = 0.0
     target_crops_number: Count | None = None
 
     def reg_at(self, epoch: int) -> float:
@@ -347,7 +348,11 @@ class Run(Section):
 
 
 class Recipe(Run):
-    """A pretraining recipe. ``tuned``: the dataset that its rate and decay were chosen on; null: nobody has."""
+    """A pretraining recipe.
+
+    ``tuned``: the dataset that its rate and decay were chosen on; null: nobody has. ``on_collapse``: whether a training
+    whose projections have become alike goes on with a warning, or is stopped with an error.
+    """
 
     method_kwargs: dict[str, Any] = {}
     backbone: Backbone
@@ -360,6 +365,7 @@ class Recipe(Run):
     knn_eval: KNNEval = KNNEval()
     auto_umap: AutoUMAP = AutoUMAP()
     tuned: str | None = None
+    on_collapse: Literal["warn", "stop"] = "warn"
     debug_augmentations: bool = False
 
     @property

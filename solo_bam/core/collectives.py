@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -76,8 +77,10 @@ def own_sum(x: Tensor) -> Tensor:
     own = torch.empty_like(x[0])
     try:
         dist.reduce_scatter_tensor(own, x.flatten(0, 1))  # half an all-reduce's bytes
-    except RuntimeError:  # gloo of older torch has none
-        return all_sum(x)[dist.get_rank()]
+    except RuntimeError as error:
+        if dist.get_backend() != "gloo" or "support" not in str(error):
+            raise
+        return all_sum(x)[dist.get_rank()]  # gloo of older torch has none
     return own
 
 
@@ -90,15 +93,9 @@ def all_logsumexp(x: Tensor) -> Tensor:
     return shift + all_sum((x - shift).exp()).log()
 
 
-def means(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The mean over all processes of each scalar, by one collective that the host does not wait for. No gradient.
-
-    Lightning's ``log(…, sync_dist=True)`` has all processes wait for each other, once for each value and step.
-    """
-    if not is_distributed():
-        return values
-    together = torch.stack([value.detach().float() for value in values.values()])
-    return dict(zip(values, all_sum(together).div_(world_size()).unbind()))
+def mean(x: Tensor) -> Tensor:
+    """Mean of ``x`` over all processes, elementwise, by a collective that the host does not wait for. No gradient."""
+    return all_sum(x.detach().clone()).div_(world_size()) if is_distributed() else x.detach()
 
 
 class _Sum(torch.autograd.Function):
@@ -116,6 +113,21 @@ class _Sum(torch.autograd.Function):
 def differentiable_sum(x: Tensor) -> Tensor:
     """Sum of ``x`` over all processes, elementwise; the backward adds the processes' gradients up."""
     return _Sum.apply(x) if is_distributed() else x
+
+
+def gather_number(value: int) -> list[int]:
+    """A whole number of each process, by rank; exchanged between the hosts, so that nobody waits for a device."""
+    if not is_distributed():
+        return [value]
+    numbers = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
+    dist.all_gather(numbers, torch.tensor([value]), group=_hosts(dist.group.WORLD))
+    return [int(number) for number in numbers]
+
+
+@functools.cache
+def _hosts(world: object) -> Any:
+    """A group of the same processes that talk over the CPU, made once for each default group."""
+    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
 
 def gather_objects(value: Any) -> list[Any]:

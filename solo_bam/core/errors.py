@@ -33,12 +33,13 @@ class Stopped(UserError):
     Args:
         problem: by what, and where it was saved.
         number: the signal; the exit code is 128 and it, as shells have it.
+        remedy: how to go on.
     """
 
     on_all_processes = True
 
-    def __init__(self, problem: str, number: int):
-        super().__init__("solo-bam", problem, "continue with --resume")
+    def __init__(self, problem: str, number: int, remedy: str = "continue with --resume"):
+        super().__init__("solo-bam", problem, remedy)
         self.exit_code = 128 + number
 
 
@@ -52,6 +53,8 @@ def _parse(text: str) -> tuple[str, str, str]:
 
 def printable(text: str) -> str:
     """A text with everything that a terminal might obey, or cannot show, spelled out (``\\n``, ``\\x1b``)."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

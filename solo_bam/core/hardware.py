@@ -60,11 +60,6 @@ def reading_waits(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def number(value: float, device: torch.device) -> torch.Tensor:
-    """A number on a device, float32; the device writes it, where a copy from the host would have the host wait."""
-    return torch.full((), value, device=device)
-
-
 def gpus() -> int:
     """CUDA devices that this process may use."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from solo_bam.data.datasets.davis import VOID as VOID
+
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.uint8]
-VOID = 255  # in annotations: counted as background, as in the semi-supervised evaluation
 TOLERANCE = 0.008  # of the image's diagonal
 
 

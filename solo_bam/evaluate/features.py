@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from solo_bam.core import collectives
+from solo_bam.core.errors import UserError
 from solo_bam.data.loaders.sampling import ignore_termination
 
 
@@ -127,10 +128,16 @@ def extract_features(
         workers: loader processes.
         progress: shows a bar of this name.
         bf16: the backbone runs in bfloat16 autocast.
+
+    Raises:
+        UserError: a feature is NaN or infinite: no number may be made of it.
     """
     everything = [range(len(dataset))]  # type: ignore[arg-type]
     with evaluating(backbone):
         (chunk,) = extract_chunks([backbone], dataset, everything, batch_size, workers, progress, bf16)
+    if not chunk.values[0].isfinite().all():
+        problem = "its features of some images are NaN or infinite"
+        raise UserError("checkpoint", problem, "use an earlier one, or precision=32")
     return Features(chunk.values[0], chunk.labels)
 
 

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from solo_bam.config.options import KNNOptions, evaluation_data
+from solo_bam.config.options import KNNOptions, evaluation_data, transferred_from
 from solo_bam.config.schema import Data
 from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
+from solo_bam.core.files import expanded, writable
 from solo_bam.core.neighbors import count_hits, find_neighbours, in_tiles
 from solo_bam.data.datasets.images import Split
-from solo_bam.data.datasets.sources import labelled_source
+from solo_bam.data.datasets.sources import labelled_source, told
 from solo_bam.data.datasets.subsets import balanced
 from solo_bam.data.module import fraction
 from solo_bam.data.transforms.augmentations import describe_plain_view, plain_view
@@ -22,10 +23,10 @@ from solo_bam.runs.checkpoints.read import Pretrained, load_pretrained
 from solo_bam.runs.records import (
     Plain,
     Record,
+    evaluation_name,
     of_weights,
     records_folder,
     wilson_interval,
-    writable,
     write_records,
 )
 
@@ -54,6 +55,7 @@ class OfflineKNN:
     Attributes:
         pretrained: the weights.
         data: on which they were measured.
+        name: of the test images, as the records have it.
         bank: how many images.
         images: how many were classified.
         settings: all of them.
@@ -62,6 +64,7 @@ class OfflineKNN:
 
     pretrained: Pretrained
     data: Data
+    name: str
     bank: int
     images: int
     settings: Sequence[Setting]
@@ -83,17 +86,17 @@ def evaluate_knn(checkpoint: Path, options: KNNOptions) -> OfflineKNN:
     data = evaluation_data(pretrained.recipe, options.data)
     bank, queries = _splits(data)
     options = _fitting(options, len(bank))
-    folder = writable(options.output or records_folder(pretrained.path), "set output=FOLDER")
+    folder = writable(expanded(options.output or records_folder(pretrained.path)), "output", "set output=FOLDER")
     pretrained.backbone.to(devices.accelerator)
     train, test = (
         _features(folder, name, pretrained, split, options) for name, split in (("train", bank), ("val", queries))
     )
     settings = list(vote(train, test, options))
-    records = [
-        r for s in settings for r in _records(s, pretrained, data, len(bank), len(queries), str(options.precision))
-    ]
-    name = f"knn-{data.dataset}-{pretrained.branch}"
-    return OfflineKNN(pretrained, data, len(bank), len(queries), settings, write_records(folder, name, records))
+    name = told(data, queries, f"{data.called} val")
+    precision = str(options.precision)
+    records = [r for s in settings for r in _records(s, pretrained, data, bank, queries, name, precision)]
+    path = write_records(folder, evaluation_name("knn", name.replace(" val", ""), pretrained), records)
+    return OfflineKNN(pretrained, data, name, len(bank), len(queries), settings, path)
 
 
 def _fitting(options: KNNOptions, images: int) -> KNNOptions:
@@ -116,13 +119,10 @@ def _splits(data: Data) -> tuple[Split, Split]:
 def _features(folder: Path, name: str, pretrained: Pretrained, split: Split, options: KNNOptions) -> Features:
     # Crop and normalisation are those that the weights know, whatever the data.
     view = plain_view(pretrained.recipe.data.dataset, pretrained.recipe.augmentations[0])
-    features = cached_features(
+    return cached_features(
         folder / "cache", name, pretrained.backbone, pretrained.weights, split, view,
         options.batch_size, options.num_workers, bf16=options.precision != 32,
     )  # fmt: skip
-    if not features.values.isfinite().all():
-        raise UserError("checkpoint", f"{pretrained.path} gives features that are not finite", "use an earlier one")
-    return features
 
 
 def vote(bank: Features, test: Features, options: KNNOptions) -> Iterator[Setting]:
@@ -135,13 +135,14 @@ def vote(bank: Features, test: Features, options: KNNOptions) -> Iterator[Settin
 
 
 def _records(
-    setting: Setting, pretrained: Pretrained, data: Data, bank: int, images: int, precision: str
+    setting: Setting, pretrained: Pretrained, data: Data, bank: Split, queries: Split, name: str, precision: str
 ) -> list[Record]:
+    images = len(queries)
     share = "all" if data.fraction <= 0 else f"{100 * data.fraction:g} %"
     protocol: dict[str, Plain] = {
         "kind": "k-NN",
         "online": False,
-        "bank": f"train, clean, {share} ({bank} images)",
+        "bank": f"{told(data, bank, 'train', contents=False)}, clean, {share} ({len(bank)} images)",
         "queries": "all",
         "k": setting.k,
         "temperature": setting.temperature,
@@ -150,7 +151,7 @@ def _records(
     }
     if precision != "32":
         protocol["precision"] = precision
-    if origin := transferred_from(pretrained, data):
+    if origin := transferred_from(pretrained.recipe.data, data):
         protocol["pretrained on"] = origin
     return [
         Record.model_validate(
@@ -159,7 +160,7 @@ def _records(
                 "value": 100.0 * count / images,
                 "interval": wilson_interval(count / images, images),
                 "images": images,
-                "data": f"{data.called} val",
+                "data": name,
                 "protocol": protocol,
                 **of_weights(pretrained),
             }
@@ -168,13 +169,30 @@ def _records(
     ]
 
 
-def transferred_from(pretrained: Pretrained, data: Data) -> str | None:
-    """The dataset that the weights were trained on, where it is another than that of the evaluation.
-
-    One's own images are the same where they have the same name, or none and the same place.
-    """
-    own = pretrained.recipe.data
-    same = own.name == data.name if own.name or data.name else own.train_path == data.train_path
-    if own.dataset == data.dataset and (same or data.dataset != "custom"):
-        return None
-    return own.called if own.name or own.dataset != "custom" else str(own.train_path or "other images")
+def format_table(result: OfflineKNN) -> str:
+    """Accuracies as plain text, a row per setting, the best marked."""
+    about, best = result.pretrained, max(setting.hits[0] for setting in result.settings)
+    origin = transferred_from(about.recipe.data, result.data)
+    lines = [
+        "",
+        f"k-NN accuracy (%) on {result.images} images of {result.name}",
+        f"Bank: {result.bank} clean training images",
+        f"{about.recipe.method}, {about.branch}, epoch {about.epoch}, weights {about.weights}",
+        *([f"The weights were trained on {origin}: this is transfer."] if origin else []),
+        "",
+        f"  {'distance':<10} {'temperature':>11} {'k':>5} {'@1':>7} {'@5':>7}   95 % interval of @1",
+    ]
+    for s in result.settings:
+        first, five = (100.0 * hits / result.images for hits in s.hits)
+        low, high = wilson_interval(s.hits[0] / result.images, result.images)
+        temperature = "" if s.temperature is None else f"{s.temperature:g}"
+        mark = "*" if s.hits[0] == best and len(result.settings) > 1 else " "
+        lines.append(
+            f"{mark} {s.distance:<10} {temperature:>11} {s.k:>5} {first:>7.2f} {five:>7.2f}   {low:.2f} to {high:.2f}"
+        )
+    if len(result.settings) > 1:
+        lines += [
+            "",
+            "* the best; chosen on the test images, it is optimistic: report a setting fixed beforehand.",
+        ]
+    return "\n".join([*lines, ""])

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from solo_bam.config import Recipe
+from solo_bam.data.datasets.images import Split
+from solo_bam.data.datasets.sources import told
 from solo_bam.data.transforms.augmentations import describe_plain_view
 from solo_bam.runs.checkpoints.read import hash_weights
 from solo_bam.runs.records import Plain, Record, wilson_interval
@@ -18,7 +20,7 @@ _KNN = {"student": {"val_knn_acc1": "accuracy", "val_knn_acc5": "accuracy@5"}}
 
 
 def online_records(
-    recipe: Recipe, metrics: Mapping[str, float], model: Any, images: int, checkpoint: str | None
+    recipe: Recipe, metrics: Mapping[str, float], model: Any, val: Split, checkpoint: str | None
 ) -> list[Record]:
     """The last epoch's accuracies with their protocols.
 
@@ -26,9 +28,10 @@ def online_records(
         recipe: of the run.
         metrics: at its end.
         model: the trained method.
-        images: validation images.
+        val: the validation images.
         checkpoint: of the run's end.
     """
+    images, name = len(val), told(recipe.data, val, recipe.data.val_name)
     crop = describe_plain_view(recipe.augmentations[0])
     linear: dict[str, Plain] = {
         "kind": "linear",
@@ -51,10 +54,10 @@ def online_records(
     return [
         Record(
             metric=metric,
-            value=metrics[name],
-            interval=wilson_interval(metrics[name] / 100, images),
+            value=metrics[key],
+            interval=wilson_interval(metrics[key] / 100, images),
             images=images,
-            data=recipe.data.val_name,
+            data=name,
             protocol=protocol,
             method=recipe.method,
             branch=branch,
@@ -64,6 +67,6 @@ def online_records(
         )
         for names, protocol in ((_LINEAR, linear), (_KNN, knn))
         for branch, metrics_of_branch in names.items()
-        for name, metric in metrics_of_branch.items()
-        if name in metrics
+        for key, metric in metrics_of_branch.items()
+        if key in metrics
     ]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from solo_bam.config.linear import LinearRecipe
+from solo_bam.config.options import transferred_from
 from solo_bam.config.schema import Recipe
 from solo_bam.data.datasets.labelled import LabelledData
+from solo_bam.data.datasets.sources import told
 from solo_bam.evaluate.tally import TOP
 from solo_bam.runs.records import Plain, Record, wilson_interval
 from solo_bam.train.classifier import Classifier
@@ -31,7 +33,7 @@ def classifier_records(
         world_size: processes.
     """
     protocol = classifier_protocol(recipe, data, trained_by, world_size)
-    place = f"{recipe.data.called} val"
+    place = told(recipe.data, data.val_split, f"{recipe.data.called} val")
     tally, best = model.tallies[0], model.best
     measured = [("accuracy", tally.accuracies[best])]
     if data.num_classes > TOP:
@@ -80,13 +82,13 @@ def classifier_protocol(
         "cutmix": recipe.cutmix or None,
         "label smoothing": recipe.label_smoothing or None,
         "loader": "torchvision",
-        "training images": len(data.train_split),
+        "training images": told(recipe.data, data.train_split, str(len(data.train_split)), contents=False),
         "label fraction": recipe.data.label_fraction,
         "precision": str(recipe.precision),
         "seed": recipe.seed,
     }
-    if trained_by is not None and trained_by.data.called != recipe.data.called:
-        settings["pretrained on"] = trained_by.data.called
+    if trained_by is not None and (origin := transferred_from(trained_by.data, recipe.data)):
+        settings["pretrained on"] = origin
     return settings
 
 

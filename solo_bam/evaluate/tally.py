@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from solo_bam.core import collectives
+from solo_bam.core.errors import UserError
 from solo_bam.runs.records import wilson_interval
 
 TOP = 5
@@ -60,7 +62,7 @@ class Tally:
 
     @property
     def accuracies(self) -> list[float]:
-        """Of each classifier, in percent."""
+        """Of each classifier, in percent; NaN where its logits were not finite, whose argmax is the first class."""
         return self._shares(self.confusion.diagonal(dim1=1, dim2=2).sum(-1))
 
     @property
@@ -69,7 +71,8 @@ class Tally:
         return self._shares(self.top)
 
     def _shares(self, counts: Tensor) -> list[float]:
-        return (100.0 * counts.cpu().double() / max(self.images, 1)).tolist()
+        shares = 100.0 * counts.cpu().double() / max(self.images, 1)
+        return shares.where(self.loss.cpu().isfinite(), math.nan).tolist()
 
     @property
     def losses(self) -> list[float]:
@@ -77,14 +80,20 @@ class Tally:
         return (self.loss / max(self.images, 1)).tolist()
 
     def best(self) -> int:
-        """The classifier with the most right answers; of equal ones, that of the smaller cross-entropy."""
-        losses = torch.tensor(self.losses).nan_to_num(nan=torch.inf)
-        return max(range(len(losses)), key=lambda i: (self.accuracies[i], -losses[i].item()))
+        """The classifier with the most right answers; of equal ones, that of the smaller cross-entropy.
+
+        Raises:
+            UserError: none has an answer that is a number.
+        """
+        found = [i for i, share in enumerate(self.accuracies) if not math.isnan(share)]
+        if not found:
+            raise UserError("optimizer.lr", "the answers of every linear head are NaN or infinite", "lower it")
+        return max(found, key=lambda i: (self.accuracies[i], -self.losses[i]))
 
 
 def write_per_class(path: Path, confusion: np.ndarray, classes: Sequence[str]) -> None:
     """A table of each class's images, right answers, accuracy and its 95 % interval, in percent."""
-    with path.open("w", newline="") as out:
+    with path.open("w", newline="", encoding="utf-8") as out:
         table = csv.writer(out)
         table.writerow(["class", "images", "correct", "accuracy", "low", "high"])
         for label, name in enumerate(classes):
@@ -98,7 +107,7 @@ def write_per_class(path: Path, confusion: np.ndarray, classes: Sequence[str]) -
 
 def write_confusion(path: Path, confusion: np.ndarray, classes: Sequence[str]) -> None:
     """Counts: a row per true class, a column per predicted class."""
-    with path.open("w", newline="") as out:
+    with path.open("w", newline="", encoding="utf-8") as out:
         table = csv.writer(out)
         table.writerow(["true \\ predicted", *classes])
         table.writerows([name, *map(int, row)] for name, row in zip(classes, confusion))

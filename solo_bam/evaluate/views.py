@@ -13,6 +13,7 @@ from tqdm import tqdm
 from solo_bam.config.schema import Data, Recipe
 from solo_bam.data import find_source
 from solo_bam.data.datasets.images import Split
+from solo_bam.data.datasets.sources import told
 from solo_bam.data.loaders.sampling import Seeded, ignore_termination
 from solo_bam.data.transforms.augmentations import Crops, plain_view
 from solo_bam.evaluate.features import Features, evaluating, extract_features
@@ -44,7 +45,8 @@ class Sample:
         source = find_source(data)
         split, which = (source.train, "train") if source.val is None else (source.val, "val")
         used = recipe.model_copy(update={"data": data})
-        return cls(split, used, f"{data.called} {which}", batch_size, data.num_workers if workers is None else workers)
+        name = told(data, split, f"{data.called} {which}")
+        return cls(split, used, name, batch_size, data.num_workers if workers is None else workers)
 
     def take(self, count: int) -> Sample:
         """At most ``count`` images, the same ones every time; of so few classes that each has several."""

@@ -2,7 +2,8 @@
 
 One training step:
 
-    z         = projector(backbone(crops))             all large crops in one batch, all small in another
+    z         = projector(backbone(crops))             all large crops in one batch, all small in another: were they
+                                                       one, a head's batch norm would tell sizes apart, not images
     z_teacher = the teacher's, of the same crops       BAM momentum only, without gradient
     loss      = BAMLoss(z, z_teacher) + loss of the online classifier (on detached features)
 
@@ -11,6 +12,8 @@ One training step:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -19,11 +22,12 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from solo_bam.config.schema import BAMOptions, Recipe
-from solo_bam.core import collectives
 from solo_bam.core.errors import UserError
-from solo_bam.core.hardware import number
 from solo_bam.losses import BAMLoss
 from solo_bam.solo_learn import BaseMethod, BaseMomentumMethod, CropRule, Panel
+
+_UNIFORM = 0.95  # perplexity of the target attention, as a share of its columns
+_ONE_HOT = 0.8  # largest entry of a target row
 
 
 class BAM(BaseMethod):
@@ -36,6 +40,7 @@ class BAM(BaseMethod):
     Options = BAMOptions
     crops = CropRule(large=None, small=True, least=2)
     headline = ("bam_loss",)
+    alike_below = 0.7  # healthy runs stay above 0.9
     panels = (
         Panel(
             "Attention entropy", "entropy (nats)", {"source_entropy_step": "source", "target_entropy_step": "target"}
@@ -60,6 +65,7 @@ class BAM(BaseMethod):
             num_sink_iter=self.options.num_sink_iter,
             top_k_sink=self.options.top_k_sink,
             positive_masking=self.options.positive_masking,
+            positive_weight=self.options.positive_weight,
         )
 
     @classmethod
@@ -74,16 +80,25 @@ class BAM(BaseMethod):
         if targets > recipe.num_large_crops:
             problem = f"got {targets}, must be at most the {recipe.num_large_crops} large crops"
             raise UserError("method_kwargs.target_crops_number", problem, "lower it")
-        if options.positive_masking and global_batch < 2:
+        if options.positive_masking is True and global_batch < 2:
             problem = "got 1, must be at least 2 with method_kwargs.positive_masking (an image's own views are hidden)"
             raise UserError("optimizer.batch_size", problem, "raise it")
-        columns = targets * (global_batch - options.positive_masking)
+        columns = targets * (global_batch - (options.positive_masking is True))
         if options.top_k_sink > columns:
             problem = (
                 f"got {options.top_k_sink}, must be at most the {columns} columns "
                 f"({targets} target crops x {global_batch} images, less an image's own)"
             )
             raise UserError("method_kwargs.top_k_sink", problem, "lower it or raise optimizer.batch_size")
+
+    def symptoms(self, logged: Mapping[str, Tensor], measured: dict[str, float], batch: int) -> dict[str, str]:
+        """A target attention that is almost uniform or one-hot."""
+        columns = attention_columns(self.loss_fn, batch)
+        measured["attention_columns"] = float(columns)
+        if "target_entropy_epoch" not in logged:
+            return {}
+        entropy, largest = float(logged["target_entropy_epoch"]), float(logged["target_max_epoch"])
+        return symptoms_of_attention(entropy, largest, columns, self.loss_fn.reg)
 
     @staticmethod
     def add_and_assert_specific_cfg(cfg: DictConfig) -> DictConfig:
@@ -102,6 +117,11 @@ class BAM(BaseMethod):
         out = super().forward(X)
         return {**out, "z": self.projector(out["feats"])}
 
+    def multicrop_forward(self, X: Tensor) -> dict[str, Any]:
+        """``{"feats", "z"}`` of crops of one size."""
+        out = super().multicrop_forward(X)
+        return {**out, "z": self.projector(out["feats"])}
+
     def on_train_epoch_start(self) -> None:
         """Set the epoch's ``reg``."""
         self.loss_fn.reg = self.options.reg_at(self.current_epoch)
@@ -109,12 +129,12 @@ class BAM(BaseMethod):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Total loss of one batch ``[indexes, [crops], labels]``; logs what the loss can tell."""
         _, crops, labels = batch
-        feats = torch.cat([self.multicrop_forward(same)["feats"] for same in by_size(crops)])
+        feats, z = together([self.multicrop_forward(same) for same in by_size(crops)])
         z_teacher, teacher_loss = self.teach(crops, labels)
-        loss, statistics = self.loss_fn.with_statistics(self.projector(feats), z_teacher)
+        loss, statistics = self.loss_fn.with_statistics(z, z_teacher)
 
-        self.log_dict(collectives.means({"bam_loss": loss, **statistics}), on_epoch=True)
-        self.log("reg", number(self.loss_fn.reg, self.device))
+        self.log_dict({"bam_loss": loss, **statistics}, on_epoch=True, sync_dist=True)
+        self.log("reg", self.loss_fn.reg)
         large = feats[: self.num_large_crops * len(labels)]
         return loss + teacher_loss + self.online_classification(large, labels)
 
@@ -147,12 +167,59 @@ class BAMMomentum(BAM, BaseMomentumMethod):
         """The base class's pairs and the projectors."""
         return [*super().momentum_pairs, (self.projector, self.momentum_projector)]
 
+    @torch.no_grad()
+    def momentum_forward(self, X: Tensor) -> dict[str, Any]:
+        """``{"feats", "z"}`` of the teacher, without gradient."""
+        out = super().momentum_forward(X)
+        return {**out, "z": self.momentum_projector(out["feats"])}
+
     def teach(self, crops: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
         """The teacher's projections of all crops, ``(V B, D)``, and its classifier's loss."""
-        with torch.no_grad():
-            feats = torch.cat([self.momentum_forward(same)["feats"] for same in by_size(crops)])
-            z = self.momentum_projector(feats)
+        feats, z = together([self.momentum_forward(same) for same in by_size(crops)])
         return z, self.momentum_classification(feats[: self.num_large_crops * len(labels)], labels)
+
+
+def attention_columns(loss: BAMLoss, batch_size: int) -> int:
+    """How many columns a row of the target attention may put weight on.
+
+    Args:
+        loss: of the run.
+        batch_size: images per step, over all processes.
+    """
+    if loss.top_k_sink:
+        return loss.top_k_sink
+    return loss.target_crops_number * (batch_size - (loss.positive_masking is True))
+
+
+def symptoms_of_attention(entropy: float, largest: float, columns: int, reg: float) -> dict[str, str]:
+    """What an epoch's target attention shows: symptom -> a sentence.
+
+    Args:
+        entropy: nats, mean over the rows.
+        largest: largest entry of a row, mean.
+        columns: :func:`attention_columns`.
+        reg: of the loss.
+    """
+    if columns < 2:
+        return {}
+    if math.exp(entropy) > _UNIFORM * columns:
+        return {
+            "uniform": f"the target attention is almost uniform: entropy {entropy:.2f} nats of at most "
+            f"{math.log(columns):.2f} over {columns} columns, so no image stands out from the others. Lower "
+            f"method_kwargs.reg (now {reg:g}) and method_kwargs.temperature, or optimizer.lr."
+        }
+    if largest > _ONE_HOT:
+        return {
+            "one-hot": f"the target attention is almost one-hot: its largest entry is {largest:.2f} and its entropy "
+            f"{entropy:.2f} nats, so each image follows a single other one. Raise method_kwargs.reg (now {reg:g})."
+        }
+    return {}
+
+
+def together(outs: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
+    """Features and projections of all crops, from those of each size."""
+    feats, z = (torch.cat([out[key] for out in outs]) for key in ("feats", "z"))
+    return feats, z
 
 
 def by_size(crops: list[Tensor]) -> list[Tensor]:

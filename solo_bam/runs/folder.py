@@ -32,15 +32,17 @@ from pydantic import ValidationError
 
 from solo_bam import solo_learn
 from solo_bam.config.schema import Run
-from solo_bam.core.files import PART, written_whole
+from solo_bam.core.errors import UserError
+from solo_bam.core.files import PART, expanded, locked, written_whole
 from solo_bam.runs import log
 
+_LOCK = "running.lock"  # held by the process that trains
 # A process that Lightning starts beside the first one finds the first one's folder here.
 _ENVIRONMENT_KEY = "SOLO_BAM_RUN"
 # What a run may be continued with another value of: how it is resumed, kept, shown and fed changes no number.
 MAY_CHANGE = (
     "auto_resume", "resume_from_checkpoint", "wandb", "checkpoint", "data.num_workers", "enable_progress_bar",
-    "enable_model_summary", "debug_augmentations", "tuned",
+    "enable_model_summary", "debug_augmentations", "tuned", "on_collapse",
 )  # fmt: skip
 _PACKAGES = (
     "solo-bam", "solo-learn", "torch", "torchvision", "lightning", "timm", "torchmetrics", "omegaconf", "hydra-core",
@@ -112,7 +114,7 @@ class RunFolder:
         if shared := os.environ.get(_ENVIRONMENT_KEY):
             return cls(Path(shared))
         stem = f"{recipe.name or recipe.method}-{recipe_hash(recipe)}"
-        parent = recipe.checkpoint.dir.expanduser().resolve() / recipe.method
+        parent = expanded(recipe.checkpoint.dir).resolve() / recipe.method
         number, path = 1, parent / stem
         while path.exists():
             number += 1
@@ -124,12 +126,19 @@ class RunFolder:
         """The newest unfinished run of the same recipe that has a checkpoint, no older than ``max_hours``."""
         if shared := os.environ.get(_ENVIRONMENT_KEY):
             return cls(Path(shared))
-        alike = [
-            folder
-            for folder in cls._resumable(recipe)
-            if (before := folder.recipe()) is not None and not changes(before, recipe)
-        ]
+        alike = [folder for folder in cls._resumable(recipe) if folder.is_of(recipe)]
         return max(alike, key=lambda folder: folder.saved()[0].stat().st_mtime) if alike else None
+
+    @classmethod
+    def alike(cls, recipe: Run) -> list[RunFolder]:
+        """The runs of the same recipe in its place, the newest first."""
+        found = [folder for folder in cls._all(recipe) if folder.is_of(recipe)]
+        return sorted(found, key=lambda folder: (folder.path / "run.json").stat().st_mtime, reverse=True)
+
+    def is_of(self, recipe: Run) -> bool:
+        """Whether it is a run of the recipe, but for :data:`MAY_CHANGE`."""
+        before = self.recipe()
+        return before is not None and not changes(before, recipe)
 
     @classmethod
     def nearest_unfinished(cls, recipe: Run) -> tuple[RunFolder, dict[str, tuple[Any, Any]]] | None:
@@ -144,16 +153,19 @@ class RunFolder:
     @classmethod
     def _resumable(cls, recipe: Run) -> list[RunFolder]:
         """Unfinished runs of the method that have a checkpoint, no older than ``max_hours``."""
-        parent = recipe.checkpoint.dir.expanduser().resolve() / recipe.method
         oldest = time.time() - 3600 * recipe.auto_resume.max_hours
-        folders = [cls(record.parent) for record in parent.glob("*/run.json")]
         return [
             folder
-            for folder in folders
+            for folder in cls._all(recipe)
             if folder.record().get("status") != "finished"
             and (saved := folder.saved())
             and saved[0].stat().st_mtime >= oldest
         ]
+
+    @classmethod
+    def _all(cls, recipe: Run) -> list[RunFolder]:
+        parent = expanded(recipe.checkpoint.dir).resolve() / recipe.method
+        return [cls(record.parent) for record in parent.glob("*/run.json")]
 
     def recipe(self) -> dict[str, Any] | None:
         """The resolved recipe that is written down here; None where it cannot be read."""
@@ -209,6 +221,43 @@ class RunFolder:
 
     # ---------------------------------------------------------------------------------------- record
 
+    @contextmanager
+    def running(self, recipe: Run, hardware: Mapping[str, object]) -> Iterator[None]:
+        """Create the folder and write down what runs now; however it ends before :meth:`finish`, that is written, too.
+
+        A new folder that Lightning has refused to train in is taken away again.
+        """
+        new = not self.path.exists()
+        self.start(recipe, hardware)
+        self.clear_failures()
+        with (self.path / _LOCK).open("a") as lock:
+            locked(lock)
+            try:
+                yield
+            except BaseException as error:
+                if new and isinstance(error, UserError) and error.key == "Trainer" and not self.saved():
+                    shutil.rmtree(self.path, ignore_errors=True)
+                elif self.record().get("status") == "running":
+                    self.abandon(str(error) or type(error).__name__)
+                raise
+            finally:
+                (self.path / _LOCK).unlink(missing_ok=True)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process trains it now."""
+        try:
+            with (self.path / _LOCK).open("a" if (self.path / _LOCK).exists() else "r") as lock:
+                return not locked(lock)
+        except OSError:
+            return False
+
+    @property
+    def status(self) -> str:
+        """``running``, ``finished``, ``stopped``, or ``broken off`` where nobody could write down its end."""
+        told = str(self.record().get("status", "unknown"))
+        return "broken off" if told == "running" and not self.is_running else told
+
     def start(self, recipe: Run, hardware: Mapping[str, object]) -> None:
         """Create the folder and write down what is about to run."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -243,9 +292,10 @@ class RunFolder:
         finally:
             os.environ.pop(_ENVIRONMENT_KEY, None)
 
-    def finish(self, **results: object) -> None:
-        """Mark the run as finished, with its results."""
-        self._write({**self.record(), "status": "finished", "results": results})
+    def finish(self, results: Mapping[str, object], collapsed_in: int | None = None) -> None:
+        """Mark the run as finished, with its results and the epoch since which it has been collapsed, if it has."""
+        collapsed = {} if collapsed_in is None else {"collapsed_in": collapsed_in}
+        self._write({**self.record(), "status": "finished", **collapsed, "results": dict(results)})
 
     def abandon(self, reason: str) -> None:
         """Mark the run as stopped before its end; it can be resumed."""
@@ -312,7 +362,7 @@ class RunFolder:
         """Write ``metrics.csv``: the logs of all starts in one table."""
         rows = self.metrics()
         names = sorted({name for row in rows for name in row} - {"epoch", "step"})
-        with written_whole(self.path / "metrics.csv") as part, part.open("w", newline="") as out:
+        with written_whole(self.path / "metrics.csv") as part, part.open("w", newline="", encoding="utf-8") as out:
             table = csv.DictWriter(out, ["epoch", "step", *names])
             table.writeheader()
             table.writerows(rows)

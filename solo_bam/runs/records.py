@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from solo_bam.core.errors import UserError
-from solo_bam.core.files import written_whole
-from solo_bam.runs.checkpoints.read import Pretrained
+from solo_bam.core.files import short_name, written_whole
+
+if TYPE_CHECKING:
+    from solo_bam.runs.checkpoints.read import Pretrained
 
 Plain = str | int | float | bool | None
 
@@ -63,6 +64,11 @@ class Record(BaseModel):
         return hashlib.sha256(content.encode()).hexdigest()[:8]
 
     @property
+    def same(self) -> tuple[str, str | None, str | None]:
+        """What a number and a later one that takes its place have in common: protocol, branch and weights."""
+        return self.protocol_key, self.branch, self.weights
+
+    @property
     def stated(self) -> str:
         """The protocol in one line, for a table's footnote."""
         settings = {name: value for name, value in self.protocol.items() if name not in ("kind", "online")}
@@ -92,37 +98,55 @@ def records_folder(checkpoint: Path) -> Path:
     return run / "evaluation" if (run / "run.json").exists() else checkpoint.absolute().parent / "evaluation"
 
 
-def writable(folder: Path, remedy: str) -> Path:
-    """The folder of records, created; to be called before anything takes time.
+def evaluation_name(kind: str, data: str, pretrained: Pretrained) -> str:
+    """Name of the records of one data set, checkpoint and branch: ``knn-digits-student``.
 
-    Raises:
-        UserError: nothing can be written there, with the ``remedy``.
+    Args:
+        kind: of the evaluation.
+        data: what the records call the images.
+        pretrained: the weights; a run's newest checkpoint goes without a name.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError("output", f"{folder} cannot be written ({error.strerror or error})", remedy) from None
-    return folder
+    checkpoint = [] if pretrained.path.stem == "last" else [pretrained.path.stem]
+    return "-".join(map(short_name, [kind, data, *checkpoint, pretrained.branch]))
 
 
 def write_records(folder: Path, name: str, records: Sequence[Record]) -> Path:
-    """Write ``<folder>/<name>.json``, whole or not at all; earlier numbers of that name are replaced."""
+    """Add to ``<folder>/<name>.json``, whole or not at all.
+
+    A number of the same protocol, branch and weights takes an earlier one's place; a file that holds something else is
+    set aside (``.broken``).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
+    fresh = {record.same for record in records}
+    all_of_them = [*(record for record in _earlier(path) if record.same not in fresh), *records]
     with written_whole(path) as part:
-        part.write_text(json.dumps([r.model_dump(mode="json") for r in records], indent=2) + "\n")
+        part.write_text(json.dumps([r.model_dump(mode="json") for r in all_of_them], indent=2) + "\n")
     return path
 
 
+def _earlier(path: Path) -> list[Record]:
+    if not path.exists():
+        return []
+    try:
+        return _read(path)
+    except ValueError:
+        path.replace(path.with_name(f"{path.name}.broken"))
+        return []
+
+
+def _read(path: Path) -> list[Record]:
+    return [Record.model_validate(record) for record in json.loads(path.read_text())]
+
+
 def read_records(folder: Path) -> list[Record]:
-    """All records of a folder, in the order of the files' names.
+    """All records of a folder: those of fewer epochs first, else in the order of the files' names.
 
     Raises:
         pydantic.ValidationError: a file that holds something else.
     """
-    return [Record.model_validate(r) for path in sorted(folder.glob("*.json")) for r in json.loads(path.read_text())]
+    found = [record for path in sorted(folder.glob("*.json")) for record in _read(path)]
+    return sorted(found, key=lambda record: record.epoch or 0)
 
 
 def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict
 
 from solo_bam.core.errors import UserError, nearest
-from solo_bam.data.datasets.downloads import sha256
+from solo_bam.core.files import sha256
 from solo_bam.runs.records import Record
 
 

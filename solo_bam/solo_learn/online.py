@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from solo_bam.core import collectives
 from solo_bam.solo_learn.rules import CropRule, Panel
 
 
@@ -42,12 +42,14 @@ class OnlineHeads:
         crops: that the method takes.
         headline: logged metrics that the progress bar and a run's last line show.
         panels: of the method's own among a run's curves.
+        alike_below: spread of the projections (0 all alike, 1 spread evenly) below which a training has collapsed.
     """
 
     Options: type[BaseModel] = NoOptions
     crops = CropRule(large=2, small=False)
     headline: tuple[str, ...] = ()
     panels: tuple[Panel, ...] = ()
+    alike_below = 0.5
 
     classifier: Any
     momentum_classifier: Any
@@ -67,6 +69,19 @@ class OnlineHeads:
         Raises:
             UserError: keys that do not fit together.
         """
+
+    def symptoms(self, logged: Mapping[str, Tensor], measured: dict[str, float], batch: int) -> dict[str, str]:
+        """What looks wrong in the metrics of an epoch, beside what every method is watched for; nothing by default.
+
+        Args:
+            logged: means over the epoch, by name.
+            measured: of the epoch's features; what is added to it is logged, too.
+            batch: images per step, over all processes.
+
+        Returns:
+            symptom -> a sentence that says what it is and what to try.
+        """
+        return {}
 
     def online_classification(self, feats: Tensor, targets: Tensor) -> Tensor:
         """Loss of the online linear classifier on the large crops, logged under solo-learn's names.
@@ -95,4 +110,4 @@ class OnlineHeads:
 
     def _log_classifier(self, outs: dict[str, Any], prefix: str) -> None:
         metrics = {f"{prefix}class_loss": outs["loss"], f"{prefix}acc1": outs["acc1"], f"{prefix}acc5": outs["acc5"]}
-        self.log_dict(collectives.means(metrics), on_epoch=True)
+        self.log_dict(metrics, on_epoch=True, sync_dist=True)

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-from solo_bam.core.hardware import number
 from solo_bam.solo_learn.knn_metric import WeightedKNNClassifier
 from solo_bam.solo_learn.online import classify
 from solo_bam.solo_learn.schedule import build_optimizer, build_scheduler
@@ -119,7 +118,7 @@ def _mend_momentum() -> None:
         if self.trainer.global_step > self.last_step:
             for online, momentum in self.momentum_pairs:
                 self.momentum_updater.update(online, momentum)
-            self.log("tau", number(self.momentum_updater.cur_tau, self.device))
+            self.log("tau", self.momentum_updater.cur_tau)
             update_tau(self)
         self.last_step = self.trainer.global_step
 

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from solo_bam import solo_learn
 from solo_bam.backbones import cls_attention, heat_map
 from solo_bam.config.options import evaluation_data
-from solo_bam.config.plotting import NetworkOptions, PlotOptions
+from solo_bam.config.plotting import PlotOptions
 from solo_bam.config.schema import Recipe
 from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
+from solo_bam.core.files import expanded, writable
 from solo_bam.data import Source
 from solo_bam.data.datasets.images import in_rgb, open_image, reason
 from solo_bam.data.transforms.augmentations import plain_view
@@ -58,7 +59,7 @@ class Subject:
     folder: Path
 
     @classmethod
-    def of(cls, checkpoint: Path, options: NetworkOptions) -> Subject:
+    def of(cls, checkpoint: Path, options: PlotOptions) -> Subject:
         """A checkpoint's backbone, with the images of its recipe.
 
         Raises:
@@ -70,7 +71,10 @@ class Subject:
         device = hardware.find_devices(options.accelerator, 1).accelerator
         branch = "" if options.branch == "student" else ", teacher"
         title = f"{trained.recipe.method}{branch}, {_epochs(trained.epoch)}"
-        return cls(trained.backbone.to(device), sample, title, pictures_folder(trained.path))
+        folder = pictures_folder(trained.path)
+        if options.output is None:  # else it has been checked
+            writable(folder, "checkpoint", "set output=FILE")
+        return cls(trained.backbone.to(device), sample, title, folder)
 
 
 def _epochs(count: int) -> str:
@@ -92,7 +96,7 @@ def _run(path: Path, key: str) -> RunFolder:
     Raises:
         UserError: it has no metrics.
     """
-    path = path.expanduser()
+    path = expanded(path)
     folder = RunFolder(path if path.is_dir() else path.absolute().parent.parent)
     if not path.exists():
         raise UserError(key, f"there is no folder {path}", "give a run's folder")
@@ -137,7 +141,7 @@ def plot_entropy(path: Path, options: PlotOptions) -> Path:
 
 def plot_confusion(path: Path, options: PlotOptions) -> Path:
     """A confusion matrix in CSV, or that of a run."""
-    path = path.expanduser()
+    path = expanded(path)
     if path.is_dir():
         found = [path / "confusion.csv", *sorted(path.glob("**/confusion.csv"))]
         file = next((file for file in found if file.exists()), path / "confusion.csv")
@@ -156,7 +160,7 @@ def read_confusion(path: Path) -> tuple[np.ndarray, list[str]]:
         UserError: no such file, or it holds something else.
     """
     try:
-        with path.open(newline="") as lines:
+        with path.open(newline="", encoding="utf-8") as lines:
             head, *rows = list(csv.reader(lines))
         matrix, names = np.array([[float(x) for x in row[1:]] for row in rows]), [row[0] for row in rows]
     except OSError as error:
@@ -250,7 +254,7 @@ def _given_images(paths: Sequence[Path], sample: Sample) -> Tensor:
     seen = []
     for path in paths:
         try:
-            with path.expanduser().open("rb") as stream:
+            with expanded(path).open("rb") as stream:
                 seen.append(view(in_rgb(open_image(stream))))
         except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, …
             raise UserError("images", f"{path} cannot be read ({reason(error)})", "give image files") from None
@@ -268,7 +272,8 @@ def _own_images(sample: Sample, options: PlotOptions) -> Tensor:
 
 
 def _target(folder: Path, name: str, options: PlotOptions) -> Path:
-    target = options.output or folder / f"{name}.{options.format}"
+    target = expanded(options.output or folder / f"{name}.{options.format}")
+    writable(target.parent, "output")
     target.parent.mkdir(parents=True, exist_ok=True)
     return target
 

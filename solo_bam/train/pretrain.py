@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.layer_sync import LayerSync
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from omegaconf import DictConfig
 from torch import nn
 
@@ -23,7 +25,10 @@ from solo_bam import solo_learn
 from solo_bam.backbones import backbone_factory, check_crop_sizes, check_heat_map
 from solo_bam.config.schema import Recipe, Run
 from solo_bam.core import hardware
-from solo_bam.core.errors import UserError
+from solo_bam.core.errors import Stopped, UserError
+from solo_bam.core.files import expanded, writable
+from solo_bam.data.datasets.images import Split
+from solo_bam.data.datasets.sources import TRAIN, VAL
 from solo_bam.runs.checkpoints.read import read_checkpoint
 from solo_bam.runs.folder import RunFolder, changes, told_changes
 from solo_bam.runs.log import LineLogger
@@ -103,9 +108,10 @@ def build_trainer(
         )
     except UserError:
         raise
-    except (MisconfigurationException, TypeError, ValueError) as error:
-        # Lightning checks its own arguments; its message names the one at fault.
-        raise UserError("Trainer", " ".join(str(error).split()), "correct the recipe") from None
+    except Exception as error:  # Lightning and torch check the arguments with whatever exception comes first
+        told = " ".join(str(error).split()) or "it names no reason"
+        problem = f"refuses its arguments ({type(error).__name__}: {told})"
+        raise UserError("Trainer", problem, "correct the recipe") from None
 
 
 def check_size(images: int, batch_size: int, world_size: int) -> None:
@@ -178,10 +184,10 @@ def fit(
     folder: RunFolder,
     checkpoint: Path | None,
 ) -> None:
-    """Train, from a checkpoint where there is one; the run's folder says how it ended.
+    """Train, from a checkpoint where there is one.
 
     Raises:
-        UserError: of whichever process failed first.
+        UserError: of whichever process failed first, what Lightning refuses, or an interruption.
     """
     # Checkpoints hold tensors and plain values only; pickled code in one is never run.
     safely = {"weights_only": True} if "weights_only" in inspect.signature(trainer.fit).parameters else {}
@@ -190,13 +196,35 @@ def fit(
         with folder.shared(), without_known_warnings():
             trainer.fit(model, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint), **safely)
     except Exception as error:
-        told = together(trainer, folder, error, parent)
-        if trainer.is_global_zero and isinstance(told, UserError):
-            folder.abandon(str(told))
+        told = together(trainer, folder, as_user_error(error), parent)
         raise told from None if isinstance(told, UserError) else error.__cause__
-    if trainer.interrupted:
-        folder.abandon("interrupted")
-        raise UserError("solo-bam", "interrupted", "continue with --resume")
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        raise _interrupted(folder) from None
+    if trainer.interrupted:  # that of its earlier versions
+        raise _interrupted(folder)
+
+
+def as_user_error(error: Exception) -> Exception:
+    """What Lightning refuses of its arguments, and a full memory, as one line; any other error as it is."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    package = Path(pl.__file__).parents[1]
+    refused = trace is not None and package in Path(trace.tb_frame.f_code.co_filename).parents
+    told = " ".join(str(error).split())
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return UserError("optimizer.batch_size", f"the device's memory is full ({told})", "lower it")
+    if isinstance(error, MisconfigurationException) or (refused and isinstance(error, _REFUSALS)):
+        return UserError("Trainer", told, "correct the recipe")
+    return error
+
+
+_REFUSALS = (TypeError, ValueError, RuntimeError, KeyError)
+
+
+def _interrupted(folder: RunFolder) -> Stopped:
+    kept = f"saved in {folder.saved()[0]}" if folder.saved() else "nothing was saved yet"
+    return Stopped(f"interrupted, {kept}", signal.SIGINT, "continue with --resume" if folder.saved() else "start again")
 
 
 # What Lightning and torch say on every run, and what is no concern of the user's.
@@ -223,27 +251,65 @@ def without_known_warnings() -> Iterator[None]:
         yield
 
 
-def folder_and_checkpoint(recipe: Run, resume: bool, world_size: int) -> tuple[RunFolder, Path | None]:
-    """Where the run goes and what it continues.
+Images = Mapping[str, Any]
+
+
+def told_images(train: Split, val: Split | None) -> Images:
+    """What a checkpoint knows of the images that its run began with: number, classes and a hash of the names."""
+    return {
+        key: {"images": len(split), "classes": list(split.classes), "names": split.digest()}
+        for key, split in ((TRAIN, train), (VAL, val))
+        if split is not None
+    }
+
+
+def folder_and_checkpoint(recipe: Run, images: Images, resume: bool, world_size: int) -> tuple[RunFolder, Path | None]:
+    """Where the run goes and what it continues; a start beside earlier ones says what it will do.
+
+    Args:
+        recipe: a checked one.
+        images: of :func:`told_images`.
+        resume: go on with the newest unfinished run; there must be one.
+        world_size: processes.
 
     Raises:
-        UserError: there is nothing to continue, or it is of another recipe.
+        UserError: there is nothing to continue, it is of another recipe or other images, or nothing can be written.
     """
+    folder, checkpoint = _choose(recipe, images, resume, world_size)
+    writable(folder.path, "checkpoint.dir")
+    return folder, checkpoint
+
+
+def _choose(recipe: Run, images: Images, resume: bool, world_size: int) -> tuple[RunFolder, Path | None]:
     if recipe.resume_from_checkpoint is not None:
         key = "resume_from_checkpoint"
-        _check_fits(check_checkpoint(recipe.resume_from_checkpoint, recipe.method), recipe, world_size, key)
-        return RunFolder.new(recipe), recipe.resume_from_checkpoint
+        content = check_checkpoint(recipe.resume_from_checkpoint, recipe.method)
+        _check_fits(content, recipe, images, world_size, key)
+        return _new(recipe), expanded(recipe.resume_from_checkpoint)
     if resume or recipe.auto_resume.enabled:
         key = "--resume" if resume else "auto_resume"
         found = RunFolder.unfinished(recipe)
         if found is not None and found.saved():
+            if getattr(rank_zero_only, "rank", 0) == 0 and found.is_running:
+                raise UserError(key, f"{found.path} is running already", "wait for its end, or stop it")
             checkpoint, content = newest_readable(found, recipe.method, key)
-            _check_fits(content, recipe, world_size, key)
+            _check_fits(content, recipe, images, world_size, key)
             rank_zero_info(f"Resuming {checkpoint}")
             return found, checkpoint
         if found is None:
             _tell_nearest(recipe, resume)
-    return RunFolder.new(recipe), None
+    return _new(recipe), None
+
+
+def _new(recipe: Run) -> RunFolder:
+    """A folder for a new run; where there are runs of the recipe already, it says so before anything runs."""
+    folder = RunFolder.new(recipe)
+    if earlier := RunFolder.alike(recipe):
+        told = ", ".join(f"{run.path.name} ({run.status})" for run in earlier[:3])
+        unfinished = any(run.status not in ("finished", "running") and run.saved() for run in earlier)
+        remedy = "; --resume goes on with the newest that is not finished" if unfinished else ""
+        rank_zero_info(f"There are runs of this recipe: {told}. This is another one, {folder.path.name}{remedy}.")
+    return folder
 
 
 def newest_readable(folder: RunFolder, method: str, key: str) -> tuple[Path, dict[str, Any]]:
@@ -261,11 +327,16 @@ def newest_readable(folder: RunFolder, method: str, key: str) -> tuple[Path, dic
     raise UserError(key, f"none of its checkpoints can be read: {broken[0]}", "start without it")
 
 
-def _check_fits(content: Mapping[str, Any], recipe: Run, world_size: int, key: str) -> None:
-    """Refuse to go on from a checkpoint of another recipe or number of processes."""
+def _check_fits(content: Mapping[str, Any], recipe: Run, images: Images, world_size: int, key: str) -> None:
+    """Refuse to go on from a checkpoint of another recipe, of other images or on another number of processes."""
     changed = changes(content["solo_bam"].get("recipe", {}), recipe)
     if changed:
         raise UserError(key, f"the recipe has changed: {told_changes(changed)}", "change it back, or start a new run")
+    for split, begun in (content["solo_bam"].get("images") or {}).items():
+        now = images.get(split, {})
+        if differing := [f"{what} {begun[what]} -> {now.get(what)}" for what in begun if begun[what] != now.get(what)]:
+            problem = f"the images have changed since the run's start ({differing[0]})"
+            raise UserError(split, problem, "give the images that it was started with, or start a new run")
     before = (content.get("place") or {}).get("processes", world_size)
     if before != world_size:
         problem = f"got {world_size} process(es), the run was started on {before}: other batches"
@@ -276,6 +347,9 @@ def _tell_nearest(recipe: Run, resume: bool) -> None:
     """There is no run to continue: say so, and what an unfinished one differs in."""
     nearest = RunFolder.nearest_unfinished(recipe)
     differs = "" if nearest is None else f"; {nearest[0].path.name} differs in {told_changes(nearest[1])}"
+    if resume and (done := [run for run in RunFolder.alike(recipe) if run.status == "finished"]):
+        problem = f"the run of this recipe, {done[0].path}, is finished: nothing is left to train"
+        raise UserError("--resume", problem, "start without --resume for another run of it")
     if resume:
         where = recipe.checkpoint.dir / recipe.method
         problem = f"there is no unfinished run of exactly this recipe in {where}{differs}"
@@ -305,10 +379,11 @@ def check_checkpoint(path: Path, method: str) -> dict[str, Any]:
 
 
 class RecipeInCheckpoint(pl.Callback):
-    """Writes into every checkpoint which recipe it belongs to."""
+    """Writes into every checkpoint which recipe and which images (:func:`told_images`) it belongs to."""
 
-    def __init__(self, recipe: Run):
-        self.about = {"method": recipe.method, "recipe": recipe.model_dump(mode="json")}
+    def __init__(self, recipe: Run, images: Images):
+        about = {"method": recipe.method, "recipe": recipe.model_dump(mode="json")}
+        self.about = {**about, "images": dict(images)}
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

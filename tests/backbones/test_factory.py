@@ -12,10 +12,10 @@ from torch import nn
 
 from solo_bam import solo_learn
 from solo_bam.backbones import backbone_factory, check_crop_sizes, create_backbone, is_resnet
-from solo_bam.cli.pretrain import pretrain
 from solo_bam.config.resolve import resolve
 from solo_bam.core.errors import UserError
 from solo_bam.runs.checkpoints.read import backbone_state
+from solo_bam.train.run import pretrain
 from tests.recipes import batch, small, tiny
 
 # name, its kwargs, width of its features

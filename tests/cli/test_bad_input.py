@@ -170,9 +170,17 @@ CASES: dict[str, tuple[str, str]] = {
         f"pretrain {DIGITS} method_kwargs.top_k_sink=31",
         r"method_kwargs.top_k_sink: got 31, must be at most the 30 columns \(2 target crops x 16 images",
     ),
+    "weight above 1": (
+        f"pretrain {DIGITS} method_kwargs.positive_weight=1.5",
+        r"method_kwargs.positive_weight: got 1.5, must be less than or equal to 1",
+    ),
+    "no such masking": (
+        f"pretrain {DIGITS} method_kwargs.positive_masking=own",
+        r"method_kwargs.positive_masking: got 'own', must be True, False or self",
+    ),
     "one crop": (
         f"pretrain {DIGITS} augmentations.0.num_crops=1",
-        r"augmentations: got 1 crop, BAM matches at least 2",
+        r"augmentations: got 1 crop, bam takes at least 2",
     ),
     "three crops for BYOL": (
         "pretrain --config-name digits/byol augmentations.0.num_crops=3",

@@ -43,7 +43,7 @@ def test_masks_table_and_records(tmp_path, capsys):
     root = _davis(tmp_path / "DAVIS")
     assert main(["davis", str(tmp_path / "run"), f"data.path={root}", *SMALL]) == 0
     told = capsys.readouterr().out
-    folder = tmp_path / "run" / "evaluation" / "davis-student"
+    (folder,) = (tmp_path / "run" / "evaluation").glob("davis-val-student-*")
     means = {"J": [], "F": []}
     for objects, video in enumerate(("car", "dog"), start=1):
         masks = sorted((folder / video).glob("*.png"))

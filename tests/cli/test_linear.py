@@ -16,15 +16,16 @@ import pytest
 import torch
 import yaml
 
-from solo_bam.cli import linear as command
 from solo_bam.cli import main
-from solo_bam.cli.options import parse
+from solo_bam.cli.linear import _parser
+from solo_bam.cli.options import parse, split_settings
 from solo_bam.config import recipe_folders
 from solo_bam.config.linear import load_linear_recipe
 from solo_bam.config.recipe import recipe_names
 from solo_bam.data.datasets.labelled import LabelledData, find_labelled
 from solo_bam.runs.checkpoints.read import hash_weights, load_pretrained
 from solo_bam.runs.records import read_records, wilson_interval
+from solo_bam.train import linear as command
 from tests.pretrained import TINY, VIT, pretrained_run
 
 RECIPES = recipe_names(recipe_folders("linear"))
@@ -43,9 +44,10 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def classify(*arguments: str, resume: bool = False) -> command.Classified:
     """What ``main`` does, and what came of it."""
-    options = parse(command._parser(), list(arguments))
-    checkpoint, overrides = command._checkpoint_and_overrides(options.arguments)
-    return command.linear(*command._recipe(options, checkpoint, overrides), resume=resume)
+    options = parse(_parser(), list(arguments))
+    paths, overrides = split_settings(options.arguments)
+    found = command.find_recipe(options.config_name, options.config_path, Path(paths[0]) if paths else None, overrides)
+    return command.linear(*found, resume=resume)
 
 
 def on(run: Path, folder: Path, *overrides: str) -> command.Classified:

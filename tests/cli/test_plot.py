@@ -18,7 +18,6 @@ from PIL import Image
 from solo_bam import solo_learn
 from solo_bam.backbones import backbone_factory
 from solo_bam.cli import main
-from solo_bam.cli.pretrain import pretrain
 from solo_bam.config.resolve import resolve
 from solo_bam.data import find_source
 from solo_bam.data.datasets.digits import digits_folder
@@ -27,6 +26,7 @@ from solo_bam.evaluate.health import alignment, effective_rank
 from solo_bam.evaluate.views import Sample, choose
 from solo_bam.runs.checkpoints.read import hash_weights, untrained_backbone
 from solo_bam.runs.records import Record
+from solo_bam.train.run import pretrain
 from tests.recipes import tiny
 
 VIT = ("backbone.name=vit_tiny", "backbone.kwargs={patch_size: 8}", "data.fraction=0.03")

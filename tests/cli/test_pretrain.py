@@ -16,9 +16,9 @@ import torch
 import yaml
 
 from solo_bam import solo_learn
-from solo_bam.cli.pretrain import pretrain
 from solo_bam.runs.folder import RunFolder, changes
 from solo_bam.runs.records import Record
+from solo_bam.train.run import pretrain
 from tests.recipes import small, tiny, tiny_overrides
 
 METHODS = sorted(set(solo_learn.METHODS) - {"base", "linear", "bam", "bam_momentum"})

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torchmetrics.utilities import dim_zero_cat
 
-from solo_bam.cli.pretrain import pretrain
 from solo_bam.runs.folder import RunFolder
 from solo_bam.solo_learn.knn_metric import WeightedKNNClassifier
+from solo_bam.train.run import pretrain
 from tests.cli.test_pretrain import stop_after
 from tests.data.pictures import cifar, folders, h5_file, stl
 from tests.recipes import tiny, tiny_overrides

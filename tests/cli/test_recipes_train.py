@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from solo_bam.cli.pretrain import pretrain
 from solo_bam.config import load_recipe, recipe_folders
 from solo_bam.config.recipe import recipe_names
+from solo_bam.train.run import pretrain
 from tests.recipes import known_kwargs
 
 RECIPES = [name for name in recipe_names(recipe_folders("pretrain")) if not name.startswith("digits/")]

@@ -432,15 +432,15 @@ def test_the_seed_decides_and_the_number_of_loader_workers_does_not(zygote: Zygo
 MEASURE = """
 import json, os
 from lightning.pytorch import Callback
-from solo_bam.cli import pretrain
+from solo_bam.train import run
 class Measure(Callback):
     def on_train_batch_end(self, trainer, *_):
         if trainer.global_step in (100, 500):
             pages = int(open("/proc/self/statm").read().split()[1])
             with open({path!r}, "a") as out:
                 out.write(json.dumps([pages, len(os.listdir("/proc/self/fd"))]) + chr(10))
-ordinary = pretrain._callbacks
-pretrain._callbacks = lambda *args: [*ordinary(*args), Measure()]
+ordinary = run._callbacks
+run._callbacks = lambda *args: [*ordinary(*args), Measure()]
 """
 
 

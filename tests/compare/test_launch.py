@@ -32,7 +32,7 @@ def trained(run: PlannedRun, folder: Path, **results: float) -> RunFolder:
     """What ``solo-bam pretrain`` leaves, without the training."""
     made = RunFolder.new(run.recipe.model_copy(update={"checkpoint": run.recipe.checkpoint}))
     made.start(run.recipe, HARDWARE)
-    made.finish(**results)
+    made.finish(results)
     assert folder in made.path.parents
     return made
 

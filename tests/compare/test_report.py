@@ -16,10 +16,11 @@ import pytest
 
 from solo_bam.cli import main
 from solo_bam.compare.collect import columns
-from solo_bam.compare.report.tables import markdown
+from solo_bam.compare.report.tables import markdown, write_results
 from solo_bam.compare.report.write import write_report
 from solo_bam.compare.results import Outcome
 from solo_bam.compare.statistics import estimate
+from solo_bam.config.comparison import UNTRAINED
 from solo_bam.runs.records import Record
 from tests.compare import synthetic
 from tests.compare.synthetic import NASTY
@@ -74,9 +75,21 @@ def test_the_untrained_network_has_a_row_of_its_own(tmp_path: Path) -> None:
     assert "untrained" not in rest
     rows = [row for row in csv.DictReader((tmp_path / "results.csv").open()) if row["entry"] == "untrained"]
     assert [(row["seed"], row["value"], row["branch"]) for row in rows] == [("0", "99.0", "student")]
+    write_results(tmp_path / "kept.csv", [replace(results, outcomes=outcomes, columns=columns(outcomes))])
+    kept = [row for row in csv.DictReader((tmp_path / "kept.csv").open()) if row["entry"] == "untrained"]
+    assert [(row["seed"], row["value"], row["protocol"][:4]) for row in kept] == [("0", "99", "k-NN")]
     page = html.unescape((tmp_path / "report.html").read_text())
     assert "dashed: untrained, 99.0" in page or "untrained, to the left" in page
     assert re.search(r"k-NN \(k = 20\): bam,.* below the untrained network\.", page)
+
+
+def test_a_collapsed_row_is_marked(tmp_path: Path) -> None:
+    results = synthetic.results(tmp_path)
+    first = replace(results.outcomes[0], about={"collapsed_in": 5})
+    write_report([replace(results, outcomes=[first, *results.outcomes[1:]])], tmp_path)
+    text = (tmp_path / "results.md").read_text()
+    assert f"| {first.entry} † |" in text
+    assert f"{first.entry} seed {first.seed}, since epoch 5." in text
 
 
 def test_differences_are_to_the_baseline_and_paired(folder: Path) -> None:
@@ -280,17 +293,22 @@ def test_a_folder_without_a_comparison_is_one_line(tmp_path: Path, capsys: Any) 
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 
-@pytest.mark.parametrize(("report", "seeds"), [("example-report", 3), ("cifar10-report", 1)])
-def test_the_readmes_tables_are_the_reports(report: str, seeds: int) -> None:
+@pytest.mark.parametrize(("name", "seeds"), [("digits", 3), ("cifar10-jpeg-small", 1)])
+def test_the_readmes_tables_are_the_kept_results(name: str, seeds: int) -> None:
     root = Path(__file__).parents[2]
-    [content] = json.loads((root / "docs" / report / "results.json").read_text())
-    offline = [c for c in content["columns"] if not c["online"] and c["branch"] == "student"]
-    assert [column["title"] for column in offline] == ["k-NN (k = 20)", "linear"]
-    assert {len(values) for column in offline for values in column["values"].values()} == {seeds}
+    with (root / "docs" / "results" / f"{name}.csv").open() as kept:
+        rows = [
+            row for row in csv.DictReader(kept) if row["online"] == "False" and row["branch"] in ("student", UNTRAINED)
+        ]
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        found.setdefault(row["entry"], {}).setdefault(row["metric"], []).append(float(row["value"]))
     readme = (root / "README.md").read_text()
-    for entry in [*content["entries"], "untrained"]:
-        values = [list(column["values"][entry].values()) for column in offline]
-        assert f"| {entry} | {' | '.join(map(_cell, values))} |" in readme
+    assert UNTRAINED in found
+    for entry, of_metric in found.items():
+        assert {len(values) for values in of_metric.values()} == {seeds}
+        cells = [_cell(of_metric[metric]) for metric in ("k-NN (k = 20)", "linear")]
+        assert f"| {entry} | {' | '.join(cells)} |" in readme
 
 
 def _cell(values: list[float]) -> str:

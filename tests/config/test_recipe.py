@@ -228,7 +228,8 @@ def test_bam_defaults_are_the_published_ones() -> None:
     assert options == {
         "proj_hidden_dim": 4096, "proj_output_dim": 4096, "proj_num_layers": 3, "proj_use_bn": True,
         "proj_last_bn": True, "proj_act": "gelu", "reg": 0.05, "reg_final": None, "reg_warmup_epochs": 30,
-        "temperature": 0.1, "num_sink_iter": 3, "top_k_sink": 0, "positive_masking": True, "target_crops_number": None,
+        "temperature": 0.1, "num_sink_iter": 3, "top_k_sink": 0, "positive_masking": True,
+        "positive_weight": 0.0, "target_crops_number": None,
     }  # fmt: skip
 
 

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torchvision import transforms as T
 
-from solo_bam.cli.pretrain import pretrain
 from solo_bam.config.schema import Augmentation
 from solo_bam.core.errors import UserError
 from solo_bam.data.datasets.digits import digits_folder
@@ -23,6 +22,7 @@ from solo_bam.data.loaders.dali import DaliLoader, check_dali, files_of
 from solo_bam.data.loaders.sampling import seeded
 from solo_bam.data.transforms.augmentations import Crops
 from solo_bam.data.transforms.draws import draw_all, sampled_sigma
+from solo_bam.train.run import pretrain
 from tests.cli.test_pretrain import stop_after, weights
 from tests.data.loaders import data_of, epoch_of, loader_of, same
 from tests.data.pictures import OPERATIONS, SMALL_CROPS, photo

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from solo_bam.cli.pretrain import pretrain
 from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
 from solo_bam.data import PretrainData, find_source
 from solo_bam.data.loaders.tensor import TensorImages, TensorLoader, check_memory, check_tensor
+from solo_bam.train.run import pretrain
 from tests.cli.test_pretrain import stop_after, weights
 from tests.data.loaders import data_of, epoch_of, loader_of, same
 from tests.data.pictures import SMALL_CROPS, cifar, folders, picture, stl

@@ -17,7 +17,8 @@ def reference_loss(
     temperature: float = 0.1,
     num_sink_iter: int = 3,
     top_k_sink: int = 0,
-    positive_masking: bool = True,
+    positive_masking: bool | str = True,
+    positive_weight: float = 0.0,
 ) -> Tensor:
     """One process; the arguments of ``BAMLoss``."""
     V, L, T = num_crops, num_large_crops, target_crops_number or num_large_crops
@@ -27,7 +28,7 @@ def reference_loss(
     t = targets[: T * B]
     if z_teacher is not None:
         t = t.detach()
-    P = reference_targets(targets.detach() @ t.detach().T, B, reg, num_sink_iter, positive_masking)[: L * B]
+    P = reference_targets(targets.detach() @ t.detach().T, B, reg, num_sink_iter, positive_masking is True)[: L * B]
     if top_k_sink:
         for i in range(B):
             rows = [crop * B + i for crop in range(L)]
@@ -41,11 +42,23 @@ def reference_loss(
         others = [v for v in range(V) if v != crop] or [crop]
         for v in others:
             for i in range(B):
-                visible = [c for c in range(T * B) if not (positive_masking and c % B == i)]
+                hidden = _hidden_from_source(v, i, T, B, positive_masking, positive_weight)
+                visible = [c for c in range(T * B) if c not in hidden]
                 logits = (t[visible] @ z[v * B + i]) / temperature
-                log_A = logits - torch.logsumexp(logits, 0)
-                loss = loss - (P[crop * B + i, visible] * log_A).sum() / (L * len(others) * B)
+                log_A = dict(zip(visible, logits - torch.logsumexp(logits, 0)))
+                matching = -sum(P[crop * B + i, c] * log_A[c] for c in visible)
+                positives = [k * B + i for k in range(T) if k != v]
+                if positive_weight > 0:
+                    contrastive = -sum(log_A[c] for c in positives) / len(positives) if positives else 0.0
+                    matching = positive_weight * contrastive + (1 - positive_weight) * matching
+                loss = loss + matching / (L * len(others) * B)
     return loss
+
+
+def _hidden_from_source(v: int, i: int, T: int, B: int, positive_masking: bool | str, weight: float) -> set[int]:
+    if weight > 0 or positive_masking == "self":
+        return {v * B + i} if v < T else set()
+    return {k * B + i for k in range(T)} if positive_masking else set()
 
 
 def reference_targets(S: Tensor, B: int, reg: float, num_sink_iter: int, positive_masking: bool) -> Tensor:

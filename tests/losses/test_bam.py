@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-import solo_bam.losses.bam as bam_module
-from solo_bam.losses import BAMLoss, bam_loss
+from solo_bam.losses import BAMLoss, _kernel, _tiled, bam_loss
+from solo_bam.losses._problem import Problem
+from solo_bam.losses.bam import dense_loss
 from tests import processes
 from tests.conftest import GOLDEN
 from tests.losses.reference import reference_loss
@@ -74,7 +76,25 @@ SETTINGS: list[dict[str, Any]] = [
     # Below largest_exponent: potentials by log-sum-exps.
     {"num_crops": 4, "num_large_crops": 2, "reg": 0.002, "temperature": 0.0025},
     {"num_crops": 2, "num_large_crops": 2, "reg": 0.002, "num_sink_iter": 1},
+    # The options of this package.
+    {"num_crops": 2, "num_large_crops": 2, "positive_weight": 0.5, "reg": 0.1},
+    {"num_crops": 2, "num_large_crops": 2, "positive_weight": 1.0},
+    {"num_crops": 5, "num_large_crops": 2, "positive_weight": 0.3},
+    {"num_crops": 4, "num_large_crops": 3, "target_crops_number": 2, "positive_weight": 0.7},
+    {"num_crops": 3, "num_large_crops": 2, "target_crops_number": 1, "positive_weight": 0.4},
+    {"num_crops": 3, "num_large_crops": 2, "target_crops_number": 3, "positive_weight": 0.4, "positive_masking": False},
+    {"num_crops": 3, "num_large_crops": 2, "positive_weight": 0.4, "positive_masking": "self", "top_k_sink": 3},
+    {"num_crops": 4, "num_large_crops": 2, "positive_weight": 0.5, "top_k_sink": 3},
+    {"num_crops": 2, "num_large_crops": 2, "positive_masking": "self", "reg": 0.15},
+    {"num_crops": 2, "num_large_crops": 2, "positive_masking": "self", "num_sink_iter": 0, "reg": 0.15},
+    {"num_crops": 4, "num_large_crops": 3, "target_crops_number": 2, "positive_masking": "self"},
+    {"num_crops": 3, "num_large_crops": 1, "positive_masking": "self"},
+    {"num_crops": 2, "num_large_crops": 2, "positive_masking": "self", "reg": 0.002, "positive_weight": 0.2},
 ]
+
+
+def problem(settings: dict[str, Any], B: int = 6) -> Problem:
+    return BAMLoss(**settings)._problem(B)
 
 
 def _features(settings: dict[str, Any], B: int = 6, D: int = 5, seed: int = 0) -> torch.Tensor:
@@ -89,10 +109,10 @@ def test_agrees_with_the_reference(
 ) -> None:
     """However many of the six images make a tile, and whether tiles are kept between the passes."""
     entries = settings["num_crops"] * 6 * (settings.get("target_crops_number") or settings["num_large_crops"])
-    monkeypatch.setattr(bam_module, "_CPU_TILE_ENTRIES", tile * entries)
-    monkeypatch.setattr(bam_module, "_TILE_ROWS", 1)
+    monkeypatch.setattr(_kernel, "_CPU_TILE_ENTRIES", tile * entries)
+    monkeypatch.setattr(_kernel, "_TILE_ROWS", 1)
     if not kept:
-        monkeypatch.setattr(bam_module, "_KEPT_ENTRIES", 0)
+        monkeypatch.setattr(_kernel, "_CPU_KEPT_ENTRIES", 0)
     z = _features(settings).requires_grad_()
     z_teacher = _features(settings, seed=1) if teacher else None
     loss, _ = bam_loss(z, z_teacher, **settings)
@@ -100,6 +120,73 @@ def test_agrees_with_the_reference(
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
     grad, expected_grad = torch.autograd.grad(loss, z)[0], torch.autograd.grad(expected, z)[0]
     torch.testing.assert_close(grad, expected_grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("teacher", [False, True])
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_the_definition_agrees_with_the_reference(settings: dict[str, Any], teacher: bool) -> None:
+    z = _features(settings).requires_grad_()
+    z_teacher = _features(settings, seed=1) if teacher else None
+    loss, expected = dense_loss(z, z_teacher, problem(settings)), reference_loss(z, z_teacher, **settings)
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
+    grad, expected_grad = torch.autograd.grad(loss, z)[0], torch.autograd.grad(expected, z)[0]
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-9, atol=1e-12)
+
+
+def test_the_whole_weight_on_the_positives_is_simclr() -> None:
+    """For two views solo-learn's own loss, value and gradient."""
+    from solo.losses.simclr import simclr_loss_func
+
+    z = _features({"num_crops": 2}, B=7).float().requires_grad_()
+    loss = BAMLoss(2, 2, temperature=0.2, positive_weight=1.0)(z)
+    unit = torch.nn.functional.normalize(z)
+    head = "indexes" in inspect.signature(simclr_loss_func).parameters
+    views = (unit, torch.arange(7).repeat(2)) if head else unit.chunk(2)
+    expected = simclr_loss_func(*views, temperature=0.2)
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    grad, expected_grad = torch.autograd.grad(loss, z)[0], torch.autograd.grad(expected, z)[0]
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("masking", [True, False, "self"])
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_the_mass_on_positives(masking: Any, weight: float) -> None:
+    """The softmax's share; where the positives are hidden, the share that they would have."""
+    B, T, temperature = 6, 2, 0.3
+    z = _features({"num_crops": 3}, B=B)
+    settings = {"temperature": temperature, "positive_masking": masking, "positive_weight": weight}
+    _, statistics = bam_loss(z, num_crops=3, num_large_crops=T, **settings)
+    z = torch.nn.functional.normalize(z)
+    shares = []
+    for row in range(3 * B):
+        own = {row} if row < T * B and (masking is not False or weight > 0) else set()
+        seen = [c for c in range(T * B) if c not in own]
+        A = torch.softmax(z[seen] @ z[row] / temperature, 0)
+        shares.append(sum(a for a, c in zip(A, seen) if c % B == row % B and c != row))
+    torch.testing.assert_close(statistics["positive_mass"], torch.stack(shares).mean(), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("settings", [{"positive_weight": 0.5}, {"positive_masking": "self"}], ids=str)
+def test_gradcheck_of_the_options(settings: dict[str, Any]) -> None:
+    """Sharp targets that do not depend on z."""
+    sizes: dict[str, Any] = {"num_crops": 3, "num_large_crops": 2, **settings}
+    z, z_teacher = _features(sizes, B=4).requires_grad_(), _features(sizes, B=4, seed=1)
+    assert torch.autograd.gradcheck(lambda x: bam_loss(x, z_teacher, **sizes)[0], z)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"positive_weight": -0.1}, "positive_weight must be 0 to 1, got -0.1"),
+        ({"positive_weight": float("nan")}, "positive_weight must be 0 to 1, got nan"),
+        ({"positive_masking": "own"}, "positive_masking must be True, False or 'self', got 'own'"),
+        ({"positive_weight": 0.5, "num_crops": 1}, "positive_weight must be 0 with 1 crop"),
+    ],
+)
+def test_options_out_of_range(settings: dict[str, Any], message: str) -> None:
+    sizes = {"num_crops": 2, **settings}
+    with pytest.raises(ValueError, match=message):
+        BAMLoss(num_large_crops=sizes["num_crops"], **sizes)
 
 
 @pytest.mark.parametrize("teacher", [False, True])
@@ -127,11 +214,11 @@ def test_teacher_receives_no_gradient() -> None:
     assert z_teacher.grad is None
 
 
-def test_order_of_the_images_does_not_matter() -> None:
-    settings: dict[str, Any] = {"num_crops": 3, "num_large_crops": 2}
-    z = _features(settings).view(3, 6, 5)
+@pytest.mark.parametrize("options", [{}, {"positive_weight": 0.5}, {"positive_masking": "self"}], ids=str)
+def test_order_of_the_images_does_not_matter(options: dict[str, Any]) -> None:
+    z = _features({"num_crops": 3}).view(3, 6, 5)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
-    loss_fn = BAMLoss(**settings)
+    loss_fn = BAMLoss(num_crops=3, num_large_crops=2, **options)
     torch.testing.assert_close(loss_fn(z.flatten(0, 1)), loss_fn(z[:, order].flatten(0, 1)), rtol=1e-12, atol=0)
 
 
@@ -146,18 +233,16 @@ def test_scale_of_the_features_does_not_matter() -> None:
 def test_own_views_are_masked(exponentiated: bool) -> None:
     """With masking an image's attention is to the others alone: exact zeros in targets and in gradients."""
     B, V, D = 4, 2, 3
-    p = bam_module._Problem(
-        V=V, L=2, T=2, B=B, W=1, rank=0, reg=0.05, temperature=0.1, num_sink_iter=3, top_k=0, masking=True
-    )
+    p = problem({"num_crops": V, "num_large_crops": 2}, B)
     z = torch.nn.functional.normalize(torch.randn(V * B, D, dtype=torch.float64), dim=-1)
     own = torch.arange(V * B) % B == torch.arange(B)[:, None]
-    kernel = bam_module._Kernel(p, z, z, exponentiated, several_passes=True)
+    kernel = _kernel.Kernel(p, z, z, "image", exponentiated, several_passes=True)
     ((_, K),) = kernel.tiles()
-    S = kernel.logits(K, 0, bam_module._Workspace())
-    P, _, _ = bam_module._target_attention(kernel, K, S, None, torch.empty_like(K))
+    S = kernel.logits(K, 0, _kernel.Workspace())
+    P, _, _ = _tiled._target_attention(kernel, K, S, None, torch.empty_like(K))
     assert (P[:, own] == 0).all()
     assert (P[:, ~own] > 0).all()
-    G = bam_module._match(p, S, P, torch.empty_like(K))[0]
+    G = _tiled._match(p, S, P, kernel.positives[0], 0, torch.empty_like(K))[0]
     assert (G[:, own] == 0).all()
     assert (G[:, ~own] != 0).all()
 
@@ -210,6 +295,13 @@ def test_float32_is_right_for_many_equal_entries() -> None:
     loss, statistics = bam_loss(torch.ones(2 * 1024, 4), num_crops=2, num_large_crops=2)
     assert loss.item() == pytest.approx(np.log(2046), abs=5e-5)
     assert statistics["target_entropy"].item() == pytest.approx(np.log(2046), abs=5e-5)
+
+
+def test_a_sloppy_dot_product_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """BLAS's dot of some processors loses half of float32's digits over a million entries."""
+    dot = torch.dot
+    monkeypatch.setattr(torch, "dot", lambda a, b: dot(a, b) * (1 + 1e-9 * a.numel()))
+    test_float32_is_right_for_many_equal_entries()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

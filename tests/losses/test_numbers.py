@@ -139,12 +139,15 @@ def test_one_image_on_each_process() -> None:
 
 
 def _unequal() -> str:
+    """In the second of three steps."""
+    BAMLoss(2, 2)(_batch("random", 2, torch.float32))
     with pytest.raises(ValueError, match="every process must have the same number of images") as caught:
         BAMLoss(2, 2)(_batch("random", 2 + dist.get_rank(), torch.float32))
+    BAMLoss(2, 2)(_batch("random", 3, torch.float32))
     return str(caught.value)
 
 
-def test_batches_that_differ_between_processes_are_refused() -> None:
+def test_batches_that_differ_between_processes_are_refused_at_any_step() -> None:
     results = processes.run(2, _unequal)
     assert set(results) == {"every process must have the same number of images, got [2, 3]"}
 

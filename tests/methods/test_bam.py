@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from solo_bam import solo_learn
-from solo_bam.cli.pretrain import pretrain
 from solo_bam.config import BAMOptions
 from solo_bam.config.resolve import resolve
 from solo_bam.methods.bam import build_projector, by_size
+from solo_bam.train.run import pretrain
 from tests.recipes import batch, tiny
 
 METHODS = ["bam", "bam_momentum"]
@@ -49,8 +49,21 @@ def test_crops_of_one_size_are_one_batch(name: str, tmp_path: Path) -> None:
         seen.append((record_batches(method.momentum_backbone), record_batches(method.momentum_projector)))
     method.training_step([torch.arange(4), large + small, labels], 0)
     for backbone, projector in seen:
-        assert backbone == [8, 12]
-        assert projector == [20]
+        assert backbone == projector == [8, 12]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_heads_batch_norm_cannot_tell_sizes_apart(name: str, tmp_path: Path) -> None:
+    """Large crops are projected as if there were no small ones: with one batch of all sizes, training collapses."""
+    method = build(tmp_path, name, large=2, small=2)
+    seen: list[torch.Tensor] = []
+    ordinary = method.loss_fn.with_statistics
+    method.loss_fn.with_statistics = lambda z, teacher=None: seen.append(z[:8]) or ordinary(z, teacher)
+    _, large, labels = batch([0, 1, 2, 3])
+    for shift in (0.0, 5.0):
+        small = [torch.zeros(4, 3, 8, 8) + shift + torch.randn(1) for _ in range(2)]
+        method.training_step([torch.arange(4), large + small, labels], 0)
+    torch.testing.assert_close(seen[0], seen[1])
 
 
 def test_crops_are_grouped_in_order() -> None:
@@ -133,10 +146,18 @@ def test_forward_gives_the_contract(name: str, tmp_path: Path) -> None:
     }
 
 
+def test_further_forwards_give_projections_as_solo_learns_own_do(tmp_path: Path) -> None:
+    method, crops = build(tmp_path, "bam_momentum"), batch([0, 1])[1][0]
+    for out in (method.multicrop_forward(crops), method.momentum_forward(crops)):
+        assert {key: tuple(value.shape) for key, value in out.items()} == {"feats": (2, 512), "z": (2, 256)}
+    assert not method.momentum_forward(crops)["z"].requires_grad
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_what_is_logged(name: str, tmp_path: Path) -> None:
     trained = pretrain(tiny(tmp_path, f"digits/{name}"))
     watched = {"bam_loss", "source_entropy", "target_entropy", "target_max", "positive_similarity", "z_std"}
+    watched |= {"positive_mass"}
     solo = {"train_class_loss", "train_acc1", "train_acc5"}
     assert {f"{key}_{when}" for key in watched | solo for when in ("step", "epoch")} <= set(trained.metrics)
     assert {"val_loss", "val_acc1", "val_knn_acc1", "reg"} <= set(trained.metrics)

@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from solo_bam.cli.pretrain import pretrain
 from solo_bam.solo_learn import edition
+from solo_bam.train.run import pretrain
 from tests.recipes import tiny
 
 LOSSES = ("bam_loss_step", "train_neg_cos_sim_step", "train_nce_loss_step", "train_class_loss_step", "lr", "tau")

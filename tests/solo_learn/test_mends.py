@@ -17,9 +17,9 @@ import torch
 
 from solo_bam import solo_learn
 from solo_bam.backbones import backbone_factory
-from solo_bam.cli.pretrain import pretrain
 from solo_bam.config.resolve import resolve
 from solo_bam.solo_learn.schedule import build_optimizer
+from solo_bam.train.run import pretrain
 from tests import processes
 from tests.recipes import batch, tiny
 from tests.solo_learn.editions import release_only

@@ -161,6 +161,19 @@ def result_tables(results: Results) -> list[Table]:
     return [*tables, *cost_tables(results)]
 
 
+def _marked(results: Results, entry: str) -> str:
+    """A row's name; with a dagger where one of its trainings has collapsed."""
+    collapsed = any(outcome.entry == entry and outcome.collapsed_in is not None for outcome in results.outcomes)
+    return f"{entry} †" if collapsed else entry
+
+
+def _collapses(results: Results) -> list[str]:
+    told = [
+        f"{o.entry} seed {o.seed}, since epoch {o.collapsed_in}" for o in results.outcomes if o.collapsed_in is not None
+    ]
+    return [f"† Collapsed, the projections of different images are alike: {'; '.join(told)}."] if told else []
+
+
 def _head(results: Results) -> str:
     return f"entry {UNFAIR}" if results.unfair else "entry"
 
@@ -174,11 +187,12 @@ def _accuracies(results: Results, pairs: Sequence[tuple[str, Column]], caption: 
     entries = with_untrained(results.entries, [column for _, column in pairs])
     estimates = {entry: [column.estimate(entry) for _, column in pairs] for entry in entries}
     protocols = [f"({letter}) {column.stated}" for letter, column in pairs]
+    rows = [[_marked(results, entry), *_with_counts(of, digits(results), told_mean)] for entry, of in estimates.items()]
     return Table(
         f"{caption}: mean ± half of the 95 % interval over seeds",
         [_head(results), *(_name(letter, column) for letter, column in pairs), "n"],
-        [[entry, *_with_counts(found, digits(results), told_mean)] for entry, found in estimates.items()],
-        [*notes, *protocols],
+        rows,
+        [*notes, *_collapses(results), *protocols],
     )
 
 

@@ -96,6 +96,26 @@ def _has(column: Column, outcome: Outcome) -> bool:
     return outcome.seed in column.values.get(outcome.entry, {})
 
 
+_RESULT = ("comparison", "entry", "method", "branch", "metric", "seed", "value", "unit", "online", "protocol")
+
+
+def write_results(path: Path, results: Sequence[Results]) -> None:
+    """Write the numbers alone, each with its protocol in words: a small file, to be kept with a paper.
+
+    Args:
+        path: of the CSV file, which is there whole or not at all.
+        results: of one or several comparisons.
+    """
+    rows = [row for one in results for outcome in one.outcomes for row in _rows(one, outcome, path.parent)]
+    rows += [row for one in results for row in _untrained_rows(one)]
+    with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as out:
+        table = csv.DictWriter(out, _RESULT, lineterminator="\n", extrasaction="ignore")
+        table.writeheader()
+        for row in rows:
+            if "value" in row:
+                table.writerow({**row, "value": f"{row['value']:.6g}", "protocol": row["protocol_stated"]})
+
+
 # ------------------------------------------------------------------------------------------------ JSON
 
 

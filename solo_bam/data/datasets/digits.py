@@ -7,6 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from solo_bam.core.files import expanded, writable
+
 VAL_IMAGES = 360
 SIZE = 8  # pixels a side
 
@@ -14,8 +16,8 @@ SIZE = 8  # pixels a side
 def cache_folder() -> Path:
     """Where solo-bam keeps data that it makes: ``$SOLO_BAM_CACHE``, else the user's cache folder."""
     if own := os.environ.get("SOLO_BAM_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "solo-bam"
+        return expanded(own)
+    return expanded(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "solo-bam"
 
 
 def digits_folder() -> Path:
@@ -23,9 +25,13 @@ def digits_folder() -> Path:
 
     1,437 images are for training and 360 for validation, stratified, the same on every machine. The folder
     appears whole or not at all, whatever other processes do.
+
+    Raises:
+        UserError: it cannot be written.
     """
     folder = cache_folder() / "digits"
     if not folder.is_dir():
+        writable(folder.parent, "SOLO_BAM_CACHE", "set this variable to a folder for solo-bam's own data")
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix="digits-", dir=folder.parent))
         try:

@@ -5,7 +5,6 @@ torchvision would unpack an archive as it is; here its members are looked at fir
 
 from __future__ import annotations
 
-import hashlib
 import socket
 import stat
 import tarfile
@@ -22,6 +21,7 @@ from urllib.error import URLError
 from torchvision.datasets.utils import calculate_md5, check_integrity, download_url
 
 from solo_bam.core.errors import UserError
+from solo_bam.core.files import sha256
 
 # Of the archives as their authors publish them; torchvision knows their MD5 sums, which are checked too.
 SHA256 = {
@@ -55,15 +55,6 @@ def provide(cls: Any, folder: Path, key: str) -> None:
             _move(Path(scratch) / cls.base_folder, folder / cls.base_folder)
     except (OSError, RuntimeError, ValueError, HTTPException) as error:
         raise _missing(cls, folder, key, error) from None
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file of any size, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def check_sha256(path: Path, expected: str) -> None:

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from solo_bam.core.errors import UserError, printable
 
 Transform = Callable[[Image.Image], Any]
+_READ = 2**16  # bytes of a file that tell it from another one
 
 
 class Reader(Protocol):
@@ -34,6 +35,9 @@ class Reader(Protocol):
 
     def stamp(self, position: int) -> str:
         """What changes when the image does."""
+
+    def content(self, position: int) -> bytes:
+        """Enough of the stored image to tell it from another one of the same name."""
 
 
 class ImageFiles:
@@ -62,6 +66,16 @@ class ImageFiles:
         """Path, size and date of the file."""
         return _file_stamp(self.paths[position])
 
+    def content(self, position: int) -> bytes:
+        """Length of the file and 64 KiB from its middle; nothing where it cannot be read."""
+        try:
+            with open(self.paths[position], "rb") as stream:
+                length = stream.seek(0, os.SEEK_END)
+                stream.seek(max(0, (length - _READ) // 2))
+                return b"%d " % length + stream.read(_READ)
+        except OSError:
+            return b""
+
 
 class H5Images:
     """Encoded images (JPEG, PNG, …) in an HDF5 file, each a byte array ``class/image``, as in solo-learn.
@@ -85,12 +99,15 @@ class H5Images:
 
     def open(self, position: int) -> Image.Image:
         """The decoded image."""
-        encoded = np.asarray(self._opened()[self.keys[position]][()])
-        return _decode(io.BytesIO(encoded.tobytes()))
+        return _decode(io.BytesIO(self.content(position)))
 
     def stamp(self, position: int) -> str:
         """Path, size and date of the HDF5 file, and the image's name in it."""
         return f"{_file_stamp(str(self.path))} {self.keys[position]}"
+
+    def content(self, position: int) -> bytes:
+        """The encoded image."""
+        return np.asarray(self._opened()[self.keys[position]][()]).tobytes()
 
     def _opened(self) -> Any:
         """The file, opened by this process itself: HDF5's handles do not survive a fork."""
@@ -130,6 +147,10 @@ class ArrayImages:
         """A hash of the pixels."""
         return hashlib.sha256(self.pixels[position].tobytes()).hexdigest()
 
+    def content(self, position: int) -> bytes:
+        """The pixels."""
+        return self.pixels[position].tobytes()
+
 
 class _Selected:
     """Some of a reader's images."""
@@ -153,6 +174,9 @@ class _Selected:
 
     def stamp(self, position: int) -> str:
         return self.reader.stamp(int(self.positions[position]))
+
+    def content(self, position: int) -> bytes:
+        return self.reader.content(int(self.positions[position]))
 
 
 def _file_stamp(path: str) -> str:
@@ -237,6 +261,14 @@ class Split:
     def __call__(self, transform: Transform) -> Images:
         """The images under a transform."""
         return Images(self, transform)
+
+    def digest(self, contents: bool = False) -> str:
+        """Eight hexadecimal digits of the images' names below ``place`` and, if asked for, of what they hold."""
+        found, place = hashlib.sha256(), printable(str(self.place))
+        for i in range(len(self)):
+            found.update(f"{self.reader.name(i).removeprefix(place)}\n".encode())
+            found.update(self.reader.content(i) if contents else b"")
+        return found.hexdigest()[:8]
 
     def take(self, positions: np.ndarray) -> Split:
         """The images at some positions, ``(M,)`` integers."""

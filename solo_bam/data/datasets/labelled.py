@@ -153,7 +153,7 @@ def _labelled(train: Split, recipe: LinearRecipe) -> Split:
 
 def _write_names(split: Split, path: Path) -> None:
     lines = [f"{split.classes[label]}\t{split.reader.name(i)}\n" for i, label in enumerate(split.targets)]
-    path.write_text("".join(lines))
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------ views

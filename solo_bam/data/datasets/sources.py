@@ -14,8 +14,9 @@ import numpy as np
 import torchvision.datasets
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from solo_bam.config.schema import Data
-from solo_bam.core.errors import UserError
+from solo_bam.config.schema import Data, ImageData
+from solo_bam.core.errors import UserError, printable
+from solo_bam.core.files import expanded
 from solo_bam.data.datasets.digits import digits_folder
 from solo_bam.data.datasets.downloads import provide
 from solo_bam.data.datasets.imagenet100 import IMAGENET100
@@ -85,6 +86,20 @@ def labelled_source(data: Data, what: str) -> Source:
     return source
 
 
+def told(data: ImageData, split: Split, name: str, contents: bool = True) -> str:
+    """What numbers call images: their ``name`` and, where they are files of one's own, which of that name they are.
+
+    Args:
+        data: the section that they were found by.
+        split: the images.
+        name: e.g. ``custom val``.
+        contents: tell images of the same names apart, too, which reads them all.
+    """
+    given = data.train_path if split.key == TRAIN else data.val_path
+    shipped = data.dataset in _TORCHVISION or (data.dataset == "digits" and given is None)
+    return name if shipped else f"{name} ({split.digest(contents)})"
+
+
 def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     """The rest of the images, those without labels included, and a stratified share of those that have one.
 
@@ -140,10 +155,10 @@ def _own_splits(data: Data) -> tuple[Split, Split | None]:
 def _open(data: Data, path: Path, key: str) -> Split:
     """One split, all its classes."""
     if data.format == "h5":
-        return _h5_split(path.expanduser(), key)
+        return _h5_split(expanded(path), key)
     if data.no_labels:
-        return _unlabelled_split(path.expanduser(), key)
-    return _folder_split(path.expanduser(), key)
+        return _unlabelled_split(expanded(path), key)
+    return _folder_split(expanded(path), key)
 
 
 def _folder_split(folder: Path, key: str) -> Split:
@@ -165,7 +180,7 @@ def _folder_split(folder: Path, key: str) -> Split:
     if (empty := _first_empty(targets, classes)) is not None:
         problem = f"the class folder {folder / empty} holds no image ({', '.join(IMG_EXTENSIONS)})"
         raise UserError(key, problem, "remove or fill it")
-    return Split(ImageFiles([path for path, _ in samples]), targets, classes, folder, key)
+    return Split(ImageFiles([path for path, _ in samples]), targets, list(map(printable, classes)), folder, key)
 
 
 def _unlabelled_split(folder: Path, key: str) -> Split:
@@ -223,7 +238,7 @@ def _h5_split(path: Path, key: str) -> Split:
     if (empty := _first_empty(targets, classes)) is not None:
         raise UserError(key, f"the group {empty} of {path} holds no image", "remove or fill it")
     keys = [f"{name}/{image}" for name in classes for image in groups[name]]
-    return Split(H5Images(path, keys), targets, classes, path, key)
+    return Split(H5Images(path, keys), targets, list(map(printable, classes)), path, key)
 
 
 def _h5_groups(path: Path, key: str) -> dict[str, list[str]]:
@@ -291,7 +306,7 @@ def _torchvision_splits(data: Data, download: bool) -> tuple[Split, Split | None
 
 def _torchvision_split(cls: Any, folder: Path, key: str, which: Mapping[str, Any], download: bool) -> Split:
     """One split in memory; torchvision checks the files' MD5 sums whenever it opens them."""
-    folder = folder.expanduser()
+    folder = expanded(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numpy: torchvision's pickles name an old dtype flag
         try:

@@ -46,8 +46,9 @@ class LateLoader(DataLoader[Any]):
 
 
 def ignore_termination(worker: int) -> None:
-    """Loader processes outlive a SIGTERM to the whole group; the process that they serve stops them."""
+    """Loader processes outlive a SIGTERM or Ctrl-C to the whole group; the process that they serve stops them."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _kill_loaders() -> None:

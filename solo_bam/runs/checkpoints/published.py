@@ -11,17 +11,17 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from solo_bam.config.options import PublishedName
 from solo_bam.config.schema import Branch
 from solo_bam.core.errors import UserError
 from solo_bam.runs.checkpoints.read import load_safely
 
-Name = Literal["vit_small_patch16_224", "vit_base_patch16_224", "caformer_m36"]
-RECIPES: dict[Name, str] = {
+RECIPES: dict[PublishedName, str] = {
     "vit_small_patch16_224": "imagenet/bam_vit_small",
     "vit_base_patch16_224": "imagenet/bam_vit_base",
     "caformer_m36": "imagenet/bam_caformer_m36",
@@ -115,7 +115,7 @@ class PublishedHead:
     accuracy: float | None
 
 
-def read_head(path: Path, name: Name, width: int, key: str = "head") -> PublishedHead:
+def read_head(path: Path, name: PublishedName, width: int, key: str = "head") -> PublishedHead:
     """Read a checkpoint of the published linear evaluation.
 
     Args:
@@ -146,7 +146,7 @@ def read_head(path: Path, name: Name, width: int, key: str = "head") -> Publishe
     )
 
 
-def _features(name: Name, width: int, seen: int, path: Path, key: str) -> str:
+def _features(name: PublishedName, width: int, seen: int, path: Path, key: str) -> str:
     """What a head of ``seen`` columns sees, by the published scripts."""
     allowed = {width: "features"}
     if name == "vit_base_patch16_224":

@@ -19,6 +19,7 @@ from solo_bam.config import Recipe
 from solo_bam.config.resolve import uses_cifar_stem
 from solo_bam.config.schema import Network
 from solo_bam.core.errors import UserError
+from solo_bam.runs.checkpoints.find import find_checkpoint as find_checkpoint
 from solo_bam.runs.checkpoints.solo_learn import about_solo_learn, filled
 
 # The names of our checkpoints and solo-learn's head edition, then those of solo-learn's release edition.
@@ -49,21 +50,6 @@ class Pretrained:
     path: Path
     weights: str
     own_recipe: bool = True
-
-
-def find_checkpoint(path: Path, key: str) -> Path:
-    """A checkpoint's file; a run's folder means its newest.
-
-    Raises:
-        UserError: there is none, naming ``key``.
-    """
-    path = path.expanduser()
-    newest = path / "checkpoints" / "last.ckpt"
-    if path.is_dir() and not newest.exists():
-        raise UserError(key, f"there is no checkpoint in {path}", "give a run's folder or a checkpoint")
-    if not path.exists():
-        raise UserError(key, f"there is no file {path}", "give a run's folder or a checkpoint")
-    return newest if path.is_dir() else path
 
 
 def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
@@ -254,7 +240,7 @@ def backbone_state(state: Mapping[str, Tensor], branch: Network, key: str) -> di
 
 
 def load_weights(backbone: nn.Module, state: Mapping[str, Tensor], key: str) -> None:
-    """Fill a backbone; every key must be there with its shape, and none may be left over.
+    """Fill a backbone; every key must be there with its shape and finite values, and none may be left over.
 
     Raises:
         UserError: listing the keys at fault, naming ``key``.
@@ -273,6 +259,9 @@ def load_weights(backbone: nn.Module, state: Mapping[str, Tensor], key: str) -> 
     if told:
         problem = f"the weights are not this backbone's ({'; '.join(told)})"
         raise UserError(key, problem, "give the backbone that they were trained with")
+    if lost := [name for name, value in state.items() if not value.isfinite().all()]:
+        problem = f"weights are NaN or infinite ({_listed(lost)}), no number can be made of them"
+        raise UserError(key, problem, "give a checkpoint from before the training diverged")
     backbone.load_state_dict(dict(state))
 
 

@@ -5,6 +5,7 @@ from solo_bam.train.callbacks.contrastive_crop import ContrastiveCropBoxes
 from solo_bam.train.callbacks.cost import CostMeter
 from solo_bam.train.callbacks.guards import EpochSeed, NonFiniteLoss
 from solo_bam.train.callbacks.knn import OnlineKNN
+from solo_bam.train.callbacks.means import EpochMeans
 from solo_bam.train.callbacks.progress import ProgressBar
 from solo_bam.train.callbacks.saving import Saving, WholeFiles
 from solo_bam.train.callbacks.schedules import CosineWeightDecay
@@ -16,6 +17,7 @@ __all__ = [
     "ContrastiveCropBoxes",
     "CosineWeightDecay",
     "CostMeter",
+    "EpochMeans",
     "EpochSeed",
     "NonFiniteLoss",
     "OnlineKNN",

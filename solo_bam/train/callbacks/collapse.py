@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -12,15 +11,18 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from solo_bam import solo_learn
+from solo_bam.config import Recipe
+from solo_bam.core import collectives
+from solo_bam.core.errors import UserError
 from solo_bam.evaluate.health import effective_rank, spread
-from solo_bam.losses import BAMLoss
+from solo_bam.solo_learn.online import OnlineHeads
 
 ROWS = 1024  # features that an epoch's measures are computed from, at most
 _PATIENCE = 2  # epochs that a symptom lasts before it is one
-_UNIFORM = 0.95  # perplexity of the target attention, as a share of its columns
-_ONE_HOT = 0.8  # largest entry of a target row
 _CONSTANT = 0.02  # spread of the features
 _FALLEN = 0.25  # effective rank, as a share of its highest
+REMEDY = "Lower optimizer.lr or optimizer.weight_decay, or raise scheduler.warmup_epochs"
 
 
 class CollapseWarning(UserWarning):
@@ -28,42 +30,56 @@ class CollapseWarning(UserWarning):
 
 
 class CollapseMonitor(pl.Callback):
-    """Logs ``rankme`` and ``feature_spread`` each epoch and watches them, and BAM's attention.
+    """Logs ``rankme``, ``feature_spread`` and ``projection_spread`` each epoch, and watches them and the method's own.
+
+    A training whose projections have become alike has collapsed, which is told in that epoch; what else looks wrong is
+    told once it has lasted.
 
     The features are those that training or validation computes anyway: the epoch's last validation images, or the last
     training crops where nothing was validated, of the first process. No pass over the data and no wait for the device
     is added to a step, and no weight or random number is touched.
 
     Args:
-        batch_size: images per process and step; with the loss it says how many columns an attention row has.
+        recipe: of the run.
+
+    Attributes:
+        collapsed_in: the epoch since which the projections have been alike; None where they are not.
     """
 
-    def __init__(self, batch_size: int):
-        self.batch_size = batch_size
+    def __init__(self, recipe: Recipe):
+        self.recipe = recipe
+        self.collapsed_in: int | None = None
         self.highest_rank = 0.0
         self.lasting: dict[str, int] = {}  # symptom -> epochs
-        self._rows: dict[str, deque[Tensor]] = {"train": deque(), "val": deque()}
+        self._rows: dict[str, deque[Tensor]] = {"train": deque(), "val": deque(), "projections": deque()}
         self._now: str | None = None
-        self._hook: Any = None
+        self._hooks: list[Any] = []
 
     # ------------------------------------------------------------------------------------- features
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         backbone: nn.Module = pl_module.backbone  # type: ignore[assignment]
-        self._hook = backbone.register_forward_hook(self._keep)
+        self._hooks = [backbone.register_forward_hook(self._keep)]
+        if projector := _projector(pl_module, self.recipe.method):
+            self._hooks.append(projector.register_forward_hook(self._keep_projections))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if self._hook is not None:
-            self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
 
     def _keep(self, _: nn.Module, __: Any, features: Any) -> None:
+        if self._now is not None:
+            # solo-learn's MAE masks in the backbone, which gives its masks too
+            self._keep_rows(self._now, features[0] if isinstance(features, tuple) else features)
+
+    def _keep_projections(self, _: nn.Module, __: Any, projections: Tensor) -> None:
+        if self._now == "train":
+            self._keep_rows("projections", projections)
+
+    def _keep_rows(self, split: str, rows: Tensor) -> None:
         """The last rows of a split, at least :data:`ROWS` where there are as many."""
-        if self._now is None:
-            return
-        if isinstance(features, tuple):  # solo-learn's MAE masks in the backbone, which gives its masks too
-            features = features[0]
-        kept = self._rows[self._now]
-        kept.append(features.detach().clone())
+        kept = self._rows[split]
+        kept.append(rows.detach().clone())
         while sum(map(len, kept)) - len(kept[0]) >= ROWS:
             kept.popleft()
 
@@ -86,22 +102,33 @@ class CollapseMonitor(pl.Callback):
     # ------------------------------------------------------------------------------------- measures
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        told = self._measure(trainer, pl_module)
+        alike = max(collectives.gather_number(int(told is not None)))
+        if not alike:
+            self.collapsed_in = None
+        elif self.collapsed_in is None:
+            self.collapsed_in = trainer.current_epoch
+            if told is not None:
+                rank_zero_warn(f"Collapsed in epoch {self.collapsed_in}: {told}", category=CollapseWarning)
+        if alike and self.recipe.on_collapse == "stop":
+            raise _stopped(self.collapsed_in or 0)
+
+    def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> str | None:
+        """Log the epoch's measures and tell what lasts; the sentence of a collapse, on the first process."""
         logged = trainer.callback_metrics  # means over the epoch; all processes ask, since they share them here
         if not trainer.is_global_zero:
-            return
-        rows = [features.float().cpu() for features in self._rows["val"] or self._rows["train"]]
-        measured = _measures(torch.cat(rows)[-ROWS:]) if rows else {}
+            return None
+        measured = _measures(_last(self._rows["val"] or self._rows["train"]))
+        projections = _last(self._rows["projections"])
+        if len(projections) > 1 and projections.isfinite().all():
+            measured["projection_spread"] = spread(projections)
         self.highest_rank = max(self.highest_rank, measured.get("rankme", 0.0))
         symptoms = symptoms_of_features(measured, self.highest_rank)
-        loss = getattr(pl_module, "loss_fn", None)
-        if isinstance(loss, BAMLoss):
-            columns = attention_columns(loss, self.batch_size * trainer.world_size)
-            measured["attention_columns"] = float(columns)
-            if "target_entropy_epoch" in logged:
-                entropy, largest = float(logged["target_entropy_epoch"]), float(logged["target_max_epoch"])
-                symptoms |= symptoms_of_attention(entropy, largest, columns, loss.reg)
+        if isinstance(pl_module, OnlineHeads):
+            symptoms |= pl_module.symptoms(logged, measured, self.recipe.optimizer.batch_size * trainer.world_size)
         pl_module.log_dict(measured, rank_zero_only=True)
         self._tell(symptoms, trainer.current_epoch)
+        return symptoms_of_projections(measured, getattr(pl_module, "alike_below", OnlineHeads.alike_below))
 
     def _tell(self, symptoms: dict[str, str], epoch: int) -> None:
         """Warn of the symptoms that have just lasted long enough; one that goes away may be told again."""
@@ -112,54 +139,30 @@ class CollapseMonitor(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"highest_rank": self.highest_rank, "lasting": dict(self.lasting)}
+        return {"highest_rank": self.highest_rank, "lasting": dict(self.lasting), "collapsed_in": self.collapsed_in}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.highest_rank, self.lasting = state_dict["highest_rank"], dict(state_dict["lasting"])
+        self.collapsed_in = state_dict.get("collapsed_in")
+
+
+def _projector(model: pl.LightningModule, method: str) -> nn.Module | None:
+    """The submodule whose outputs the loss compares; None where the method has none."""
+    try:
+        return model.get_submodule(solo_learn.own_method(method).projector)
+    except AttributeError:
+        return None
+
+
+def _last(kept: deque[Tensor]) -> Tensor:
+    return torch.cat([rows.float().cpu() for rows in kept])[-ROWS:] if kept else torch.empty(0, 0)
 
 
 def _measures(features: Tensor) -> dict[str, float]:
     if len(features) < 2 or not torch.isfinite(features).all():
         return {}
     return {"rankme": effective_rank(features), "feature_spread": spread(features)}
-
-
-def attention_columns(loss: BAMLoss, batch_size: int) -> int:
-    """How many columns a row of the target attention may put weight on.
-
-    Args:
-        loss: of the run.
-        batch_size: images per step, over all processes.
-    """
-    if loss.top_k_sink:
-        return loss.top_k_sink
-    return loss.target_crops_number * (batch_size - loss.positive_masking)
-
-
-def symptoms_of_attention(entropy: float, largest: float, columns: int, reg: float) -> dict[str, str]:
-    """What an epoch's target attention shows: symptom -> a sentence.
-
-    Args:
-        entropy: nats, mean over the rows.
-        largest: largest entry of a row, mean.
-        columns: :func:`attention_columns`.
-        reg: of the loss.
-    """
-    if columns < 2:
-        return {}
-    if math.exp(entropy) > _UNIFORM * columns:
-        return {
-            "uniform": f"the target attention is almost uniform: entropy {entropy:.2f} nats of at most "
-            f"{math.log(columns):.2f} over {columns} columns, so no image stands out from the others. Lower "
-            f"method_kwargs.reg (now {reg:g}) and method_kwargs.temperature, or optimizer.lr."
-        }
-    if largest > _ONE_HOT:
-        return {
-            "one-hot": f"the target attention is almost one-hot: its largest entry is {largest:.2f} and its entropy "
-            f"{entropy:.2f} nats, so each image follows a single other one. Raise method_kwargs.reg (now {reg:g})."
-        }
-    return {}
 
 
 def symptoms_of_features(measured: Mapping[str, float], highest_rank: float) -> dict[str, str]:
@@ -172,15 +175,36 @@ def symptoms_of_features(measured: Mapping[str, float], highest_rank: float) -> 
     if not measured:
         return {}
     rank, deviation = measured["rankme"], measured["feature_spread"]
-    remedy = "Lower optimizer.lr or optimizer.weight_decay, or raise scheduler.warmup_epochs"
     if deviation < _CONSTANT:
         return {
             "constant": f"the features hardly differ between images: standard deviation {deviation:.3f} of at most 1, "
-            f"effective rank {rank:.1f}. {remedy}."
+            f"effective rank {rank:.1f}. {REMEDY}."
         }
     if rank < _FALLEN * highest_rank:
         return {
             "rank": f"the features' effective rank (RankMe) has fallen to {rank:.1f} from {highest_rank:.1f}: they "
-            f"use few dimensions. {remedy}."
+            f"use few dimensions. {REMEDY}."
         }
     return {}
+
+
+def symptoms_of_projections(measured: Mapping[str, float], alike_below: float) -> str | None:
+    """A sentence where the projections of different images have become alike.
+
+    Args:
+        measured: ``projection_spread``, or nothing.
+        alike_below: of it.
+    """
+    found = measured.get("projection_spread", 1.0)
+    if found >= alike_below:
+        return None
+    return (
+        f"the projections of different images are alike: spread {found:.2f} of at most 1 (a collapse: below "
+        f"{alike_below:g}). {REMEDY}."
+    )
+
+
+def _stopped(epoch: int) -> UserError:
+    error = UserError("optimizer.lr", f"the training collapsed in epoch {epoch}", f"{REMEDY}, or set on_collapse=warn")
+    error.on_all_processes = True
+    return error

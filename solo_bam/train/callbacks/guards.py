@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
@@ -41,13 +40,23 @@ class EpochSeed(pl.Callback):
         words = np.random.SeedSequence(key).generate_state(3)
         random.seed(int(words[0]))
         np.random.seed(int(words[1]))
-        torch.manual_seed(int(words[2]))
+        seed_device(int(words[2]), trainer.strategy.root_device)
 
 
-@dataclass(frozen=True)
-class _Step:
+def seed_device(seed: int, device: torch.device) -> None:
+    """Seed the CPU's generator and the device's own, as :func:`torch.manual_seed` does.
+
+    Where there is no GPU, that one keeps the stack of each call for when one is started: 1 ms, and memory that grows.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        getattr(torch, device.type).manual_seed(seed)
+
+
+class _Step(NamedTuple):
     """What is told of a step if its loss was not finite."""
 
+    loss: Tensor
     number: int
     epoch: int
     rate: float
@@ -57,20 +66,17 @@ class _Step:
 class NonFiniteLoss(pl.Callback):
     """Stop at a loss that is not finite, so that the last checkpoint stays good.
 
-    On the CPU before its backward. On an accelerator, where looking at each loss would make the host wait for it, the
-    device notes the first one; it is read every :data:`.hardware.READ_EVERY` steps, and before anything that
-    validates, saves or ends.
+    On the CPU before its backward. On an accelerator, where looking at each loss would make the host wait for it, they
+    are read every :data:`.hardware.READ_EVERY` steps, and before anything that validates, saves or ends.
     """
 
     def __init__(self) -> None:
         self._steps: list[_Step] = []  # since the last reading
-        self._first: Tensor | None = None  # which of them was lost first, -1 for none, and its loss
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        self._note(loss.detach())
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         reg = getattr(getattr(pl_module, "loss_fn", None), "reg", None)
-        self._steps.append(_Step(trainer.global_step, trainer.current_epoch, rate, reg))
+        self._steps.append(_Step(loss.detach(), trainer.global_step, trainer.current_epoch, rate, reg))
         if not hardware.reading_waits(loss.device) or len(self._steps) >= hardware.READ_EVERY:
             self._read(trainer)
 
@@ -85,31 +91,20 @@ class NonFiniteLoss(pl.Callback):
     ) -> None:
         self._read(trainer)
 
-    def _note(self, loss: Tensor) -> None:
-        """On the device alone."""
-        if not self._steps:
-            self._first = torch.full((2,), -1.0, device=loss.device)
-        assert self._first is not None
-        lost = (self._first[0] < 0) & ~torch.isfinite(loss)
-        here = torch.stack([torch.full_like(self._first[0], len(self._steps)), loss.to(self._first.dtype)])
-        self._first = torch.where(lost, here, self._first)
-
     def _read(self, trainer: pl.Trainer) -> None:
         """Raise where a loss was lost; all processes do: the others would wait for that one in their backward."""
-        if not self._steps:
-            return
-        assert self._first is not None
         steps, self._steps = self._steps, []
-        firsts = [int(first) for first in collectives.gather(self._first[0]).tolist()]
-        found = [first for first in firsts if first >= 0]
-        if not found:
+        if not steps:
             return
-        lost = [rank for rank, first in enumerate(firsts) if first == min(found)]
-        value = self._first[1].item() if trainer.global_rank in lost else "nan or infinite"
-        raise _error(trainer, steps[min(found)], value, lost)
+        lost = ~torch.stack([step.loss for step in steps]).isfinite()
+        of_steps = zip(*collectives.gather(lost.float()).tolist())  # whether it is, for each process
+        for step, processes in zip(steps, of_steps):
+            if any(processes):
+                raise _error(trainer, step, [rank for rank, is_lost in enumerate(processes) if is_lost])
 
 
-def _error(trainer: pl.Trainer, step: _Step, value: float | str, lost: list[int]) -> UserError:
+def _error(trainer: pl.Trainer, step: _Step, lost: list[int]) -> UserError:
+    value = step.loss.item() if trainer.global_rank in lost else "nan or infinite"
     where = "" if trainer.world_size == 1 else f" on process {', '.join(map(str, lost))}"
     kept = getattr(trainer.checkpoint_callback, "last_model_path", "") or "none yet"
     error = UserError(

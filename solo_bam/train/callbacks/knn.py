@@ -17,6 +17,7 @@ from solo_bam.core.errors import UserError
 from solo_bam.core.neighbors import Tile, count_hits, find_neighbours
 from solo_bam.data import PretrainData
 from solo_bam.data.datasets.images import Images, Split
+from solo_bam.data.datasets.sources import told
 from solo_bam.data.datasets.subsets import balanced, describe_share
 from solo_bam.data.transforms.augmentations import describe_plain_view
 from solo_bam.evaluate.features import Chunk, chunks_of, evaluating, extract_chunks
@@ -133,7 +134,7 @@ class OnlineKNN(pl.Callback):
                 value=100.0 * count / images,
                 interval=wilson_interval(count / images, images),
                 images=images,
-                data=self.recipe.data.val_name,
+                data=told(self.recipe.data, self.queries.split, self.recipe.data.val_name),
                 protocol=self.protocol,
                 method=self.recipe.method,
                 **about,

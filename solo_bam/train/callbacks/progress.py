@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 from solo_bam.core import hardware
+from solo_bam.train.callbacks.means import EpochMeans
 
 
 class ProgressBar(TQDMProgressBar):
@@ -15,18 +16,22 @@ class ProgressBar(TQDMProgressBar):
 
     On an accelerator the numbers behind it are those of the last reading, since each reading makes the host wait. For
     the same reason the loss is not logged with ``prog_bar=True``: Lightning reads such a metric after every step.
+
+    Args:
+        means: tells the loss.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(self, means: EpochMeans):
+        super().__init__()
+        self.means = means
         self._shown: dict[str, Any] = {}
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """What stands behind the bar."""
         if _is_due(trainer):
             read = super().get_metrics(trainer, pl_module)
-            logged, headline = trainer.callback_metrics, getattr(pl_module, "headline", ())
-            loss = {key: float(logged[key]) for key in headline if key in logged}
+            headline = getattr(pl_module, "headline", ())
+            loss = {name: float(value) for name in headline if (value := self.means.latest(name)) is not None}
             self._shown = {key: value for key, value in (read | loss).items() if key != "v_num"}
         return self._shown
 

@@ -2,8 +2,8 @@
 
 A checkpoint is saved when the next batch is about to start, so everything that the batches before have
 logged and changed (the teacher's update comes last) is done. Lightning's counters are put down as they are
-between two batches. In mid-epoch it also holds what the epoch has gathered so far: the sums behind the
-epoch's means and the online k-NN's bank, for each process.
+between two batches. In mid-epoch it also holds the online k-NN's bank so far, for each process; the sums behind
+the epoch's means are :class:`solo_bam.train.callbacks.means.EpochMeans`'s.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from solo_bam.core import collectives, hardware
 from solo_bam.core.errors import Stopped, UserError
 from solo_bam.core.files import PART
 from solo_bam.runs.folder import RunFolder
+from solo_bam.train.lightning_state import put_between_batches
 
 _KNN = ("train_features", "train_targets")
 _SECONDS_TO_STOP = 2.0  # in which several processes on accelerators hear of a signal
-_Sums = dict[str, tuple[float, int]]
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -82,8 +83,8 @@ def _flush_folder(folder: Path) -> None:
 class Saving(Checkpoint):
     """Saves a run's checkpoints and lets it go on from one exactly.
 
-    On SIGTERM, and on SIGUSR1 in a SLURM job, the run is saved at the next batch and stopped; several processes on
-    accelerators agree on it every two seconds or so.
+    On SIGTERM, on Ctrl-C, and on SIGUSR1 in a SLURM job, the run is saved at the next batch and stopped; several
+    processes on accelerators agree on it every two seconds or so.
 
     Args:
         run: its folder.
@@ -99,7 +100,6 @@ class Saving(Checkpoint):
         self._saved_at = -1
         self._position: dict[str, Any] | None = None  # of the checkpoint that is being saved
         self._so_far: dict[str, Any] | None = None  # of the checkpoint that the run goes on from
-        self._sums: _Sums = {}
         self._vote_every, self._steps_to_vote, self._voted_at = 1, 1, 0.0
 
     # ------------------------------------------------------------------------------------------ when
@@ -120,6 +120,10 @@ class Saving(Checkpoint):
             trainer.datamodule.start_at(self._so_far["batch"])  # type: ignore[attr-defined]
 
     def _note(self, number: int, frame: Any) -> None:
+        if number == signal.SIGINT:
+            if self._told is not None:
+                raise KeyboardInterrupt
+            rank_zero_info("\nSaving at the next batch; Ctrl-C again ends it without.")
         self._told = signal.Signals(number)
 
     def on_train_batch_start(
@@ -162,7 +166,7 @@ class Saving(Checkpoint):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the end."""
         if self._saved_at < trainer.global_step:
-            whole = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+            whole = trainer.is_last_batch
             self._save(
                 trainer, f"epoch={trainer.current_epoch - 1}" + ("" if whole else f"-step={trainer.global_step}")
             )
@@ -193,8 +197,8 @@ class Saving(Checkpoint):
         batch = self._position["batch"]
         checkpoint["epoch"] = trainer.current_epoch - 1  # the last one that is whole
         if batch is not None:
-            _between_batches(checkpoint["loops"]["fit_loop"], batch)
-        here = {"sums": _epoch_sums(trainer), "knn": _bank(pl_module)} if batch else {}
+            put_between_batches(checkpoint["loops"]["fit_loop"], batch)
+        here = {"knn": _bank(pl_module)} if batch else {}
         checkpoint["place"] = {
             **self._position,
             "metrics": dict(self.metrics),
@@ -219,14 +223,7 @@ class Saving(Checkpoint):
         pl_module.on_train_epoch_start()  # Lightning calls it at an epoch's very start alone
         for name, tensor in self._so_far["knn"].items():
             setattr(pl_module.knn, name, [tensor.to(pl_module.device)])
-        self._sums, self._so_far = dict(self._so_far["sums"]), None
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Add what the epoch had summed up before the stop, once each metric has been logged again."""
-        if self._sums:
-            self._sums = _add_sums(trainer, self._sums)
+        self._so_far = None
 
 
 def steps_between_votes(steps: int, seconds: float) -> int:
@@ -235,45 +232,8 @@ def steps_between_votes(steps: int, seconds: float) -> int:
 
 
 def _stop_signals() -> list[signal.Signals]:
-    """SIGTERM, and in a SLURM job the signal that Lightning's users let SLURM send before the time is up."""
-    return [signal.SIGTERM] + ([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])
-
-
-def _between_batches(loops: dict[str, Any], batch: int) -> None:
-    """Put Lightning's counters, taken when a batch is about to start, back to between the two batches."""
-    progress = loops["epoch_loop.batch_progress"]
-    progress["is_last_batch"] = False
-    for counts in (progress["total"], progress["current"]):
-        counts["ready"] = counts["started"] = counts["processed"] = counts["completed"]
-    if batch == 0:  # the next epoch has not begun either
-        for counts in (loops["epoch_progress"]["total"], loops["epoch_progress"]["current"]):
-            counts["ready"] = counts["started"] = counts["processed"]
-
-
-def _epoch_sums(trainer: pl.Trainer) -> _Sums:
-    """What Lightning has added up for the epoch's means: ``{metric: (sum of value * images, images)}``."""
-    results: Any = trainer._results
-    return {
-        key: (float(metric.value), int(metric.cumulated_batch_size))
-        for key, metric in results.items()
-        if metric.is_tensor and metric.meta.on_epoch and metric.meta.is_mean_reduction and not metric.has_reset
-    }
-
-
-def _add_sums(trainer: pl.Trainer, sums: _Sums) -> _Sums:
-    """Add former sums to metrics that have been logged since; those that have not are returned.
-
-    A float is added to one other float, so the result has the bits of an epoch without a stop.
-    """
-    results: Any = trainer._results
-    left = {}
-    for key, (value, count) in sums.items():
-        if key in results and not results[key].has_reset:
-            results[key].value = results[key].value + value
-            results[key].cumulated_batch_size = results[key].cumulated_batch_size + count
-        else:
-            left[key] = (value, count)
-    return left
+    """SIGTERM, Ctrl-C, and in a SLURM job the signal that Lightning's users let SLURM send before the time is up."""
+    return [signal.SIGTERM, signal.SIGINT] + ([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])
 
 
 def _bank(pl_module: pl.LightningModule) -> dict[str, Tensor]:

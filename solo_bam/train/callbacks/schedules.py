@@ -7,8 +7,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from solo_bam.core.hardware import number
-
 
 class CosineWeightDecay(pl.Callback):
     """Weight decay from ``start`` to ``end`` on a cosine over all steps of the training.
@@ -41,4 +39,4 @@ class CosineWeightDecay(pl.Callback):
             for group in optimizer.param_groups:
                 if group["decayed"]:
                     group["weight_decay"] = decay
-        pl_module.log("weight_decay", number(decay, pl_module.device))
+        pl_module.log("weight_decay", decay)

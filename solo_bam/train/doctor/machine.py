@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 
 from solo_bam import __version__, solo_learn
 from solo_bam.core import hardware
+from solo_bam.core.files import expanded
 from solo_bam.train.doctor.finding import Finding
 
 GIB = 2**30
@@ -166,7 +167,7 @@ def disk(folder: Path, needed: float = 2 * GIB) -> Finding:
         folder: of the runs; it need not exist.
         needed: bytes below which it is a failure for a recipe, or a warning without one.
     """
-    folder = folder.expanduser().resolve()
+    folder = expanded(folder).resolve()
     there = next(path for path in (folder, *folder.parents) if path.is_dir())
     free = shutil.disk_usage(there).free
     text = f"{free / GIB:.1f} GiB free for runs in {folder}"

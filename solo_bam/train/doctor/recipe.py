@@ -17,13 +17,22 @@ from solo_bam.config import Recipe
 from solo_bam.config.resolve import resolve, uses_cifar_stem
 from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
+from solo_bam.core.files import expanded
 from solo_bam.data import PretrainData, Source, find_source
+from solo_bam.data.module import fraction
 from solo_bam.runs.folder import RunFolder, recipe_hash
 from solo_bam.train.callbacks import OnlineKNN
 from solo_bam.train.doctor.finding import Finding
 from solo_bam.train.doctor.gradients import check_gradients
 from solo_bam.train.doctor.machine import GIB, disk
-from solo_bam.train.pretrain import build_model, build_trainer, check_size, folder_and_checkpoint
+from solo_bam.train.pretrain import (
+    build_model,
+    build_trainer,
+    check_size,
+    find_devices,
+    folder_and_checkpoint,
+    told_images,
+)
 
 # Numbers that the optimiser keeps beside each weight.
 _STATES = {"adam": 2, "adamw": 2, "sgd": 1, "lars": 1}
@@ -36,17 +45,18 @@ def examine_recipe(recipe: Recipe) -> list[Finding]:
     """
     crops = f"{recipe.num_large_crops} large and {recipe.num_small_crops} small crops"
     findings = [Finding("ok", "recipe", f"{recipe.method}, {crops}, {recipe.max_epochs} epochs, seed {recipe.seed}")]
-    devices = _try(findings, "devices", lambda: hardware.find_devices(recipe.accelerator, recipe.devices))
+    found = _try(findings, "devices", lambda: find_devices(recipe))
     source = _try(findings, "data", lambda: find_source(recipe.data, download=False))
     if source is not None:
         findings.append(_data(recipe, source))
-    if devices is not None:
-        processes = devices.count * recipe.num_nodes
+    if found is not None:
+        devices, processes = found
         findings.append(Finding("ok", "devices", f"{processes} process(es) on {devices.accelerator}"))
-        _try(findings, "trainer", lambda: _check_trainer(recipe, devices))
         if source is not None and (cfg := _try(findings, "batch", lambda: _cfg(recipe, source, processes))) is not None:
             findings.append(_batch(recipe, cfg, processes))
-            _try(findings, "steps", lambda: findings.append(_steps(recipe, source, processes)))
+            if (steps := _try(findings, "steps", lambda: _steps(recipe, source, processes))) is not None:
+                findings.append(steps)
+                _try(findings, "trainer", lambda: _check_trainer(recipe, source, devices))
             _try(findings, "network", lambda: findings.extend(_network(recipe, cfg, devices)))
     findings += [*_earlier_runs(recipe), check_gradients()]
     return findings
@@ -69,10 +79,12 @@ def _data(recipe: Recipe, source: Source) -> Finding:
     return Finding("ok", "data", f"{text} of {source.num_classes} classes")
 
 
-def _check_trainer(recipe: Recipe, devices: hardware.Devices) -> None:
+def _check_trainer(recipe: Recipe, source: Source, devices: hardware.Devices) -> None:
     """Lightning's own checks of its arguments, the loggers and what the run would continue; nothing is written."""
     with _silence():
-        folder, _ = folder_and_checkpoint(recipe, resume=False, world_size=devices.count * recipe.num_nodes)
+        processes = devices.count * recipe.num_nodes
+        images = told_images(fraction(source.train(lambda image: image), recipe.data.fraction).split, source.val)
+        folder, _ = folder_and_checkpoint(recipe, images, resume=False, world_size=processes)
         build_trainer(recipe, devices, folder, callbacks=[], steps_per_epoch=1)
 
 
@@ -133,7 +145,7 @@ def _checkpoints(recipe: Recipe, model: pl.LightningModule) -> Finding:
 
 def _earlier_runs(recipe: Recipe) -> list[Finding]:
     """Runs of exactly this recipe."""
-    parent = recipe.checkpoint.dir.expanduser().resolve() / recipe.method
+    parent = expanded(recipe.checkpoint.dir).resolve() / recipe.method
     mine = [RunFolder(path.parent) for path in sorted(parent.glob("*/run.json"))]
     mine = [folder for folder in mine if folder.record().get("recipe_hash") == recipe_hash(recipe)]
     if not mine:

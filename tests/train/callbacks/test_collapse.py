@@ -10,16 +10,19 @@ from typing import Any
 import pytest
 import torch
 
-from solo_bam.cli import pretrain as command
-from solo_bam.cli.pretrain import Trained, pretrain
+from solo_bam.core.errors import UserError
 from solo_bam.data import PretrainData, find_source
 from solo_bam.evaluate import extract_features
 from solo_bam.evaluate.health import effective_rank, spread
 from solo_bam.losses import BAMLoss
 from solo_bam.losses.bam import bam_loss
+from solo_bam.methods.bam import BAM, attention_columns, symptoms_of_attention
+from solo_bam.runs.folder import RunFolder
 from solo_bam.train import pretrain as training
+from solo_bam.train import run as command
 from solo_bam.train.callbacks import CollapseMonitor, CollapseWarning
-from solo_bam.train.callbacks.collapse import ROWS, attention_columns, symptoms_of_attention, symptoms_of_features
+from solo_bam.train.callbacks.collapse import ROWS, symptoms_of_features, symptoms_of_projections
+from solo_bam.train.run import Trained, pretrain
 from tests.recipes import tiny
 
 
@@ -64,11 +67,12 @@ def test_the_measures_are_of_the_validation_images(healthy: tuple[Trained, list[
 def test_the_weights_are_those_without_a_monitor(
     healthy: tuple[Trained, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "CollapseMonitor", lambda _: command.pl.Callback())
+    monkeypatch.setattr(CollapseMonitor, "on_fit_start", lambda *_: None)
+    monkeypatch.setattr(CollapseMonitor, "on_train_epoch_end", lambda *_: None)
     watched, (alone, _) = healthy[0], _train(tmp_path, *HEALTHY, name="digits/bam_momentum")
     a, b = watched.model.state_dict(), alone.model.state_dict()
     assert all(torch.equal(a[key], b[key]) for key in a)
-    own = {"rankme", "feature_spread", "attention_columns"}
+    own = {"rankme", "feature_spread", "projection_spread", "attention_columns"}
     assert own <= set(watched.metrics)
     assert {key: value for key, value in watched.metrics.items() if key not in own} == alone.metrics
 
@@ -76,7 +80,7 @@ def test_the_weights_are_those_without_a_monitor(
 @pytest.mark.parametrize("name", ["bam", "byol"])
 def test_a_constant_backbone_is_told_once(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """BYOL's without validation images: from the training crops."""
-    ordinary = pretrain.backbone_factory
+    ordinary = training.backbone_factory
 
     def constant(cfg: Any) -> Any:
         build = ordinary(cfg)
@@ -98,11 +102,44 @@ def test_a_constant_backbone_is_told_once(name: str, tmp_path: Path, monkeypatch
     assert _logged(trained, "rankme") == pytest.approx([1, 1, 1], abs=1e-3)
     attention = [text for text in said if "almost uniform" in text and "method_kwargs.reg (now 0.05)" in text]
     assert len(attention) == (name == "bam")
-    assert len(said) == len(features) + len(attention)
+    alike = [text for text in said if text.startswith("Collapsed in epoch 0: the projections of different images are")]
+    assert len(alike) == 1
+    assert len(said) == len(features) + len(attention) + 1
+    assert trained.collapsed_in == trained.folder.record()["collapsed_in"] == 0
+
+
+def test_a_collapsed_run_says_so_at_its_end_or_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(BAM, "alike_below", 1.1)
+    trained, said = _train(tmp_path / "warned", *HEALTHY)
+    command.report_pretrained(trained)
+    assert capsys.readouterr().out.startswith("COLLAPSED since epoch 0, finished: bam_loss ")
+    assert [text[:21] for text in said] == ["Collapsed in epoch 0:"]
+    with pytest.raises(UserError, match=r"optimizer.lr: the training collapsed in epoch 0; .*on_collapse=warn"):
+        _train(tmp_path / "stopped", *HEALTHY, "on_collapse=stop")
+    (record,) = (tmp_path / "stopped").glob("*/*/run.json")
+    assert RunFolder(record.parent).record()["status"] == "stopped"
+
+
+def test_a_collapse_may_pass() -> None:
+    """And a resumed run knows of it."""
+    monitor = CollapseMonitor(tiny(Path("runs")))
+    monitor.collapsed_in = 3
+    again = CollapseMonitor(tiny(Path("runs")))
+    again.load_state_dict(monitor.state_dict())
+    assert again.collapsed_in == 3
+
+
+@pytest.mark.parametrize(("spread", "told"), [(0.54, True), (0.92, False)])
+def test_the_silent_collapse_is_told(spread: float, told: bool) -> None:
+    """cifar-small/bam at twice its tuned rate, in its sixth epoch; and the least of sound runs."""
+    assert (symptoms_of_projections({"projection_spread": spread}, BAM.alike_below) is not None) == told
+    assert symptoms_of_projections({}, BAM.alike_below) is None
 
 
 def test_an_episode_is_told_once_and_the_next_one_again() -> None:
-    monitor, said = CollapseMonitor(16), []
+    monitor, said = CollapseMonitor(tiny(Path("runs"))), []
     ill = {"rank": "the rank fell."}
     for epoch, symptoms in enumerate([ill, {}, ill, ill, ill, {}, ill, ill]):
         with warnings.catch_warnings(record=True) as caught:
@@ -113,7 +150,7 @@ def test_an_episode_is_told_once_and_the_next_one_again() -> None:
 
 
 def test_a_resumed_run_does_not_repeat_itself() -> None:
-    first, second = CollapseMonitor(16), CollapseMonitor(16)
+    first, second = CollapseMonitor(tiny(Path("runs"))), CollapseMonitor(tiny(Path("runs")))
     first.lasting, first.highest_rank = {"rank": 2}, 80.0
     second.load_state_dict(first.state_dict())
     with warnings.catch_warnings():
@@ -154,7 +191,7 @@ def test_one_column_is_one_hot_because_it_was_asked_for() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    monitor = CollapseMonitor(16)
+    monitor = CollapseMonitor(tiny(Path("runs")))
     monitor._now = "train"
     for step in range(50):
         monitor._keep(torch.nn.Identity(), (), torch.full((100, 2), float(step)))

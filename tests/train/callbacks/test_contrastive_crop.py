@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from solo_bam.backbones import create_backbone
-from solo_bam.cli.pretrain import pretrain
 from solo_bam.core.errors import UserError
 from solo_bam.data.transforms.contrastive_crop import BoxSchedule, boxes_from_heat, whole_images
 from solo_bam.train.callbacks.contrastive_crop import ContrastiveCropBoxes, compute_boxes
+from solo_bam.train.run import pretrain
 from tests import processes
 from tests.cli.test_pretrain import stop_after, weights
 from tests.data.test_contrastive_crop import ON

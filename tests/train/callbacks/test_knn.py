@@ -15,7 +15,6 @@ import torch.distributed as dist
 from torch import nn
 
 import solo_bam.train.callbacks.knn as module
-from solo_bam.cli.pretrain import Trained, pretrain
 from solo_bam.config.options import KNNOptions
 from solo_bam.core.errors import UserError
 from solo_bam.core.neighbors import find_neighbours
@@ -24,6 +23,7 @@ from solo_bam.evaluate.features import chunks_of
 from solo_bam.evaluate.offline_knn import evaluate_knn
 from solo_bam.runs.records import Record
 from solo_bam.train.callbacks import OnlineKNN
+from solo_bam.train.run import Trained, pretrain
 from tests import processes
 from tests.recipes import tiny
 

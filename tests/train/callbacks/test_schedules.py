@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from solo_bam.cli.pretrain import pretrain
+from solo_bam.train.run import pretrain
 from tests.recipes import tiny
 
 

@@ -47,7 +47,7 @@ def test_a_good_recipe(tmp_path: Path) -> None:
 
 
 def test_the_estimate_is_the_size_of_a_checkpoint(tmp_path: Path) -> None:
-    from solo_bam.cli.pretrain import pretrain
+    from solo_bam.train.run import pretrain
 
     found = examine(tmp_path)["checkpoints"].text
     folder = pretrain(tiny(tmp_path / "runs", "digits/bam", *SMALL)).folder

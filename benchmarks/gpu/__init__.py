@@ -1,0 +1,1 @@
+"""The first minutes on a GPU: everything worth measuring, in order of value."""

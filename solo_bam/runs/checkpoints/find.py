@@ -1,0 +1,23 @@
+"""Where a checkpoint's file lies; light, so that a wrong path is told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from solo_bam.core.errors import UserError
+from solo_bam.core.files import expanded
+
+
+def find_checkpoint(path: Path, key: str) -> Path:
+    """A checkpoint's file; a run's folder means its newest.
+
+    Raises:
+        UserError: there is none, naming ``key``.
+    """
+    path = expanded(path)
+    newest = path / "checkpoints" / "last.ckpt"
+    if path.is_dir() and not newest.exists():
+        raise UserError(key, f"there is no checkpoint in {path}", "give a run's folder or a checkpoint")
+    if not path.exists():
+        raise UserError(key, f"there is no file {path}", "give a run's folder or a checkpoint")
+    return newest if path.is_dir() else path
