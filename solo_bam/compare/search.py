@@ -18,14 +18,14 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 
 from solo_bam.compare.collect import held_out, why_it_failed, write_plan
+from solo_bam.compare.edges import best, edges, told_edges
 from solo_bam.compare.plan import Plan, PlannedRun, Tried, check_spaces
 from solo_bam.compare.space import Choices, Range, Space
 from solo_bam.core.errors import UserError
 from solo_bam.runs.folder import flat, recipe_hash
 
 DATABASE = "search.db"  # within a comparison's folder
-DIVERGED = "the loss became"  # of NonFiniteLoss
-_EDGE = 0.1  # of a range: nearer to its end, a better value may lie beyond
+LOST = ("the loss became", "the training collapsed")  # how trials end that have been a try all the same
 _STEPS = 4  # significant digits of the values that are tried
 
 
@@ -49,18 +49,6 @@ def tune(plan: Plan, folder: Path, work: Callable[[Sequence[PlannedRun]], None])
     return plan.with_runs({entry: best(plan, entry).values for entry in plan.recipes})
 
 
-def best(plan: Plan, entry: str) -> Tried:
-    """A row's trial with the highest accuracy, the first of several.
-
-    Raises:
-        UserError: they have all diverged.
-    """
-    found = max(plan.tried(entry), key=lambda one: one.accuracy or 0.0)
-    if not found.accuracy:
-        raise UserError("tune.trials", f"the loss of {entry} diverged in every trial", "lower the rates of its space")
-    return found
-
-
 # -------------------------------------------------------------------------------------------- trials
 
 
@@ -80,7 +68,7 @@ def _search(plan: Plan, folder: Path, work: Callable[[Sequence[PlannedRun]], Non
 
 
 def _accuracy(run: PlannedRun, folder: Path) -> float:
-    """Of an ended trial; 0, the worst, where the loss diverged.
+    """Of an ended trial; 0, the worst, where the loss diverged or the training was stopped since it had collapsed.
 
     Raises:
         UserError: it failed for another reason: the row would have had a trial fewer.
@@ -89,7 +77,7 @@ def _accuracy(run: PlannedRun, folder: Path) -> float:
     if accuracy is not None:
         return accuracy
     error = why_it_failed(run, folder)
-    if DIVERGED in error:
+    if any(words in error for words in LOST):
         return 0.0
     raise UserError("tune.trials", f"{run.label} failed ({error})", f"see {folder / 'jobs'}, and compare again")
 
@@ -97,8 +85,8 @@ def _accuracy(run: PlannedRun, folder: Path) -> float:
 class Study:
     """A row's trials in Optuna's database.
 
-    What is asked for follows from the seed and the trials done alone: the recipe's own values first, then, up to half of
-    the trials, a quasi-random sequence that is the same for every row, then a tree-structured Parzen estimator.
+    What is asked for follows from the seed and the trials done alone: the recipe's own values first, then, up to half
+    of the trials, a quasi-random sequence that is the same for every row, then a tree-structured Parzen estimator.
 
     Args:
         plan: with the row's space.
@@ -187,32 +175,6 @@ def _quiet() -> None:
 
 
 # --------------------------------------------------------------------------------------------- edges
-
-
-def edges(plan: Plan) -> Iterator[tuple[str, str, int]]:
-    """Row, key and side (-1: the smallest, 1: the largest) of each best value at an end of what was searched."""
-    for entry, space in plan.spaces.items():
-        if not any(one.accuracy for one in plan.tried(entry)):
-            continue
-        values = best(plan, entry).values
-        for key, found in space.items():
-            if side := _side(found, values[key]):
-                yield entry, key, side
-
-
-def _side(found: Range | Choices, value: Any) -> int:
-    if isinstance(found, Range):
-        share = found.share(value)
-        return 1 if share > 1 - _EDGE else -1 if share < _EDGE else 0
-    if len(found) < 3 or any(isinstance(one, bool) or not isinstance(one, int | float) for one in found):
-        return 0  # no order, no end
-    return 1 if value == max(found) else -1 if value == min(found) else 0
-
-
-def told_edges(plan: Plan) -> list[str]:
-    """``simclr: the best optimizer.lr is the largest tried``, a line each."""
-    words = {-1: "smallest", 1: "largest"}
-    return [f"{entry}: the best {key} is the {words[side]} tried" for entry, key, side in edges(plan)]
 
 
 def _widened(plan: Plan) -> Plan | None:

@@ -132,7 +132,7 @@ def _range_of(place: str, own: float, times: Times) -> Range:
 def _holds(found: Range | list[Plain], value: Any) -> bool:
     if isinstance(found, Range):
         return isinstance(value, int | float) and found.low <= value <= found.high
-    return any(type(one) is type(value) and one == value or _same_number(one, value) for one in found)
+    return any((type(one) is type(value) and one == value) or _same_number(one, value) for one in found)
 
 
 def _same_number(a: Any, b: Any) -> bool:

@@ -139,7 +139,8 @@ def _trials(entries: Sequence[str]) -> list[Trial]:
     for row, entry in enumerate(entries):
         for i, factor in enumerate((0.5, 1.0, 2.0)):
             value = None if (row, i) == (3, 2) else 95.0 + row / 2 - (i - row % 3) ** 2
-            found.append(Trial(entry, factor, 0.01 * factor * (row + 1), value, i == row % 3))
+            values: dict[str, object] = {"optimizer.lr": 0.01 * factor * (row + 1)}
+            found.append(Trial(entry, i, values, value, i == row % 3))
     return found
 
 
