@@ -43,7 +43,7 @@ class OwnMethod(NamedTuple):
         crops: that it takes.
         unread_options: ``method_kwargs`` of solo-learn's recipes that it does not read.
         defaults: of options whose defaults differ between the editions.
-        projector: its submodule whose outputs the loss compares, and a sound training spreads; None where there is none.
+        projector: its submodule whose outputs a sound training spreads; None where there is none.
         vit_heads: backbone -> attention heads, of its own ViTs where they are not timm's.
     """
 
