@@ -17,6 +17,7 @@ TINY = [
     "enable_progress_bar=False",
     "enable_model_summary=False",
     "log_every_n_steps=1",
+    "checkpoint.frequency=1",
     "accelerator=cpu",
     "knn_eval.enabled=True",
     "knn_eval.train_fraction=1",

@@ -48,8 +48,9 @@ class WeightedKNNClassifier(Metric):
             if features is not None and targets is not None:
                 if not hardware.reading_waits(targets.device):
                     features, targets = _labelled(features, targets)  # on accelerators at the end: rows are counted
-                getattr(self, f"{split}_features").append(features.detach())
-                getattr(self, f"{split}_targets").append(targets.detach())
+                # Copies: a compiled network that runs as a CUDA graph writes its next output over its last.
+                getattr(self, f"{split}_features").append(features.detach().clone())
+                getattr(self, f"{split}_targets").append(targets.detach().clone())
 
     def forward(self, *args: Any, **kwargs: Any) -> None:
         """Only :meth:`update`: computing at every step would cost more than the training."""

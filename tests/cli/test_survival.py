@@ -173,20 +173,22 @@ SLURM = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "number", "environment", "group"),
+    ("kind", "number", "environment", "group", "frequency"),
     [
-        ("one process", signal.SIGTERM, {}, False),
-        ("one process", signal.SIGUSR1, SLURM, False),
-        ("two loader workers", signal.SIGTERM, {}, True),
-        ("two processes", signal.SIGTERM, {}, False),
-        ("two processes", signal.SIGTERM, {}, True),
+        ("one process", signal.SIGTERM, {}, False, 1),
+        ("one process", signal.SIGTERM, {}, False, 20),
+        ("one process", signal.SIGUSR1, SLURM, False, 1),
+        ("two loader workers", signal.SIGTERM, {}, True, 1),
+        ("two processes", signal.SIGTERM, {}, False, 1),
+        ("two processes", signal.SIGTERM, {}, True, 20),
     ],
 )
 def test_a_signal_saves_and_stops(
-    kind: str, number: int, environment: dict[str, str], group: bool, zygote: Zygote, runs: Any, tmp_path: Path
-) -> None:
-    """In mid-epoch; the run that goes on from there has the bits of an uninterrupted one."""
-    overrides = [*KINDS[kind], "max_epochs=4"]
+    kind: str, number: int, environment: dict[str, str], group: bool, frequency: int, zygote: Zygote, runs: Any,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """In mid-epoch; the run that goes on from there has the bits of an uninterrupted one, however seldom it is saved."""
+    overrides = [*KINDS[kind], "max_epochs=4", f"checkpoint.frequency={frequency}"]
     in_mid_epoch = 0
     for rows in (2, 5, 6):
         before = set(tmp_path.glob("bam_momentum/*/logs/*.jsonl"))

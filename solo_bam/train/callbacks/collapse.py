@@ -83,10 +83,6 @@ class CollapseMonitor(pl.Callback):
         while sum(map(len, kept)) - len(kept[0]) >= ROWS:
             kept.popleft()
 
-    def on_train_epoch_start(self, *_: Any) -> None:
-        for kept in self._rows.values():
-            kept.clear()
-
     def on_train_batch_start(self, *_: Any) -> None:
         self._now = "train"
 
@@ -103,6 +99,8 @@ class CollapseMonitor(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         told = self._measure(trainer, pl_module)
+        for kept in self._rows.values():
+            kept.clear()
         alike = max(collectives.gather_number(int(told is not None)))
         if not alike:
             self.collapsed_in = None
@@ -138,13 +136,17 @@ class CollapseMonitor(pl.Callback):
                 rank_zero_warn(f"Collapse? In epoch {epoch}, {text}", category=CollapseWarning)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {"highest_rank": self.highest_rank, "lasting": dict(self.lasting), "collapsed_in": self.collapsed_in}
+        """What a checkpoint keeps; in mid-epoch, the rows so far, too."""
+        rows = {split: torch.cat(tuple(kept)).cpu()[-ROWS:] for split, kept in self._rows.items() if kept}
+        told = {"lasting": dict(self.lasting), "collapsed_in": self.collapsed_in}
+        return {"highest_rank": self.highest_rank, "rows": rows, **told}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.highest_rank, self.lasting = state_dict["highest_rank"], dict(state_dict["lasting"])
         self.collapsed_in = state_dict.get("collapsed_in")
+        for split, rows in state_dict.get("rows", {}).items():
+            self._rows[split] = deque([rows])
 
 
 def _projector(model: pl.LightningModule, method: str) -> nn.Module | None:

@@ -36,6 +36,7 @@ class EpochMeans(pl.Callback):
         self._asked: dict[str, _Asked] = {}
         self._now: dict[str, Any] = {}
         self._latest: tuple[tuple[str, ...], Tensor] = ((), torch.empty(0))
+        self._of_steps: dict[str, Any] = {}  # the last values of what is logged by the step alone
         self._sums: dict[tuple[str, ...], tuple[Tensor, int]] = {}  # names -> sums (names,) over so many steps
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -66,7 +67,10 @@ class EpochMeans(pl.Callback):
         if averaged and on_epoch:
             self._now[name] = value
             self._asked[name] = _Asked(prog_bar, logger, on_step is not False)
-        elif self._due or not averaged:
+            return
+        if averaged:
+            self._of_steps[name] = value
+        if self._due or not averaged:
             more |= {"on_step": on_step, "on_epoch": on_epoch, "reduce_fx": reduce_fx}
             self._lightnings(name, value, prog_bar=prog_bar, logger=logger, **more)
 
@@ -106,11 +110,15 @@ class EpochMeans(pl.Callback):
                 self._lightnings(name, mean, logger=False)  # in callback_metrics
             else:
                 self._lightnings(name, mean, prog_bar, logger)
-        names, values = self._latest
-        for name, value in zip(names, collectives.mean(values)):
-            if self._asked[name].forked:
-                self._lightnings(f"{name}_step", value, logger=False)  # of the last step, likewise
         self._sums = {}
+        self._hand_over_last()
+
+    def _hand_over_last(self) -> None:
+        """The last step's values, which ``callback_metrics`` keeps."""
+        names, values = self._latest
+        of_steps = {f"{n}_step": v for n, v in zip(names, collectives.mean(values)) if self._asked[n].forked}
+        for name, value in {**of_steps, **self._of_steps}.items():
+            self._lightnings(name, value, logger=False)
 
     def _means(self) -> dict[str, Tensor]:
         """Over the steps that logged a name, and over the processes."""

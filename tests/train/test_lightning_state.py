@@ -1,0 +1,104 @@
+"""What is read of Lightning's private state means what it is read for.
+
+Each test holds for Lightning 2.1.4, 2.2.5, 2.3.3, 2.4.0, 2.5.6 and 2.6.6. Where another one breaks it, what to mend is
+in ``solo_bam/train/lightning_state.py`` alone.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
+
+import solo_bam
+from solo_bam.runs import log
+from solo_bam.train.lightning_state import logs_this_step, put_between_batches
+
+# Of a trainer, loop or module of Lightning: names that it does not document.
+_PRIVATE = {
+    "_results", "_logger_connector", "_checkpoint_connector", "_data_connector", "_callback_connector", "epoch_loop",
+    "batch_progress", "_current_fx_name", "_active_loop", "_accelerator_connector", "_fabric", "_batches_that_stepped",
+}  # fmt: skip
+
+
+class Logging(BoringModel):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        out = super().training_step(batch, batch_idx)
+        self.log("loss", out["loss"])
+        return out
+
+
+class Asked(pl.Callback):
+    """At which steps :func:`logs_this_step` said so; what a checkpoint in mid-epoch holds."""
+
+    def __init__(self) -> None:
+        self.due: list[int] = []
+        self.loops: dict[str, Any] = {}
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if logs_this_step(trainer):
+            self.due.append(trainer.global_step)
+        if trainer.global_step == 5:
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / "mid.ckpt", weights_only=False)
+
+
+def fit(folder: Path, every: int, **arguments: Any) -> Asked:
+    asked = Asked()
+    trainer = pl.Trainer(
+        max_epochs=2, limit_train_batches=4, limit_val_batches=1, accelerator="cpu", logger=log.LineLogger(folder),
+        callbacks=[asked], log_every_n_steps=every, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=folder, **arguments,
+    )  # fmt: skip
+    trainer.fit(Logging())
+    return asked
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_logs_this_step(every: int, accumulated: int, tmp_path: Path) -> None:
+    """``trainer._logger_connector.should_update_logs``."""
+    asked = fit(tmp_path, every, accumulate_grad_batches=accumulated)
+    rows = [int(row["step"]) for path in log.starts(tmp_path) for row in log.metrics(path) if "loss" in row]
+    assert list(dict.fromkeys(asked.due)) == rows
+    assert rows
+
+
+def test_put_between_batches(tmp_path: Path) -> None:
+    """``checkpoint["loops"]["fit_loop"]``: a run that goes on from there trains on with the next batch."""
+    fit(tmp_path, 1)
+    path = tmp_path / "mid.ckpt"
+    content = torch.load(path, weights_only=False)
+    loops = content["loops"]["fit_loop"]
+    counts = loops["epoch_loop.batch_progress"]["current"]
+    assert (counts["ready"], counts["completed"]) == (2, 1)
+    put_between_batches(loops, 1)
+    assert set(counts.values()) == {1}
+    torch.save(content, path)
+    seen: list[tuple[int, int]] = []
+
+    class Seen(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            seen.append((trainer.current_epoch, batch_idx))
+
+    trainer = pl.Trainer(
+        max_epochs=3, limit_train_batches=4, limit_val_batches=1, accelerator="cpu", logger=False, callbacks=[Seen()],
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(Logging(), ckpt_path=str(path))
+    assert seen == [(1, 1), (1, 2), (1, 3), (2, 0), (2, 1), (2, 2), (2, 3)]
+
+
+def test_nothing_else_looks_behind_lightnings_interface() -> None:
+    root = Path(solo_bam.__file__).parent
+    found = {
+        f"{path.relative_to(root)}: {node.attr}"
+        for path in root.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in _PRIVATE
+    }
+    assert found == {"train/lightning_state.py: _logger_connector"}
