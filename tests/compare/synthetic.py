@@ -66,6 +66,7 @@ def results(
         "baseline": "byol" if "byol" in entries else entries[0],
         "outcomes": outcomes,
         "trials": _trials(entries) if tuned else [],
+        "edges": ["bam: the best optimizer.lr is the largest tried"] if tuned else [],
         "tuning": "3 learning rates for each entry, on 144 held-out training images" if tuned else "",
         "differences": [apart] * unfair + _own(entries),
         "unfair": [apart.told] if unfair else [],
