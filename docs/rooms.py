@@ -76,7 +76,8 @@ def svg() -> str:
     order = rooms()
     width, height = LANES + 110 * len(PATHS) + 10, TOP + ROW * len(order) + 34
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="14">\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        'font-family="sans-serif" font-size="14">\n'
         "<title>The rooms of solo_bam, top to bottom, and three data paths</title>\n"
         f'<rect width="{width}" height="{height}" fill="#fff"/>\n'
         f"{''.join(box(room, order) for room in order)}"

@@ -27,8 +27,7 @@ def classifier_records(
     Args:
         recipe: a completed recipe.
         data: what it was trained and tested on.
-        tally: of the validation images.
-        best: the head that is reported.
+        tally, best: of the validation images, and the head that is reported.
         about: fields that say which weights were measured.
         trained_by: the pretraining's recipe, None where nothing says it.
         world_size: processes.
