@@ -14,7 +14,7 @@ from solo_bam import solo_learn
 if TYPE_CHECKING:
     from torch import nn
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def _methods() -> dict[str, type]:

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import IO
+from collections.abc import Sequence
 
 from solo_bam.cli.options import Parser, add_import, import_modules, parse
-from solo_bam.compare.collect import choose_factors, collect, write_plan
-from solo_bam.compare.launch import Job, alone, launch
-from solo_bam.compare.plan import RUNS, Plan, PlannedRun, make_plan, override_lines
-from solo_bam.compare.progress import Progress, overview
-from solo_bam.compare.report.write import write_report
-from solo_bam.config.comparison import UNTRAINED, Comparison, load_comparison
-from solo_bam.core import hardware
-from solo_bam.core.errors import UserError
+from solo_bam.config.comparison import load_comparison
 from solo_bam.core.files import expanded, writable
-
-_JOBLIB = "hydra_plugins.hydra_joblib_launcher"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Plan, tune, train, measure and report; what is there already is kept."""
+    """Plan, search, train, measure and report; what is there already is kept."""
     parser = Parser(
         prog="solo-bam compare",
-        description="Compare methods: shared recipes, equal tuning, several seeds, one report. "
+        description="Compare methods: shared recipes, an equal search, several seeds, one report. "
         "Started again, it goes on where it stopped.",
         epilog="Hydra's launchers are chosen as in Hydra: hydra/launcher=submitit_slurm hydra.launcher.gpus_per_node=1",
     )
@@ -40,113 +28,12 @@ def main(arguments: Sequence[str]) -> int:
     import_modules(options.modules)
     launcher = [line for line in options.overrides if line.lstrip("+").startswith(("hydra.", "hydra/"))]
     overrides = [line for line in options.overrides if line not in launcher]
-    plan = make_plan(load_comparison(options.name, overrides, options.config_path), options.modules)
+    comparison = load_comparison(options.name, overrides, options.config_path)
+
+    from solo_bam.compare.plan import make_plan
+    from solo_bam.compare.run import announce, compare
+
+    plan = make_plan(comparison, options.modules)
     writable(expanded(plan.comparison.folder), "output")
-    _announce(plan)
+    announce(plan)
     return 0 if options.dry_run else compare(plan, launcher)
-
-
-def compare(plan: Plan, launcher: Sequence[str] = ()) -> int:
-    """Run a plan to its end.
-
-    Args:
-        plan: of :func:`make_plan`.
-        launcher: Hydra's overrides; none: ``jobs`` of the comparison at once, on this machine.
-
-    Returns:
-        0 where every run has ended well, else 1.
-
-    Raises:
-        UserError: the comparison is running already, the launcher failed, or the tuning did.
-    """
-    comparison, folder = plan.comparison, expanded(plan.comparison.folder)
-    at_once = comparison.jobs or _gpus(plan)
-    launcher = launcher or _on_this_machine(at_once)
-    plan = plan.model_copy(update={"at_once": at_once})
-    with alone(folder) as lock:
-        if plan.trials:
-            write_plan(plan, folder)
-            _work("Tuning", [_job(run, [], folder, at_once) for run in plan.trials], folder, launcher, lock)
-            plan = plan.with_runs(choose_factors(plan, folder))
-        write_plan(plan, folder)
-        jobs = [_job(run, evaluations(comparison, run.entry), folder, at_once) for run in plan.runs]
-        _work("Runs", jobs, folder, launcher, lock, lambda: overview(collect(folder)))
-        results = collect(folder)
-        page = write_report([results], folder, with_latex=comparison.latex)
-    failed = [one for one in results.outcomes if one.status != "finished"]
-    for one in failed:
-        print(f"FAILED: {one.entry}, seed {one.seed}: {one.error}")
-    print(f"Report: {page}")
-    return 1 if failed else 0
-
-
-def _work(
-    stage: str,
-    jobs: Sequence[Job],
-    folder: Path,
-    launcher: Sequence[str],
-    lock: IO[str],
-    table: Callable[[], str] | None = None,
-) -> None:
-    """Whatever is not finished yet."""
-    left = [job for job in jobs if not job.finished]
-    print(f"{stage}: {len(jobs)}, of which {len(jobs) - len(left)} are there already")
-    if left:
-        launch(left, folder, launcher, lock, Progress(stage, jobs, table))
-
-
-def evaluations(comparison: Comparison, entry: str) -> list[list[str]]:
-    """Arguments of the commands that measure a row's runs, ``{run}`` for their folder.
-
-    All rows start from the same network, so the first row's runs are measured untrained, too.
-    """
-    found = []
-    options = comparison.knn_options
-    if options is not None:
-        lines = override_lines(options.model_dump(mode="json", exclude_defaults=True))
-        found.append(["knn", "{run}", *lines])
-    if comparison.linear is not None:
-        runs = expanded(comparison.folder) / RUNS
-        places = override_lines({"checkpoint": {"enabled": False, "dir": str(runs)}, "enable_progress_bar": False})
-        found.append(["linear", "{run}", "--config-name", comparison.linear, *places])
-    if comparison.untrained and entry == comparison.methods[0].name:
-        found += [[*words, f"branch={UNTRAINED}"] for words in found]
-    return found
-
-
-def _job(run: PlannedRun, measured_by: Sequence[Sequence[str]], folder: Path, at_once: int) -> Job:
-    environment = {}
-    if at_once > 1 and run.recipe.accelerator in ("auto", "cpu") and not hardware.gpus():
-        environment["OMP_NUM_THREADS"] = str(max(1, hardware.cores() // at_once))
-    return Job(run=run, evaluations=[list(words) for words in measured_by], folder=folder, environment=environment)
-
-
-def _gpus(plan: Plan) -> int:
-    """Runs at once where nobody says: one per GPU, if a run takes one."""
-    alone_on_one = all(recipe.devices in (1, "1") for recipe in plan.recipes.values())
-    return max(1, hardware.gpus()) if alone_on_one else 1
-
-
-def _on_this_machine(at_once: int) -> list[str]:
-    """Hydra's launcher for several processes; its own takes one job after another.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    if at_once == 1:
-        return []
-    if importlib.util.find_spec("hydra_plugins") is None or not importlib.util.find_spec(_JOBLIB):
-        problem = f"got {at_once} runs at once, hydra-joblib-launcher is not installed"
-        raise UserError("jobs", problem, "pip install 'solo-bam[jobs]' or set jobs=1")
-    return ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={at_once}"]
-
-
-def _announce(plan: Plan) -> None:
-    """What will be run, and every key in which the recipes differ."""
-    comparison = plan.comparison
-    print(f"{comparison.name}: {', '.join(plan.recipes)}; seeds {', '.join(map(str, comparison.seeds))}")
-    print(f"Trainings: {len(plan.trials)} to tune, {len(comparison.methods) * len(comparison.seeds)} that count")
-    for difference in plan.differences:
-        print(f"  {'differs' if difference.fair else 'UNFAIR '} {difference.told}")
-    for line in plan.unfair:
-        print(f"UNFAIR: {line}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from solo_bam.compare.edges import told_edges
 from solo_bam.compare.fairness import describe_crops
 from solo_bam.compare.launch import FAILED, Job
 from solo_bam.compare.plan import Plan, PlannedRun
@@ -24,7 +25,6 @@ PLAN = "plan.json"
 # Logged accuracies that make the curves; the first that a run has.
 _CURVES = {"k-NN": ("knn_acc1", "val_knn_acc1"), "linear": ("val_acc1",)}
 TUNED_BY = "knn_acc1"
-DIVERGED = "the loss became"  # of NonFiniteLoss
 
 
 def read_plan(folder: Path) -> Plan:
@@ -35,12 +35,33 @@ def read_plan(folder: Path) -> Plan:
     """
     path = folder / PLAN
     try:
-        return Plan.model_validate_json(path.read_text())
+        return Plan.model_validate(_as_searched(json.loads(path.read_text())))
     except OSError:
         problem = f"{folder} holds no comparison ({PLAN})"
         raise UserError("DIR", problem, "give a folder that solo-bam compare has made") from None
-    except ValidationError:
+    except (ValidationError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError("DIR", f"{path} is not what solo-bam compare has written", "compare again") from None
+
+
+def _as_searched(raw: Any) -> Any:
+    """A plan from before there was a search: factors of the learning rate, of which each made a trial."""
+    factors = raw["comparison"]["tune"].pop("factors", None)
+    if factors is None:
+        return raw
+    raw["trials"] = [
+        {"run": {**run, "trial": factors.index(run["factor"])}, "values": _rate(run)} for run in raw.get("trials", [])
+    ]
+    chosen = raw.pop("factors", {})
+    raw["chosen"] = {
+        trial["run"]["entry"]: trial["values"]
+        for trial in raw["trials"]
+        if chosen.get(trial["run"]["entry"]) == trial["run"]["factor"]
+    }
+    return raw
+
+
+def _rate(run: dict[str, Any]) -> dict[str, float]:
+    return {"optimizer.lr": run["recipe"]["optimizer"]["lr"]}
 
 
 def collect(folder: Path) -> Results:
@@ -67,6 +88,7 @@ def collect(folder: Path) -> Results:
         columns=columns(outcomes),
         stated=_stated(next(iter(plan.recipes.values())), outcomes),
         at_once=plan.at_once,
+        edges=told_edges(plan),
     )
 
 
@@ -167,55 +189,37 @@ def _column(key: str, record: Record, branch: str | None) -> Column:
 
 
 def trials(plan: Plan, folder: Path) -> Iterator[Trial]:
-    """The tuning's runs; of an accuracy reached twice, the rate nearest the recipe's own is chosen."""
-    measured = {(run.entry, run.factor or 1.0): _held_out(run, folder) for run in plan.trials}
-    for (entry, factor), accuracy in measured.items():
-        chosen = plan.factors.get(entry) == factor
-        yield Trial(entry, factor, plan.rate(entry, factor), accuracy, chosen)
+    """The search's trainings, with what they measured on the held-out images."""
+    for one in plan.trials:
+        accuracy = held_out(one.run, folder) if one.accuracy is None else one.accuracy
+        chosen = bool(one.values) and plan.chosen.get(one.run.entry) == one.values
+        yield Trial(one.run.entry, one.run.trial or 0, one.values, accuracy, chosen)
 
 
-def _held_out(run: PlannedRun, folder: Path) -> float | None:
+def held_out(run: PlannedRun, folder: Path) -> float | None:
+    """The accuracy (%) of a trial's k-NN on the held-out images; None where it has not ended well."""
     found = run.find(folder)
     return None if found is None else found.record().get("results", {}).get(TUNED_BY)
 
 
-def choose_factors(plan: Plan, folder: Path) -> dict[str, float]:
-    """Of each row, the factor whose trial did best on the held-out images; nearest to 1 of several.
-
-    A trial whose loss diverged has been a try. One that failed for another reason has not, and would leave its
-    method fewer than the others.
-
-    Raises:
-        UserError: there is such a trial, or a method whose trials have all diverged.
-    """
-    best: dict[str, Trial] = {}
-    for run, trial in zip(plan.trials, trials(plan, folder)):
-        error = Job(run=run, evaluations=[], folder=folder).state().get("error") or "it has not ended"
-        if trial.accuracy is None and DIVERGED not in error:
-            problem = f"the trial of {trial.entry} with optimizer.lr={trial.rate:g} failed ({error})"
-            raise UserError("tune.factors", problem, f"see {folder / 'jobs'}, and compare again")
-        if trial.accuracy is not None and (trial.entry not in best or _rank(trial) > _rank(best[trial.entry])):
-            best[trial.entry] = trial
-    for entry in plan.recipes.keys() - best.keys():
-        raise UserError("tune.factors", f"the loss of {entry} diverged at every rate", "give lower factors")
-    return {entry: trial.factor for entry, trial in best.items()}
-
-
-def _rank(trial: Trial) -> tuple[float, float]:
-    assert trial.accuracy is not None
-    return trial.accuracy, -max(trial.factor, 1 / trial.factor)
+def why_it_failed(run: PlannedRun, folder: Path) -> str:
+    """What its job said last."""
+    return Job(run=run, evaluations=[], folder=folder).state().get("error") or "it has not ended"
 
 
 def _tuning(plan: Plan) -> str:
     tune = plan.comparison.tune
     before = [name for name, recipe in plan.recipes.items() if recipe.tuned == recipe.data.dataset]
     earlier = f" Settings of {', '.join(before)} had been chosen on this data before." if before else ""
-    if not tune.factors:
+    if not plan.trials and not tune.trials:
         return f"No tuning: every recipe as it is.{earlier}"
-    factors = ", ".join(f"{factor:g}" for factor in tune.factors)
+    number = max((one.run.trial or 0 for one in plan.trials), default=tune.trials - 1) + 1
+    sizes = ", ".join(f"{entry} {len(space)}" for entry, space in plan.spaces.items())
+    searched = f" Keys searched: {sizes}." if sizes else ""
+    wider = f" Ranges were widened for all rows, once: {'; '.join(plan.widened)}." if plan.widened else ""
     return (
-        f"Each method's learning rate is the best of {len(tune.factors)} ({factors} times its recipe's), by k-NN on "
-        f"{100 * tune.fraction:g} % of the training images, held out; seed {tune.seed}.{earlier}"
+        f"Each row's settings are the best of {number} trials, by k-NN on {100 * tune.fraction:g} % of the training "
+        f"images, held out; seed {tune.seed}.{searched}{wider}{earlier}"
     )
 
 

@@ -12,8 +12,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from solo_bam.compare.fairness import OWN, Difference, differences, is_own, unequally_tuned
-from solo_bam.config import Recipe, load_recipe
+from solo_bam.compare.space import DEFAULT, Range, Space, load_space
+from solo_bam.config import Recipe, load_recipe, recipe_folders
 from solo_bam.config.comparison import Comparison, Entry
+from solo_bam.config.recipe import recipe_names
 from solo_bam.config.resolve import resolve
 from solo_bam.core.errors import UserError
 from solo_bam.core.files import expanded
@@ -30,20 +32,20 @@ class PlannedRun(BaseModel):
 
     Attributes:
         entry: the row that it belongs to.
-        factor: of a trial of the tuning, what the recipe's learning rate is multiplied by; None: a run that counts.
+        trial: its number, of a trial of the search; None: a run that counts.
         arguments: of ``solo-bam pretrain``.
         recipe: what they make.
     """
 
     entry: str
-    factor: float | None
+    trial: int | None = None
     arguments: list[str]
     recipe: Recipe
 
     @property
     def label(self) -> str:
         """For people: ``bam, seed 0``."""
-        return f"{self.entry}, " + (f"seed {self.recipe.seed}" if self.factor is None else f"rate x {self.factor:g}")
+        return f"{self.entry}, " + (f"seed {self.recipe.seed}" if self.trial is None else f"trial {self.trial}")
 
     @property
     def command(self) -> str:
@@ -65,6 +67,20 @@ class PlannedRun(BaseModel):
         return max(alike, key=lambda run: (run.path / "run.json").stat().st_mtime) if alike else None
 
 
+class Tried(BaseModel):
+    """A trial of the search.
+
+    Attributes:
+        run: its training.
+        values: ``{dotted key: value}`` that it tries.
+        accuracy: (%), of the k-NN on the held-out images; 0 where the loss diverged; None: it has not ended.
+    """
+
+    run: PlannedRun
+    values: dict[str, Any]
+    accuracy: float | None = None
+
+
 class Plan(BaseModel):
     """Everything that is decided before the first run; kept as ``plan.json``.
 
@@ -73,8 +89,11 @@ class Plan(BaseModel):
         recipes: of each row, with the first seed.
         differences: keys in which they differ.
         unfair: what makes the comparison unfair, a line each.
-        trials: the tuning's runs, every row with every factor.
-        factors: of the rows' learning rates, as the trials chose them; empty before, and without a tuning.
+        spaces: of each row, what is searched; empty without a search.
+        trials: of the search so far.
+        narrow: the spaces before they were widened; empty where they were not.
+        widened: why they were, a line each.
+        chosen: of each row, the values that its trials chose; empty before, and without a search.
         runs: those that count, a seed of every row before the next seed.
         at_once: how many shared the machine, or each GPU's host.
         modules: of the user's own, which register methods.
@@ -84,42 +103,44 @@ class Plan(BaseModel):
     recipes: dict[str, Recipe]
     differences: list[Difference]
     unfair: list[str]
-    trials: list[PlannedRun] = []
-    factors: dict[str, float] = {}
+    spaces: dict[str, Space] = {}
+    trials: list[Tried] = []
+    narrow: dict[str, Space] = {}
+    widened: list[str] = []
+    chosen: dict[str, dict[str, Any]] = {}
     runs: list[PlannedRun] = []
     at_once: int = 1
     modules: list[str] = []
 
-    def with_trials(self) -> Plan:
-        """With the runs of the tuning."""
+    def trial(self, entry: str, number: int, values: Mapping[str, Any]) -> PlannedRun:
+        """A training of the search: on the same images and seed for all, measured after its last epoch."""
         tune = self.comparison.tune
-        extra = [f"seed={tune.seed}", f"data.tune_fraction={tune.fraction}"]
-        extra += [] if tune.epochs is None else [f"max_epochs={tune.epochs}"]
-        extra.append("knn_eval.freq=1000000")  # after the last epoch
-        trials = [
-            self._run(entry, factor, factor, extra) for entry in self.comparison.methods for factor in tune.factors
-        ]
-        return self.model_copy(update={"trials": trials})
+        fixed = [f"seed={tune.seed}", f"data.tune_fraction={tune.fraction}", "knn_eval.freq=1000000"]
+        fixed += [] if tune.epochs is None else [f"max_epochs={tune.epochs}"]
+        return self._run(self._entry(entry), number, values, fixed)
 
-    def with_runs(self, factors: Mapping[str, float]) -> Plan:
-        """With the runs that count, their learning rates multiplied by ``factors``."""
+    def with_runs(self, chosen: Mapping[str, Mapping[str, Any]]) -> Plan:
+        """With the runs that count, which have the chosen values."""
         runs = [
-            self._run(entry, None, factors.get(entry.name), [f"seed={seed}"])
+            self._run(entry, None, chosen.get(entry.name, {}), [f"seed={seed}"])
             for seed in self.comparison.seeds
             for entry in self.comparison.methods
         ]
-        return self.model_copy(update={"factors": dict(factors), "runs": runs})
+        return self.model_copy(update={"chosen": {name: dict(values) for name, values in chosen.items()}, "runs": runs})
 
-    def rate(self, entry: str, factor: float) -> float:
-        """The learning rate that a factor makes."""
-        return float(f"{self.recipes[entry].optimizer.lr * factor:.6g}")
+    def tried(self, entry: str) -> list[Tried]:
+        """A row's trials."""
+        return [one for one in self.trials if one.run.entry == entry]
 
-    def _run(self, entry: Entry, factor: float | None, times: float | None, extra: Sequence[str]) -> PlannedRun:
-        rate = [] if times is None else [f"optimizer.lr={self.rate(entry.name, times)}"]
+    def _entry(self, name: str) -> Entry:
+        return next(entry for entry in self.comparison.methods if entry.name == name)
+
+    def _run(self, entry: Entry, trial: int | None, values: Mapping[str, Any], extra: Sequence[str]) -> PlannedRun:
+        searched = [f"{key}={quoted(value)}" for key, value in values.items()]
         devices = ["devices=1"] if self.recipes[entry.name].devices == 1 else []
-        arguments, recipe = _compose(self.comparison, entry, [*extra, *rate, *devices])
+        arguments, recipe = _compose(self.comparison, entry, [*extra, *searched, *devices])
         arguments = [*(word for module in self.modules for word in ("--import", module)), *arguments]
-        return PlannedRun(entry=entry.name, factor=factor, arguments=arguments, recipe=recipe)
+        return PlannedRun(entry=entry.name, trial=trial, arguments=arguments, recipe=recipe)
 
 
 def make_plan(comparison: Comparison, modules: Sequence[str] = ()) -> Plan:
@@ -143,9 +164,38 @@ def make_plan(comparison: Comparison, modules: Sequence[str] = ()) -> Plan:
     if plan.unfair and not comparison.allow_differences:
         more = f" (and {len(plan.unfair) - 1} more)" if len(plan.unfair) > 1 else ""
         remedy = "make it the same for all, or set allow_differences=True, which marks every table and picture"
-        key = next((one.key for one in found if not one.fair), "tune.factors")
+        key = next((one.key for one in found if not one.fair), "tune.trials")
         raise UserError(key, f"the comparison would be unfair: {plan.unfair[0]}{more}", remedy)
-    return plan.with_trials() if comparison.tune.factors else plan.with_runs({})
+    if comparison.tune.trials == 0:
+        return plan.with_runs({})
+    spaces = {entry.name: _space(comparison, entry, recipes[entry.name]) for entry in comparison.methods}
+    return check_spaces(plan.model_copy(update={"spaces": spaces}))
+
+
+def _space(comparison: Comparison, entry: Entry, recipe: Recipe) -> Space:
+    """What is searched for a row: all of its space but what the comparison sets."""
+    given = {key for keys in (comparison.shared, entry.keys) for key, _ in flat(keys)}
+    name = entry.space or (recipe.method if recipe.method in recipe_names(recipe_folders("spaces")) else DEFAULT)
+    space = {key: found for key, found in load_space(name, recipe, entry.name).items() if key not in given}
+    for key in space:
+        if not is_own(key):
+            problem = "belongs to all rows, and would differ between them"
+            raise UserError(f"spaces/{name}: {key}", problem, "search the method's own part")
+    return space
+
+
+def check_spaces(plan: Plan) -> Plan:
+    """The plan, if the ends of all ranges and all choices make recipes.
+
+    Raises:
+        UserError: the first that does not.
+    """
+    for entry, space in plan.spaces.items():
+        for key, found in space.items():
+            for value in [found.low, found.high] if isinstance(found, Range) else found:
+                recipe = plan.trial(entry, 0, {key: value}).recipe
+                resolve(recipe, 10, True, find_devices(recipe)[1])
+    return plan
 
 
 def _compose(comparison: Comparison, entry: Entry, extra: Sequence[str]) -> tuple[list[str], Recipe]:
@@ -205,11 +255,11 @@ def _check_runs(name: str, recipe: Recipe) -> None:
 
 def _unfair(comparison: Comparison, recipes: Mapping[str, Recipe], found: Sequence[Difference]) -> Iterator[str]:
     yield from (one.told for one in found if not one.fair)
-    if comparison.tune.factors:
+    if comparison.tune.trials:
         return
     by_hand = {entry.name: _sets_own(entry) for entry in comparison.methods}
     if told := unequally_tuned(recipes, by_hand):
-        yield f"{told}; tune.factors=[0.3,1,3] tries the same rates for all"
+        yield f"{told}; tune.trials=8 searches for all alike"
 
 
 def _sets_own(entry: Entry) -> bool:

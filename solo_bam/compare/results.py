@@ -119,11 +119,19 @@ def with_untrained(entries: Sequence[str], columns: Sequence[Column]) -> list[st
 
 
 class Trial(NamedTuple):
-    """A learning rate that was tried: ``factor`` times the recipe's own, and its accuracy (%) on held-out images."""
+    """A training of the search.
+
+    Attributes:
+        entry: the row.
+        number: of the trial, from 0.
+        values: ``{dotted key: value}`` that it tried.
+        accuracy: (%), on held-out images; 0 where the loss diverged, None where it has not ended.
+        chosen: whether the runs that count have its values.
+    """
 
     entry: str
-    factor: float
-    rate: float
+    number: int
+    values: dict[str, object]
     accuracy: float | None
     chosen: bool
 
@@ -139,6 +147,7 @@ class Results:
         outcomes: of every planned run but the trials.
         trials: of the tuning; empty without one.
         tuning: the tuning in words.
+        edges: each chosen value that lies at the end of what was searched, in words.
         differences: keys in which the recipes differ.
         unfair: what makes the comparison unfair, one line each; marked in every table and picture.
         columns: one per protocol.
@@ -157,3 +166,4 @@ class Results:
     columns: Sequence[Column]
     stated: dict[str, str]
     at_once: int = 1
+    edges: Sequence[str] = ()

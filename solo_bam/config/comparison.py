@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from solo_bam.config.options import KNNOptions
 from solo_bam.config.recipe import compose_recipe, user_error
-from solo_bam.config.schema import Count, Name, Positive, Section, Seed, listed
+from solo_bam.config.schema import Count, Index, Name, Section, Seed, listed
 from solo_bam.core.errors import UserError, nearest
 
 UNTRAINED = "untrained"  # the row of the network before training
@@ -30,21 +30,29 @@ def _named(value: object) -> object:
 
 
 class Entry(Section):
-    """A row: ``recipe`` (default: its name), of the comparison's folder or a file, and ``keys`` of its own."""
+    """A row: ``recipe`` (default: its name), of the comparison's folder or a file, and ``keys`` of its own.
+
+    ``space``: what is searched for it, of ``scripts/spaces`` or a file; null: its method's. Its own ``keys`` are not.
+    """
 
     name: Annotated[Name, Field(min_length=1)]
     recipe: str | None = None
     keys: dict[str, Any] = {}
+    space: str | None = None
 
 
 class Tune(Section):
-    """The same tuning for every row: ``factors`` times its recipe's learning rate are tried, each once.
+    """The same search for every row: ``trials`` trainings each, the first by its recipe as it is; 0: no search.
 
-    The best by k-NN on ``fraction`` of the training images, which these trials are not trained on; the validation
-    images are not looked at. ``epochs``: of a trial; null: as many as a run. ``factors: []``: no tuning.
+    The best by k-NN on ``fraction`` of the training images, which no trial is trained on; the validation images are not
+    looked at. Where a best lies at an end of its range, the range is widened for all rows, once, and each has ``extra``
+    trials more; 0: it is only told. ``batch``: trials of a row that are asked for at a time. ``epochs``: of a trial;
+    null: as many as a run.
     """
 
-    factors: Annotated[list[Positive], AfterValidator(_different)] = []
+    trials: Index = 0
+    extra: Index = 0
+    batch: Count = 2
     fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     seed: Seed = 100
     epochs: Count | None = None

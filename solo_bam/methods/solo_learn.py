@@ -16,8 +16,8 @@ _UNREAD_OPTIONS = {
 }
 # Where the editions' defaults differ, the head's hold.
 _DEFAULTS = {"dino": {"warmup_teacher_temperature_epochs": 0}, "swav": {"queue_size": 65536}}
-# Submodules whose outputs the loss compares, where they are not called projector.
-_PROJECTORS = {"dino": "head.mlp", "mae": "decoder"}
+# Without projections that a sound training spreads: DINO compares shares of prototypes, MAE pixels.
+_NO_PROJECTOR = ("dino", "mae")
 # Attention heads of the small ViTs that these have of their own; the shapes of weights do not tell.
 _OWN_VITS = {"vit_tiny": 12, "vit_small": 12}
 _VIT_HEADS = {"mae": _OWN_VITS, "mocov3": _OWN_VITS}
@@ -30,6 +30,6 @@ def own_method(name: str, edition: str) -> OwnMethod:
         crops=CropRule(large=large, small=name in _SMALL_CROPS[edition]),
         unread_options=_UNREAD_OPTIONS.get(name, ()),
         defaults=_DEFAULTS.get(name, {}),
-        projector=_PROJECTORS.get(name, "projector"),
+        projector=None if name in _NO_PROJECTOR else "projector",
         vit_heads=_VIT_HEADS.get(name, {}),
     )

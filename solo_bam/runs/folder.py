@@ -245,7 +245,9 @@ class RunFolder:
 
     @property
     def is_running(self) -> bool:
-        """Whether a process trains it now."""
+        """Whether another run's process trains it now; not for a process beside the first one of the run."""
+        if _ENVIRONMENT_KEY in os.environ:
+            return False
         try:
             with (self.path / _LOCK).open("a" if (self.path / _LOCK).exists() else "r") as lock:
                 return not locked(lock)

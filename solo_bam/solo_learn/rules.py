@@ -43,12 +43,12 @@ class OwnMethod(NamedTuple):
         crops: that it takes.
         unread_options: ``method_kwargs`` of solo-learn's recipes that it does not read.
         defaults: of options whose defaults differ between the editions.
-        projector: its submodule whose outputs the loss compares.
+        projector: its submodule whose outputs a sound training spreads; None where there is none.
         vit_heads: backbone -> attention heads, of its own ViTs where they are not timm's.
     """
 
     crops: CropRule
     unread_options: tuple[str, ...] = ()
     defaults: dict[str, Any] = {}
-    projector: str = "projector"
+    projector: str | None = "projector"
     vit_heads: dict[str, int] = {}

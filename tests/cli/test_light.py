@@ -10,7 +10,7 @@ from solo_bam.cli import COMMANDS
 
 HEAVY = ["torch", "lightning", "timm", "torchvision", "sklearn", "scipy", "matplotlib", "pandas", "solo"]
 RIGHT_AWAY = [
-    *([command, "--help"] for command in COMMANDS if command != "compare"),
+    *([command, "--help"] for command in COMMANDS),
     ["zoo", "list"],
     ["pretrain", "--config-name", "digits/bam", "optimizer.lrr=1"],
     ["pretrain", "--config-name", "digits/bam", "max_epoch=1"],

@@ -66,6 +66,7 @@ def results(
         "baseline": "byol" if "byol" in entries else entries[0],
         "outcomes": outcomes,
         "trials": _trials(entries) if tuned else [],
+        "edges": ["bam: the best optimizer.lr is the largest tried"] if tuned else [],
         "tuning": "3 learning rates for each entry, on 144 held-out training images" if tuned else "",
         "differences": [apart] * unfair + _own(entries),
         "unfair": [apart.told] if unfair else [],
@@ -139,7 +140,8 @@ def _trials(entries: Sequence[str]) -> list[Trial]:
     for row, entry in enumerate(entries):
         for i, factor in enumerate((0.5, 1.0, 2.0)):
             value = None if (row, i) == (3, 2) else 95.0 + row / 2 - (i - row % 3) ** 2
-            found.append(Trial(entry, factor, 0.01 * factor * (row + 1), value, i == row % 3))
+            values: dict[str, object] = {"optimizer.lr": 0.01 * factor * (row + 1)}
+            found.append(Trial(entry, i, values, value, i == row % 3))
     return found
 
 

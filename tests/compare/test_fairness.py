@@ -103,10 +103,10 @@ def test_keys_that_belong_to_all() -> None:
 
 def test_a_tuned_method_beside_an_untuned_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"^tune.factors: .*settings of bam were chosen on this data, those of byol were not"
+        UserError, match=r"^tune.trials: .*settings of bam were chosen on this data, those of byol were not"
     ):
         plan(tmp_path, methods=["bam", "byol"])
-    assert plan(tmp_path, methods=["bam", "byol"], tune={"factors": [1, 2]}).unfair == []
+    assert plan(tmp_path, methods=["bam", "byol"], tune={"trials": 2}).unfair == []
     marked = plan(tmp_path, methods=["bam", "byol"], allow_differences=True)
     assert "those of byol were not" in marked.unfair[0]
 
@@ -124,20 +124,6 @@ def test_settings_given_to_one_method_alone_are_tuning(tmp_path: Path) -> None:
 def test_variants_of_one_method_are_no_competition(tmp_path: Path) -> None:
     rows = ["simclr", {"name": "cold", "recipe": "simclr", "keys": {"method_kwargs": {"temperature": 0.1}}}]
     assert plan(tmp_path, methods=rows).unfair == []
-
-
-def test_every_method_gets_the_same_trials_and_none_sees_the_test_images(tmp_path: Path) -> None:
-    made = plan(tmp_path, methods=["bam", "byol"], tune={"factors": [0.5, 2], "seed": 9, "epochs": 3})
-    assert [(run.entry, run.factor) for run in made.trials] == [("bam", 0.5), ("bam", 2), ("byol", 0.5), ("byol", 2)]
-    for run in made.trials:
-        recipe = run.recipe
-        assert (recipe.seed, recipe.max_epochs, recipe.data.tune_fraction) == (9, 3, 0.2)
-        assert recipe.optimizer.lr == pytest.approx(2e-3 * (run.factor or 0))
-    assert made.runs == []
-    final = made.with_runs({"bam": 0.5, "byol": 2})
-    assert [(run.entry, run.recipe.seed) for run in final.runs] == [("bam", 0), ("byol", 0), ("bam", 1), ("byol", 1)]
-    assert [run.recipe.optimizer.lr for run in final.runs[:2]] == [1e-3, 4e-3]
-    assert all(run.recipe.data.tune_fraction == 0 for run in final.runs)
 
 
 # ------------------------------------------------------------------------------------------------- plans
@@ -183,12 +169,13 @@ def test_a_method_and_recipes_of_ones_own(tmp_path: Path, monkeypatch: Any) -> N
     rows = f"methods=[bam,{{name: alignment, recipe: {tmp_path / 'mine.yaml'}}}]"
     assert main([*line, rows]) == 0
     methods = ["bam", {"name": "alignment", "recipe": str(tmp_path / "mine.yaml")}]
-    raw = {"recipes": "digits", "methods": methods, "seeds": [0], "output": tmp_path / "out", "tune": {"factors": [1]}}
+    raw = {"recipes": "digits", "methods": methods, "seeds": [0], "output": tmp_path / "out", "tune": {"trials": 1}}
     made = make_plan(parse_comparison(raw), ["tests.example_method"])
-    assert made.trials[1].arguments[:4] == ["--import", "tests.example_method", "--config-path", str(tmp_path)]
-    assert made.trials[1].recipe.method == "alignment"
+    trial = made.trial("alignment", 0, {})
+    assert trial.arguments[:4] == ["--import", "tests.example_method", "--config-path", str(tmp_path)]
+    assert trial.recipe.method == "alignment"
     folder = parse_comparison({**raw, "recipes": str(tmp_path), "methods": ["mine"]})
-    assert make_plan(folder).trials[0].recipe == made.trials[1].recipe
+    assert make_plan(folder).trial("mine", 0, {}).recipe == trial.recipe
 
 
 def test_nested_keys_become_hydras_lines() -> None:

@@ -13,12 +13,13 @@ from typing import IO, Any
 
 import pytest
 
-from solo_bam.cli import compare, main
-from solo_bam.cli.compare import _on_this_machine, evaluations
+from solo_bam.cli import main
 from solo_bam.compare import launch
-from solo_bam.compare.collect import choose_factors, collect, trials, write_plan
+from solo_bam.compare import run as compare
+from solo_bam.compare.collect import collect, write_plan
 from solo_bam.compare.launch import Job, alone, one_gpu
 from solo_bam.compare.plan import Plan, PlannedRun
+from solo_bam.compare.run import _on_this_machine, evaluations
 from solo_bam.config import load_recipe
 from solo_bam.config.comparison import load_comparison
 from solo_bam.core.errors import UserError
@@ -83,7 +84,7 @@ def test_a_run_of_another_recipe_is_not_taken_for_it(change: str, tmp_path: Path
     run = made.runs[0]
     words = run.arguments
     other = load_recipe("digits/bam", [*words[words.index("--config-name") + 2 :], change])
-    folder_of_other = trained(PlannedRun(entry="bam", factor=None, arguments=[], recipe=other), folder)
+    folder_of_other = trained(PlannedRun(entry="bam", arguments=[], recipe=other), folder)
     folder_of_other.path.rename(folder_of_other.path.with_name(RunFolder.new(run.recipe).path.name))  # its very name
     assert run.find(folder) is None
     trained(run, folder)
@@ -127,46 +128,6 @@ def test_what_a_broken_command_said_last(code: str, told: str, tmp_path: Path, m
     assert "$ solo-bam pretrain --config-name digits/bam" in (tmp_path / "log").read_text()
 
 
-# -------------------------------------------------------------------------------------------- tuning
-
-
-def _tuned(tmp_path: Path) -> Plan:
-    return plan(tmp_path, methods=["bam", "byol"], tune={"factors": [0.25, 1, 2]})
-
-
-def test_the_best_rate_is_chosen_and_of_equals_the_nearest(tmp_path: Path) -> None:
-    made, folder = _tuned(tmp_path), tmp_path / "out"
-    accuracies = {
-        ("bam", 0.25): 80.0,
-        ("bam", 1): 70.0,
-        ("bam", 2): 79.0,
-        ("byol", 0.25): 60.0,
-        ("byol", 1): 50.0,
-        ("byol", 2): 60.0,
-    }
-    for run in made.trials:
-        trained(run, folder, knn_acc1=accuracies[run.entry, run.factor or 0])
-    assert choose_factors(made, folder) == {"bam": 0.25, "byol": 2}
-    found = list(trials(made.with_runs({"bam": 0.25, "byol": 2}), folder))
-    assert [(t.entry, t.factor) for t in found if t.chosen] == [("bam", 0.25), ("byol", 2)]
-    assert found[0].rate == pytest.approx(5e-4)
-
-
-def test_a_trial_that_diverged_was_a_try_and_one_that_broke_was_not(tmp_path: Path) -> None:
-    made, folder = _tuned(tmp_path), tmp_path / "out"
-    for run in made.trials:
-        if run.factor != 2:
-            trained(run, folder, knn_acc1=50.0)
-        else:
-            job = Job(run=run, evaluations=[], folder=folder)
-            job.place.mkdir(parents=True, exist_ok=True)
-            job.tell(status="failed", error="optimizer.lr: the loss became nan at step 3")
-    assert choose_factors(made, folder) == {"bam": 1, "byol": 1}
-    job.tell(status="failed", error="killed by signal 9")
-    with pytest.raises(UserError, match=r"^tune.factors: the trial of byol with optimizer.lr=0.004 failed \(killed"):
-        choose_factors(made, folder)
-
-
 # ------------------------------------------------------------------------------------------- machines
 
 
@@ -191,7 +152,7 @@ def test_a_comparison_is_not_run_twice_at_a_time(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------- the real thing
 
 TINY = [
-    "methods=[bam,byol]", "seeds=[0]", "epochs=3", "tune.factors=[]", "allow_differences=True", "linear=null",
+    "methods=[bam,byol]", "seeds=[0]", "epochs=3", "tune.trials=0", "allow_differences=True", "linear=null",
     "knn={k: 5, num_workers: 0}",
     "shared.data.fraction=0.05", "shared.optimizer.batch_size=16", "shared.scheduler.warmup_epochs=0",
     "shared.knn_eval={train_fraction: 1, k: 5}", "shared.log_every_n_steps=1", "shared.accelerator=cpu",

@@ -17,7 +17,7 @@ def test_every_shipped_comparison_names_recipes_that_are_there(name: str) -> Non
     for entry in comparison.methods:
         assert load_recipe(f"{comparison.recipes}/{entry.name}").method == entry.name
     assert len(comparison.seeds) >= 3
-    assert comparison.tune.factors, "the recipes were not tuned alike"
+    assert comparison.tune.trials, "the recipes were not tuned alike"
 
 
 def test_the_command_line_of_the_readme() -> None:
@@ -37,7 +37,7 @@ MISTAKES = {
     "methods: got bam more than once": ("digits", ["methods=[bam,bam]"]),
     r"methods.0.recip: unknown key .*recipe": ("digits", ["methods=[{name: a, recip: bam}]"]),
     "baseline: got 'simclr', allowed: bam, byol": ("digits", ["methods=[bam,byol]", "baseline=simclr"]),
-    "tune.factors.1: got -1, must be greater than 0": ("digits", ["tune.factors=[1,-1]"]),
+    "tune.trials: got -1, must be greater than or equal to 0": ("digits", ["tune.trials=-1"]),
     "tune.fraction: got 1, must be less than 1": ("digits", ["tune.fraction=1"]),
     "knn.kk: unknown key": ("digits", ["knn={kk: 3}"]),
     "knn: has several settings": ("digits", ["knn={k: [1, 20]}"]),

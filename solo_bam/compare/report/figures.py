@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.style import context
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from solo_bam.compare.results import Column, Cost, Outcome, Point, Trial
 from solo_bam.compare.statistics import Estimate
@@ -306,7 +306,7 @@ def _over_seeds(
 
 
 def draw_trials(trials: Sequence[Trial], entries: Sequence[str], unfair: bool = False) -> Figure | None:
-    """Accuracy on held-out images over the learning rate; the chosen one has a ring.
+    """Accuracy on held-out images over the learning rate, a point for each trial; the chosen one has a ring.
 
     Args:
         trials: of the tuning.
@@ -316,20 +316,18 @@ def draw_trials(trials: Sequence[Trial], entries: Sequence[str], unfair: bool = 
     Returns:
         None where there is none with a number.
     """
-    found = {entry: sorted(t for t in trials if t.entry == entry and t.accuracy is not None) for entry in entries}
+    measured = [trial for trial in trials if trial.accuracy is not None and "optimizer.lr" in trial.values]
+    found = {entry: sorted((t for t in measured if t.entry == entry), key=_tried_rate) for entry in entries}
     if not any(found.values()):
         return None
-    factors = sorted({trial.factor for trial in trials})
     lines = -(-(1 + sum(map(bool, found.values()))) // 3)
-    with _figure(3.1 + 0.2 * lines, "Tuning of the learning rate", unfair) as (figure, axis):
+    with _figure(3.1 + 0.2 * lines, "Search: every trial by its learning rate", unfair) as (figure, axis):
         for entry, own in found.items():
             look = looks(entries)[entry]
             if own:
                 _plot_trials(axis, own, look, entry)
         axis.set_xscale("log")
-        axis.set_xticks(factors, [f"{factor:g}" for factor in factors])
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.set(xlabel="learning rate, as a multiple of the recipe's", ylabel="accuracy, held-out training images (%)")
+        axis.set(xlabel="optimizer.lr", ylabel="accuracy, held-out training images (%)")
         ring: Any = Line2D([], [], **_RING, label="chosen")
         handles = [*axis.get_legend_handles_labels()[0], ring]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8.5, handlelength=3)
@@ -343,10 +341,14 @@ _RING: dict[str, Any] = {
 
 def _plot_trials(axis: Axes, own: Sequence[Trial], look: Look, entry: str) -> None:
     x, y = _points(own)
-    axis.plot(x, y, look.dashes, color=look.colour, marker=look.marker, markersize=6, label=shortened(entry))
+    axis.plot(x, y, "", color=look.colour, marker=look.marker, markersize=6, label=shortened(entry))
     chosen = [trial for trial in own if trial.chosen]
     axis.plot(*_points(chosen), **_RING)
 
 
 def _points(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
-    return [trial.factor for trial in trials], [trial.accuracy or 0.0 for trial in trials]
+    return [_tried_rate(trial) for trial in trials], [trial.accuracy or 0.0 for trial in trials]
+
+
+def _tried_rate(trial: Trial) -> float:
+    return float(str(trial.values["optimizer.lr"]))

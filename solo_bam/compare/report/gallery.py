@@ -103,6 +103,7 @@ def _cost_pictures(results: Results) -> Drawn:
 
 
 def _tuning_pictures(results: Results) -> Drawn:
-    chosen = [f"{trial.entry} × {trial.factor:g}" for trial in results.trials if trial.chosen]
-    told = f"Accuracy on held-out training images over the learning rate. Chosen: {', '.join(chosen) or 'none yet'}."
+    rates = [(trial.entry, trial.values.get("optimizer.lr")) for trial in results.trials if trial.chosen]
+    chosen = ", ".join(f"{entry} {rate:g}" for entry, rate in rates if isinstance(rate, float))
+    told = f"Accuracy on held-out training images over the learning rate. Chosen: {chosen or 'none yet'}."
     yield draw_trials(results.trials, results.entries, bool(results.unfair)), told

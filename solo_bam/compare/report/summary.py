@@ -267,24 +267,31 @@ def _cost_notes(results: Results, device: str) -> list[str]:
 
 
 def tuning_table(results: Results) -> Table | None:
-    """Accuracy of every learning rate that was tried; None without a tuning."""
+    """How often each row was tried, from the worst to the best, and what was chosen; None without a search."""
     if not results.trials:
         return None
-    factors = sorted({trial.factor for trial in results.trials})
     rows = []
     for entry in results.entries:
-        own = {trial.factor: trial for trial in results.trials if trial.entry == entry}
-        chosen = [f"{trial.rate:g}" for trial in own.values() if trial.chosen]
-        rows.append([entry, *(_trial(own.get(factor)) for factor in factors), listed(chosen) if chosen else MISSING])
-    names = [f"rate × {factor:g}" for factor in factors]
-    caption = "Tuning: accuracy (%) on held-out training images, by learning rate as a multiple of the recipe's own"
-    return Table(caption, [_head(results), *names, "chosen rate"], rows, _mark_notes(results))
+        own = [trial for trial in results.trials if trial.entry == entry]
+        found = sorted(trial.accuracy for trial in own if trial.accuracy is not None)
+        chosen = next((trial for trial in own if trial.chosen), None)
+        of_recipe = next((trial.accuracy for trial in own if trial.number == 0), None)
+        rows.append(
+            [
+                entry,
+                str(len(own)),
+                f"{number(found[0], 1)} to {number(found[-1], 1)}" if found else MISSING,
+                MISSING if of_recipe is None else number(of_recipe, 1),
+                MISSING if chosen is None else _values(chosen),
+            ]
+        )
+    caption = "Search: accuracy (%) on held-out training images"
+    head = [_head(results), "trials", "lowest to highest", "trial 0", "chosen"]
+    return Table(caption, head, rows, _mark_notes(results))
 
 
-def _trial(trial: Trial | None) -> str:
-    if trial is None or trial.accuracy is None:
-        return MISSING
-    return number(trial.accuracy, 1) + (", chosen" if trial.chosen else "")
+def _values(trial: Trial) -> str:
+    return ", ".join(f"{key}={f'{v:g}' if isinstance(v, float) else v}" for key, v in trial.values.items())
 
 
 def recipe_table(results: Results, differences: Sequence[Difference], caption: str) -> Table:
@@ -447,11 +454,7 @@ def _on_tuning(results: Results) -> list[str]:
 
 
 def _on_edges(results: Results) -> list[str]:
-    factors = [trial.factor for trial in results.trials]
-    at_edge = [t.entry for t in results.trials if t.chosen and t.factor in (min(factors), max(factors))]
-    if not at_edge:
-        return []
-    return [f"Of {listed(at_edge)} the lowest or highest rate tried was the best: a better one may lie beyond."]
+    return [f"{edge[:1].upper()}{edge[1:]}: a better one may lie beyond." for edge in results.edges]
 
 
 def _on_reach(results: Results) -> list[str]:

@@ -151,10 +151,8 @@ class CollapseMonitor(pl.Callback):
 
 def _projector(model: pl.LightningModule, method: str) -> nn.Module | None:
     """The submodule whose outputs the loss compares; None where the method has none."""
-    try:
-        return model.get_submodule(solo_learn.own_method(method).projector)
-    except AttributeError:
-        return None
+    name = solo_learn.own_method(method).projector
+    return getattr(model, name, None) if name else None
 
 
 def _last(kept: deque[Tensor]) -> Tensor:
