@@ -86,7 +86,7 @@ def collect(folder: Path) -> Results:
         differences=plan.differences,
         unfair=plan.unfair,
         columns=columns(outcomes),
-        stated=_stated(next(iter(plan.recipes.values()))),
+        stated=_stated(next(iter(plan.recipes.values())), outcomes),
         at_once=plan.at_once,
         edges=told_edges(plan),
     )
@@ -223,7 +223,8 @@ def _tuning(plan: Plan) -> str:
     )
 
 
-def _stated(recipe: Recipe) -> dict[str, str]:
+def _stated(recipe: Recipe, outcomes: Sequence[Outcome]) -> dict[str, str]:
+    ran = {one.precision for one in outcomes if one.precision}
     stem = " with the stem for small images" if uses_cifar_stem(recipe) else ""
     return {
         "data": recipe.data.called,
@@ -231,7 +232,7 @@ def _stated(recipe: Recipe) -> dict[str, str]:
         "crops": describe_crops(recipe),
         "epochs": str(recipe.max_epochs),
         "batch": str(recipe.optimizer.batch_size),
-        "precision": str(recipe.precision),
+        "precision": " and ".join(sorted(ran)) or str(recipe.precision),
     }
 
 

@@ -75,6 +75,12 @@ class Outcome:
         """The epoch since which the training had collapsed at its end; None for a sound run."""
         return self.about.get("collapsed_in")
 
+    @property
+    def precision(self) -> str | None:
+        """That it ran in."""
+        hardware = self.about.get("hardware")
+        return hardware.get("precision") if isinstance(hardware, dict) else None
+
 
 class Column(NamedTuple):
     """Numbers of one protocol, which alone may stand in one column.

@@ -60,6 +60,28 @@ def reading_waits(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
+def precision_as_run(precision: int | str, accelerator: str) -> str:
+    """The precision that networks compute in, for the record of a number: what was asked for is not always what runs.
+
+    Lightning takes bfloat16 for ``16-mixed`` on the CPU, which has no gradient scaler; cuDNN's convolutions of float32
+    run use TF32 on GPUs that have it, unless ``torch.backends.cudnn.allow_tf32`` is off.
+
+    Args:
+        precision: of a recipe.
+        accelerator: as resolved, ``cpu``, ``cuda`` or ``mps``.
+    """
+    asked = {"16": "16-mixed", "bf16": "bf16-mixed", "32-true": "32"}.get(str(precision), str(precision))
+    if accelerator == "cpu" and asked == "16-mixed":
+        return "bf16-mixed"
+    if accelerator == "cuda" and asked == "32" and _has_tf32() and torch.backends.cudnn.allow_tf32:
+        return "32, convolutions TF32"
+    return asked
+
+
+def _has_tf32() -> bool:
+    return torch.cuda.get_device_capability() >= (8, 0)
+
+
 def gpus() -> int:
     """CUDA devices that this process may use."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -111,10 +133,11 @@ def _parse(devices: int | str | list[int], auto: int, all_of_them: int) -> int |
     return numbers[0] if len(numbers) == 1 and "," not in str(devices) else numbers
 
 
-def describe() -> dict[str, object]:
-    """Processor, cores, GPUs and operating system, for the record of a run."""
+def describe(precision: int | str, accelerator: str) -> dict[str, object]:
+    """Processor, cores, GPUs, operating system and precision as it runs, for the record of a run."""
     names = [torch.cuda.get_device_name(i) for i in range(gpus())]
-    return {"platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count(), "gpus": names}
+    machine = {"platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count(), "gpus": names}
+    return {**machine, "precision": precision_as_run(precision, accelerator)}
 
 
 def _processor() -> str:

@@ -17,7 +17,8 @@ from torch import Tensor
 from solo_bam.core import collectives
 
 BANK_TILE = 4096  # images of the bank in a tile
-QUERY_TILE = 512
+QUERY_TILE = 512  # queries that a tile is held against at once
+QUERY_TILE_ON_ACCELERATORS = 4096  # fewer waits of the host, one for each pair of tiles
 DISTANCES = ("cosine", "euclidean")
 _GROUP = 8  # neighbours of a tile are looked for in the groups of images with the closest members
 _LAST = 0xFFFFFFFF
@@ -54,7 +55,8 @@ def find_neighbours(
 
     Memory beside the arguments, in bytes, whatever the bank's size: 8 · M · k for the neighbours, 4 · M · D for the
     queries scaled, :data:`BANK_TILE` · (8 D + 7 · :data:`QUERY_TILE`) for a tile, 32 · :data:`QUERY_TILE` · 8 k for
-    the images that are sorted, and 16 · 4096 · k per process where the bank is shared.
+    the images that are sorted, and 16 · 4096 · k per process where the bank is shared; on accelerators with
+    :data:`QUERY_TILE_ON_ACCELERATORS` in its place.
 
     Args:
         tiles: features of any scale on any device, at least k images.
@@ -72,10 +74,14 @@ def find_neighbours(
     best = torch.full((len(queries), k), torch.iinfo(torch.int64).min, device=queries.device)
     for start, features in tiles:
         tile = _scaled(features.to(queries.device), distance)
-        for rows in _slices(len(queries), QUERY_TILE):
+        for rows in _slices(len(queries), _query_tile(queries.device)):
             found = _nearer_in_tile(tile, queries[rows], distance, start, best[rows, -1:], k)
             best[rows] = torch.cat([best[rows], found], 1).topk(k).values
     return _unpacked(_over_processes(best) if shared else best, queries, distance)
+
+
+def _query_tile(device: torch.device) -> int:
+    return QUERY_TILE if device.type == "cpu" else QUERY_TILE_ON_ACCELERATORS
 
 
 def _scaled(features: Tensor, distance: str) -> Tensor:

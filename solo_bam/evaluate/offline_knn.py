@@ -89,9 +89,9 @@ def evaluate_knn(checkpoint: Path, options: KNNOptions) -> OfflineKNN:
     train, test = (
         _features(folder, name, pretrained, split, options) for name, split in (("train", bank), ("val", queries))
     )
-    settings = list(vote(train, test, options))
+    settings = list(vote(train, test, options, devices.accelerator))
     name = told(data, queries, f"{data.called} val")
-    precision = str(options.precision)
+    precision = hardware.precision_as_run(options.precision, devices.accelerator)
     records = [r for s in settings for r in _records(s, pretrained, data, bank, queries, name, precision)]
     path = write_records(folder, pretrained.evaluation_name("knn", name.replace(" val", "")), records)
     return OfflineKNN(pretrained, data, name, len(bank), len(queries), settings, path)
@@ -123,10 +123,11 @@ def _features(folder: Path, name: str, pretrained: Pretrained, split: Split, opt
     )  # fmt: skip
 
 
-def vote(bank: Features, test: Features, options: KNNOptions) -> Iterator[Setting]:
-    """Every setting; the neighbours are searched once per distance."""
+def vote(bank: Features, test: Features, options: KNNOptions, device: str = "cpu") -> Iterator[Setting]:
+    """Every setting; the neighbours are searched once per distance, on the device, a tile of the bank at a time."""
+    queries = test.values.to(device)
     for distance in dict.fromkeys(options.distance):
-        near = find_neighbours(in_tiles(bank.values), test.values, max(options.k), distance)
+        near = find_neighbours(in_tiles(bank.values), queries, max(options.k), distance)
         for temperature in dict.fromkeys(options.temperature) if distance == "cosine" else [None]:
             hits = count_hits(near, bank.labels, test.labels, options.k, temperature or 1.0, distance)
             yield from (Setting(distance, temperature, k, hits[k]) for k in sorted(hits))

@@ -7,6 +7,7 @@ from typing import Any
 from solo_bam.config.linear import LinearRecipe
 from solo_bam.config.options import transferred_from
 from solo_bam.config.schema import Recipe
+from solo_bam.core.hardware import find_devices, precision_as_run
 from solo_bam.data.datasets.sources import told
 from solo_bam.data.labelled import LabelledData
 from solo_bam.evaluate.tally import TOP, Tally
@@ -60,6 +61,7 @@ def classifier_protocol(
 ) -> dict[str, Plain]:
     """Everything that would change the accuracy of the same weights."""
     options, crop = recipe.optimizer, recipe.data.augmentations
+    devices = find_devices(recipe.accelerator, recipe.devices)
     rates = ", ".join(f"{rate:g}" for rate in options.lr)
     settings: dict[str, Plain] = {
         "kind": "finetune" if recipe.finetune else "linear",
@@ -83,7 +85,7 @@ def classifier_protocol(
         "loader": "torchvision",
         "training images": told(recipe.data, data.train_split, str(len(data.train_split)), contents=False),
         "label fraction": recipe.data.label_fraction,
-        "precision": str(recipe.precision),
+        "precision": precision_as_run(recipe.precision, devices.accelerator),
         "seed": recipe.seed,
     }
     if trained_by is not None and (origin := transferred_from(trained_by.data, recipe.data)):

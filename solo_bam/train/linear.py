@@ -141,7 +141,8 @@ def linear(
     if not recipe.performance.disable_channel_last:
         model = model.to(memory_format=torch.channels_last)
     _announce(recipe, data, trained_by)
-    with folder.running(recipe, hardware.describe()) if trainer.is_global_zero else nullcontext():
+    about = hardware.describe(recipe.precision, devices.accelerator)
+    with folder.running(recipe, about) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
             data.write_subsets(folder.path)
         fit(trainer, model, data, folder, checkpoint)

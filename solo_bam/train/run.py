@@ -89,7 +89,8 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
         model = model.to(memory_format=torch.channels_last)
     _announce(recipe, source.val is not None)
 
-    with folder.running(recipe, hardware.describe()) if trainer.is_global_zero else nullcontext():
+    about = hardware.describe(recipe.precision, devices.accelerator)
+    with folder.running(recipe, about) if trainer.is_global_zero else nullcontext():
         fit(trainer, model, data, folder, checkpoint)
         # A run that was killed between its last checkpoint and its end has nothing left to train.
         saved = trainer.checkpoint_callback.metrics if isinstance(trainer.checkpoint_callback, Saving) else {}

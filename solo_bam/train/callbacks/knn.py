@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from solo_bam.config import Recipe
-from solo_bam.core import collectives
+from solo_bam.core import collectives, hardware
 from solo_bam.core.errors import UserError
 from solo_bam.core.neighbors import Tile, count_hits, find_neighbours
 from solo_bam.data import PretrainData
@@ -33,7 +33,7 @@ _BANK_CHUNK = 2048  # images of the bank that one process takes at a time
 class OnlineKNN(pl.Callback):
     """Weighted k-NN accuracy of the backbone, and of the teacher's, every ``freq`` epochs and after the last.
 
-    Bank and queries are seen in the plain view by networks in evaluation mode and full precision. Logged as
+    Bank and queries are seen in the plain view by networks in evaluation mode and float32. Logged as
     ``knn_acc1``, ``knn_acc5`` and, of a teacher, ``momentum_knn_acc1``, ``momentum_knn_acc5``; the run's end writes
     the last ones with their protocol. Weights, modes and random numbers of the training are left as they are.
 
@@ -146,6 +146,8 @@ class OnlineKNN(pl.Callback):
     def protocol(self) -> dict[str, Plain]:
         """How the numbers were measured."""
         taken = describe_share(self.options.train_fraction)
+        devices = hardware.find_devices(self.recipe.accelerator, self.recipe.devices)
+        precision = hardware.precision_as_run(32, devices.accelerator)
         return {
             "kind": "k-NN",
             "online": True,
@@ -155,6 +157,7 @@ class OnlineKNN(pl.Callback):
             "temperature": self.options.temperature,
             "distance": "cosine",
             "crop": describe_plain_view(self.recipe.augmentations[0]),
+            **({} if precision == "32" else {"precision": precision}),
         }
 
     @property

@@ -1,0 +1,66 @@
+"""What a run says of its precision is what it computed in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from solo_bam.compare.collect import _stated
+from solo_bam.compare.results import Outcome
+from solo_bam.core import hardware
+from solo_bam.train.run import pretrain
+from tests.recipes import tiny
+
+
+@pytest.mark.parametrize(
+    ("asked", "accelerator", "runs"),
+    [
+        ("16-mixed", "cpu", "bf16-mixed"),
+        (16, "cpu", "bf16-mixed"),
+        ("16-mixed", "cuda", "16-mixed"),
+        ("bf16-mixed", "cuda", "bf16-mixed"),
+        (32, "cpu", "32"),
+        (32, "cuda", "32, convolutions TF32"),
+        ("32-true", "cuda", "32, convolutions TF32"),
+    ],
+)
+def test_the_precision_as_it_runs(
+    asked: int | str, accelerator: str, runs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "_has_tf32", lambda: True)
+    assert hardware.precision_as_run(asked, accelerator) == runs
+
+
+def test_float32_without_tf32_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "_has_tf32", lambda: False)
+    assert hardware.precision_as_run(32, "cuda") == "32"
+    monkeypatch.setattr(hardware, "_has_tf32", lambda: True)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    assert hardware.precision_as_run(32, "cuda") == "32"
+
+
+def test_a_run_on_the_cpu_says_bfloat16(tmp_path: Path) -> None:
+    seen: set[torch.dtype] = set()
+    ordinary = torch.nn.functional.linear
+
+    def watched(x: torch.Tensor, *args: torch.Tensor) -> torch.Tensor:
+        out = ordinary(x, *args)
+        seen.add(out.dtype)
+        return out
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "linear", watched)
+        trained = pretrain(tiny(tmp_path, "digits/bam", "precision=16-mixed", "backbone.name=test_resnet"))
+    assert torch.bfloat16 in seen
+    assert torch.float16 not in seen
+    assert trained.folder.record()["hardware"]["precision"] == "bf16-mixed"
+
+
+def test_a_comparison_states_the_precision_of_its_runs(tmp_path: Path) -> None:
+    recipe = tiny(tmp_path, "digits/bam", "precision=16-mixed")
+    row = {"entry": "bam", "method": "bam", "seed": 5, "command": [], "status": "finished"}
+    ran = Outcome(**row, about={"hardware": {"precision": "bf16-mixed"}})
+    assert _stated(recipe, [ran, ran])["precision"] == "bf16-mixed"
+    assert _stated(recipe, [Outcome(**row)])["precision"] == "16-mixed"

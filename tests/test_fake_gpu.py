@@ -1,0 +1,187 @@
+"""What a GPU would trip over, without one: training steps and k-NN on CUDA tensors that have shapes and no data.
+
+A tensor on the wrong device, a number that the host reads and a shape that depends on values fail by themselves; copies
+between host and device are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks import step as benchmark
+from solo_bam.core import hardware, neighbors
+from solo_bam.evaluate import offline_knn
+from solo_bam.evaluate.cache import Features
+from solo_bam.solo_learn.knn_metric import WeightedKNNClassifier
+
+SETTING = benchmark.Setting(8, "cpu", "32", compiled=False)
+FAKE = SETTING._replace(device="cuda")
+
+
+class Copies(TorchDispatchMode):
+    """Operations that move data between devices, and tensors that are made of the host's numbers for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        devices = {x.device.type for x in (*args, kwargs.get("device")) if isinstance(x, torch.Tensor)}
+        if isinstance(kwargs.get("device"), torch.device):
+            devices.add(kwargs["device"].type)
+        if func.overloadpacket.__name__ in ("_to_copy", "copy_", "copy") and len(devices) > 1:
+            self.found.append(f"{func}: {', '.join(sorted(devices))}")
+        return func(*args, **kwargs)
+
+
+def move(model: nn.Module, mode: FakeTensorMode) -> None:
+    """Give a model's weights and buffers CUDA tensors without data in their place."""
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    tensors[name] = _faked(tensor, mode)
+
+
+def _faked(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
+    size, stride, dtype = tensor.size(), tensor.stride(), tensor.dtype
+    with mode:
+        made = torch.empty_strided(size, stride, dtype=dtype, device="cuda")
+        return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+
+
+def _backward(loss: torch.Tensor, model: nn.Module) -> None:
+    """Without a GPU autograd has no stream to run on: our own functions' backwards, and gradients without data."""
+    for node in _own_nodes(loss.grad_fn, set()):
+        node.apply(*(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in node._input_metadata))
+    for parameter in model.parameters():
+        parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
+
+
+def _own_nodes(node: Any, seen: set[Any]) -> Iterator[Any]:
+    if node is None or node in seen:
+        return
+    seen.add(node)
+    if hasattr(node, "_forward_cls"):
+        yield node
+    for following, _ in node.next_functions:
+        yield from _own_nodes(following, seen)
+
+
+def step(method: str, small_crops: int = 0, extra: dict[str, Any] | None = None) -> list[str]:
+    """The copies of two training steps."""
+    recipe = benchmark.recipe_of(benchmark.TINY["tiny"], method, small_crops, SETTING)
+    recipe.method_kwargs |= extra or {}
+    model = benchmark.model_of(recipe, SETTING)
+    mode, copies = FakeTensorMode(), Copies()
+    move(model, mode)
+    with mode, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "backward", lambda loss: _backward(loss, model))
+        call = benchmark.step_of(model, benchmark.batch_of(recipe, FAKE), FAKE)
+        call()  # the first step makes the optimiser's state
+        with copies:
+            call()
+    return copies.found
+
+
+@pytest.mark.parametrize(
+    ("method", "small_crops", "extra"),
+    [
+        ("bam", 0, {}),
+        ("bam", 2, {"top_k_sink": 4}),
+        ("bam_momentum", 0, {}),
+        ("bam_momentum", 2, {"positive_weight": 0.5}),
+        ("simclr", 0, {}),
+        ("simclr", 2, {}),
+        ("byol", 0, {}),
+        ("byol", 2, {}),
+        ("dino", 0, {}),
+    ],
+)
+def test_a_step_stays_on_the_device(method: str, small_crops: int, extra: dict[str, Any]) -> None:
+    assert step(method, small_crops, extra) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "raised"),
+    [
+        (lambda loss: 2 * loss, None),
+        (lambda loss: loss * float(loss.item()), DataDependentOutputException),
+        (lambda loss: loss + loss.reshape(1)[loss.reshape(1) > 0].sum(), DynamicOutputShapeException),
+        (lambda loss: loss + torch.ones(1), RuntimeError),
+        (lambda loss: loss.cpu().to(loss.device), None),
+    ],
+    ids=["nothing", "a reading", "a shape by values", "another device", "a copy"],
+)
+def test_faults_are_found(fault: Any, raised: Any, monkeypatch: pytest.MonkeyPatch, request: Any) -> None:
+    from solo_bam.losses import BAMLoss
+
+    ordinary = BAMLoss.with_statistics
+
+    def faulty(self: Any, *args: Any) -> Any:
+        loss, statistics = ordinary(self, *args)
+        return fault(loss).reshape(()), statistics
+
+    monkeypatch.setattr(BAMLoss, "with_statistics", faulty)
+    if raised is not None:
+        with pytest.raises(raised):
+            step("bam")
+    else:
+        assert bool(step("bam")) == ("copy" in request.node.callspec.id)
+
+
+# ------------------------------------------------------------------------------------------------ k-NN
+
+
+def test_the_vote_searches_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[tuple[str, int]] = []
+
+    def search(tile: torch.Tensor, queries: torch.Tensor, *_: Any) -> torch.Tensor:
+        searched.append((f"{tile.device.type} {queries.device.type}", len(queries)))
+        return torch.empty(len(queries), 8, dtype=torch.int64, device=queries.device)
+
+    monkeypatch.setattr(neighbors, "_nearer_in_tile", search)
+    monkeypatch.setattr(offline_knn, "count_hits", lambda *_: {1: (1, 1)})
+    with FakeTensorMode():
+        bank, queries = (Features(torch.empty(n, 16), torch.zeros(n, dtype=torch.long)) for n in (9000, 5000))
+        list(offline_knn.vote(bank, queries, offline_knn.KNNOptions(k=[1]), "cuda"))
+    sizes = [4096, 5000 - 4096]
+    assert searched == [("cuda cuda", size) for _ in range(3) for size in sizes] * 2
+
+
+def test_a_tile_is_searched_on_the_device_with_one_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host reads how many groups hold a nearer image, once for a tile and its queries; nothing is copied."""
+    readings: list[str] = []
+    monkeypatch.setattr(torch.Tensor, "__int__", lambda self: readings.append(self.device.type) or 4)
+    copies = Copies()
+    with FakeTensorMode(), copies:
+        tile, queries = (torch.empty(n, 16, device="cuda") for n in (4096, 512))
+        worst = torch.empty(512, 1, dtype=torch.int64, device="cuda")
+        found = neighbors._nearer_in_tile(tile, queries, "euclidean", 4096, worst, 20)
+    assert found.device.type == "cuda"
+    assert readings == ["cuda"]
+    assert copies.found == []
+
+
+def test_the_online_bank_neither_waits_nor_keeps_a_view() -> None:
+    """A network that runs as a CUDA graph writes its outputs into the same memory at each step."""
+    metric, copies = WeightedKNNClassifier(), Copies()
+    with FakeTensorMode(), copies:
+        metric(train_features=torch.empty(8, 4, device="cuda"), train_targets=torch.empty(8, device="cuda"))
+    assert copies.found == []
+    metric.reset()
+    features, targets = torch.ones(2, 4), torch.zeros(2, dtype=torch.long)
+    for waits in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(hardware, "reading_waits", lambda device, waits=waits: waits)
+            metric(train_features=features, train_targets=targets)
+    features.zero_()
+    assert all(kept.eq(1).all() for kept in metric.train_features)
