@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("kornia", reason="kornia is not installed: pip install 'solo-bam[tensor]'")
-
 from benchmarks import loaders as benchmark
 
 

@@ -21,8 +21,6 @@ from tests.data.loaders import data_of, epoch_of, loader_of, same
 from tests.data.pictures import SMALL_CROPS, cifar, folders, picture, stl
 from tests.recipes import tiny
 
-pytest.importorskip("kornia", reason="kornia is not installed: pip install 'solo-bam[tensor]'")
-
 TENSOR = "data.format=tensor"
 CROPPED = "+augmentations=[{crop_size:16,num_crops:2,rrc:{crop_min_scale:0.25},color_jitter:{prob:0.8,hue:0.2}}]"
 

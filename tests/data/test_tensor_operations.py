@@ -14,12 +14,10 @@ from torch import Tensor
 from solo_bam.config.schema import Augmentation
 from solo_bam.data.sampling import seeded
 from solo_bam.data.transforms.augmentations import Crops
-from solo_bam.data.transforms.draws import crop_size, draw
+from solo_bam.data.transforms.decisions import pack
+from solo_bam.data.transforms.draws import draw
+from solo_bam.data.transforms.tensor_operations import crop, equalise, resize
 from tests.data.pictures import OPERATIONS, photo
-
-pytest.importorskip("kornia", reason="kornia is not installed: pip install 'solo-bam[tensor]'")
-
-from solo_bam.data.transforms.tensor_operations import apply, equalise, resize
 
 COUNT = 12
 
@@ -36,10 +34,9 @@ def both(image: Image.Image, size: int = 64, **settings: Any) -> tuple[Tensor, T
             theirs.append(crops(image)[0])
         with seeded(1, 0, i):
             drawn.append([draw(transform, image, size) for transform in pipeline.transforms])
-    x = torch.from_numpy(np.array(image)).permute(2, 0, 1).repeat(COUNT, 1, 1, 1).float() / 255
-    for step, transform in enumerate(pipeline.transforms):
-        x = apply(transform, x, np.array([decisions[step] for decisions in drawn]), crop_size(pipeline))
-    return x, torch.stack(theirs)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    rows, widths = pack([pipeline], [[np.array(d) for d in zip(*drawn)]], [0] * COUNT, pixels.shape[2:])
+    return crop(pixels, torch.from_numpy(rows), widths, size), torch.stack(theirs)
 
 
 @pytest.mark.parametrize("size", [(120, 90), (40, 40)], ids=["shrunk", "enlarged"])
@@ -62,6 +59,13 @@ def test_some_images_are_left_alone(chance: float, tmp_path: Path) -> None:
     assert (ours - theirs).abs().mean((1, 2, 3)).max() < 1.2
 
 
+def test_crops_are_mirrored_last(tmp_path: Path) -> None:
+    turned: Any = OPERATIONS["affine"] | {"horizontal_flip": {"prob": 0.5}, "rrc": {"enabled": True}}
+    with Image.open(photo(tmp_path / "photo.png")) as image:
+        ours, theirs = both(image, **turned)
+    assert (ours - theirs).abs().mean((1, 2, 3)).max() < 1.0
+
+
 @pytest.mark.parametrize("contrast", [2.0, 0.0], ids=["hard edges", "one grey"])
 def test_overshoot_is_cut_off_as_by_pil(contrast: float) -> None:
     """Bicubic weights are negative in places: black and white stay what they are."""
@@ -79,12 +83,12 @@ def test_equalisation_is_exact() -> None:
     levels[0], levels[1, :16] = 7, 0  # nothing to do; half of it
     images = levels.astype(np.uint8)
     expected = np.stack([np.array(ImageOps.equalize(Image.fromarray(image))) for image in images])
-    ours = equalise(torch.from_numpy(images).permute(0, 3, 1, 2) / 255) * 255
+    ours = equalise(torch.from_numpy(images).permute(0, 3, 1, 2).float())
     assert np.array_equal(ours.round().permute(0, 2, 3, 1).numpy().astype(np.uint8), expected)
 
 
 def test_a_box_of_one_pixel() -> None:
     x = torch.rand(2, 3, 8, 8)
-    crops = resize(x, np.array([[0.0, 0, 1, 1], [7, 7, 1, 1]]), 4)
+    crops = resize(x, torch.tensor([[0.0, 0, 1, 1], [7, 7, 1, 1]])[..., None, None], 4)
     torch.testing.assert_close(crops[0], x[0, :, :1, :1].expand(3, 4, 4))
     torch.testing.assert_close(crops[1], x[1, :, 7:, 7:].expand(3, 4, 4))

@@ -10,13 +10,9 @@ import pytest
 
 from solo_bam.cli import main
 from solo_bam.data.loaders import parity
-from solo_bam.data.transforms import batch_draws
+from solo_bam.data.transforms import batch_draws, tensor_operations
 from tests.data.pictures import cifar
 from tests.recipes import tiny
-
-pytest.importorskip("kornia", reason="kornia is not installed: pip install 'solo-bam[tensor]'")
-
-from solo_bam.data.transforms import tensor_operations
 
 ALL = (
     "+augmentations=[{crop_size:16,num_crops:1,rrc:{crop_min_scale:0.25},color_jitter:{prob:0.8,brightness:0.4,"

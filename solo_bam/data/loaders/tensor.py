@@ -15,12 +15,15 @@ from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
 from solo_bam.data.datasets.images import Images
 from solo_bam.data.sampling import ignore_termination
-from solo_bam.data.transforms.batch_draws import draw_batch
+from solo_bam.data.transforms.batch_draws import draw_batch, one_by_one
+from solo_bam.data.transforms.decisions import pack
 from solo_bam.data.transforms.draws import crop_size, kind
+from solo_bam.data.transforms.tensor_operations import crop
 
 Pipelines = Sequence[tuple[T.Compose, int]]
 GIB = 2**30
 _READ = 256  # images that a process decodes at once
+_KEPT = 32_000_000  # bytes, close to the largest block that glibc adapts to: pages new in each batch cost half its time
 
 
 def check_tensor(pipelines: Pipelines) -> None:
@@ -123,6 +126,11 @@ class TensorLoader:
     def __init__(self, images: TensorImages, pipelines: Pipelines, sampler: Any, seed: int, batch_size: int):
         self.images, self.pipelines = images, pipelines
         self.sampler, self.seed, self.batch_size = sampler, seed, batch_size
+        self.alike: dict[int, list[int]] = {}  # places of the crops of a size, which are made together
+        for i, pipeline in enumerate(one_by_one(pipelines)):
+            self.alike.setdefault(crop_size(pipeline), []).append(i)
+        if images.pixels.device.type == "cpu":
+            torch.empty(_KEPT, dtype=torch.uint8)  # freed at once: allocators that adapt keep as much from then on
 
     def __len__(self) -> int:
         return len(self.sampler) // self.batch_size
@@ -136,17 +144,22 @@ class TensorLoader:
     @torch.no_grad()
     def crops(self, epoch: int, indexes: Sequence[int]) -> list[Tensor]:
         """All crops of some images, ``(images, 3, size, size)`` each, float32."""
-        from solo_bam.data.transforms.tensor_operations import apply, sent
-
-        pixels = self.images.pixels
-        whole = pixels[sent(np.asarray(indexes), pixels.device)].float().div_(255)
+        pixels, pipelines = self.images.pixels, one_by_one(self.pipelines)
         height, width = pixels.shape[2:]
-        drawn = iter(draw_batch(self.pipelines, (height, width), self.seed, epoch, indexes))
-        made = []
-        for pipeline, count in self.pipelines:
-            for decisions in (next(drawn) for _ in range(count)):
-                x = whole
-                for transform, d in zip(pipeline.transforms, decisions):
-                    x = apply(transform, x, d, crop_size(pipeline))
-                made.append(x)
-        return made
+        drawn = draw_batch(self.pipelines, (height, width), self.seed, epoch, indexes)
+        packed = [
+            pack([pipelines[i] for i in places], [drawn[i] for i in places], indexes, (height, width))
+            for places in self.alike.values()
+        ]
+        numbers = sent(np.concatenate([rows.ravel() for rows, _ in packed]), pixels.device)
+        made: dict[int, Tensor] = {}
+        parts = torch.split(numbers, [rows.size for rows, _ in packed])
+        for (size, places), (rows, widths), part in zip(self.alike.items(), packed, parts):
+            made |= zip(places, crop(pixels, part.view(rows.shape), widths, size).chunk(len(places)))
+        return [made[i] for i in range(len(pipelines))]
+
+
+def sent(values: np.ndarray, device: torch.device) -> Tensor:
+    """An array on a device, without waiting for it."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

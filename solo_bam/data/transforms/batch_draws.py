@@ -50,7 +50,7 @@ def draw_batch(
         For each crop and transform an array ``(images, width(transform))``, as :func:`.draws.draw`
         gives them for one image.
     """
-    crops = [pipeline for pipeline, count in pipelines for _ in range(count)]
+    crops = one_by_one(pipelines)
     needed = sum(numbers(transform) for crop in crops for transform in crop.transforms)
     u, used = uniforms(seed, epoch, indexes, needed), 0
     drawn: list[list[np.ndarray]] = []
@@ -61,6 +61,11 @@ def draw_batch(
             used += numbers(transform)
             drawn[-1].append(draw_many(transform, mine, shape, crop_size(crop)))
     return drawn
+
+
+def one_by_one(pipelines: Sequence[tuple[T.Compose, int]]) -> list[T.Compose]:
+    """The pipeline of each crop."""
+    return [pipeline for pipeline, count in pipelines for _ in range(count)]
 
 
 def numbers(transform: Any) -> int:

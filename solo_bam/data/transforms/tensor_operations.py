@@ -1,149 +1,147 @@
-"""A torchvision pipeline's operations on batches of images, by kornia; the decisions come from outside.
+"""Crops of images in memory, all of one size in one function: the same operations whatever a batch draws.
 
-Images are ``(N, 3, height, width)`` float32 in [0, 1], on any device; decisions are arrays of a row per image, as
-:func:`.draws.draw` gives them. Which images an operation touches is known on the CPU, so nothing waits for
-a GPU.
+Images are ``(N, 3, height, width)`` float32 in [0, 255], on any device, and changed in place. Decisions are the columns
+of :class:`.decisions.Decisions` as ``(N, width, 1, 1)``. Nothing waits for a GPU, and nothing branches on a number: the
+whole can be compiled or captured.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from kornia import enhance
-from kornia.color import rgb_to_grayscale
-from kornia.filters import gaussian_blur2d
 from torch import Tensor
-from torchvision import transforms as T
 
-from solo_bam.data.transforms.draws import BRIGHTNESS, CONTRAST, HUE, SATURATION, kind
-from solo_bam.solo_learn import GaussianBlur
+from solo_bam.data.transforms.decisions import Decisions
 
-_BLUR = 13  # pixels: three deviations of the strongest blur to either side
+_REACH = 6  # pixels: three deviations of the strongest blur
 
 
-def apply(transform: Any, x: Tensor, d: np.ndarray, size: int) -> Tensor:
-    """One transform with its decisions on images; the result may be the input, changed.
+def crop(pixels: Tensor, rows: Tensor, widths: Sequence[int], size: int) -> Tensor:
+    """Crops with the operations of :func:`solo_bam.data.transforms.augmentations.build_pipeline`.
 
     Args:
-        transform: of a pipeline of :func:`solo_bam.data.transforms.augmentations.build_pipeline`.
-        x: images.
-        d: ``(N, width(transform))``.
+        pixels: uint8 ``(images, 3, height, width)``.
+        rows: float32 ``(N, sum of widths)``, of :func:`.decisions.pack`.
+        widths: of the decisions' columns.
         size: side of the crops.
+
+    Returns:
+        ``(N, 3, size, size)``, float32.
     """
-    found = kind(transform)
-    if found is T.RandomResizedCrop:
-        return resize(x, d, size)
-    if found is T.Resize:
-        return resize(x, np.tile([0.0, 0.0, *x.shape[2:]], (len(x), 1)), size)
-    if found is T.RandomAffine:
-        return _where(d[:, 0] > 0, x, warp, d[:, 1:])
-    if found is T.ColorJitter:
-        return jitter(x, d)
-    if found is T.RandomGrayscale:
-        return _where(d[:, 0] > 0, x, lambda y: rgb_to_grayscale(y).expand_as(y))
-    if found is GaussianBlur:
-        blurred = d[:, 0] > 0
-        return _where(blurred, x, lambda y: blur(y, d[blurred, 0]))
-    if found is T.RandomSolarize:
-        return _where(d[:, 0] > 0, x, lambda y: enhance.solarize(y, 127.5 / 255))
-    if found is T.RandomEqualize:
-        return _where(d[:, 0] > 0, x, equalise)
-    if found is T.RandomHorizontalFlip:
-        return _where(d[:, 0] > 0, x, lambda y: y.flip(-1))
-    if found is T.Normalize:
-        return enhance.normalize(x, torch.tensor(transform.mean), torch.tensor(transform.std))
-    return x
-
-
-def _where(chosen: np.ndarray, x: Tensor, operation: Callable[..., Tensor], *parameters: np.ndarray) -> Tensor:
-    """An operation on some of the images, which are changed in place."""
-    (places,) = chosen.nonzero()
-    if len(places):
-        at = sent(places, x.device)
-        x[at] = operation(x[at], *(sent(p[places].astype(np.float32), x.device) for p in parameters))
-    return x
-
-
-def sent(values: np.ndarray, device: torch.device) -> Tensor:
-    """An array on a device, without waiting for it."""
-    tensor = torch.from_numpy(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    d = Decisions(*torch.split(rows[:, :, None, None], list(widths), dim=1))
+    x = pixels.index_select(0, d.place.flatten().view(torch.int32)).float()
+    if d.box.shape[1]:
+        x = resize(x, d.box, size)
+    if d.matrix.shape[1]:
+        x = warp(x, d.matrix)
+    x = jitter(x, d)
+    if d.sharpness.shape[1]:
+        x = blur(x, d.sharpness)
+    if d.top.shape[1]:
+        x = torch.minimum(x, d.top - x)  # solarization
+    if d.equalized.shape[1]:
+        x = x.lerp_(equalise(x), d.equalized)
+    return torch.addcmul(d.shift, x, d.scale)
 
 
 # ---------------------------------------------------------------------------------------- places
 
 
-def resize(x: Tensor, boxes: np.ndarray, size: int) -> Tensor:
-    """Boxes (top, left, height, width) of images, resized to squares by PIL's antialiased bicubic filter.
+def resize(x: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Boxes of images, resized to squares by PIL's antialiased bicubic filter.
 
-    As two products with a matrix per image. kornia's ``crop_and_resize`` and torch's ``grid_sample`` take four
-    neighbours however much they shrink, and torch's ``interpolate`` takes images one by one.
+    As two products with a matrix per image. torch's ``grid_sample`` takes four neighbors however much it shrinks, and
+    its ``interpolate`` takes images one by one.
     """
-    top, left, height, width = sent(boxes.astype(np.float32).T.copy(), x.device)
-    across = filters(left, width, x.shape[3], size)
-    x = (x.flatten(1, 2) @ across.mT).view(*x.shape[:3], size).clamp_(0, 1)  # PIL cuts off between the two, too
-    return (filters(top, height, x.shape[2], size)[:, None] @ x).clamp_(0, 1)
+    height, width = x.shape[2:]
+    down, across = filters(boxes[:, :2], boxes[:, 2:], max(height, width), size).unbind(1)
+    x = (x.flatten(1, 2) @ across[:, :, :width].mT).clamp_(0, 255)  # PIL cuts off between the two, too
+    return (down[:, None, :, :height] @ x.view(-1, 3, height, size)).clamp_(0, 255)
 
 
 def filters(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
-    """Weights ``(N, size, side)`` of an image's pixels in a line of a crop's."""
-    start, length = start[:, None, None], length[:, None, None]
-    pixels = torch.arange(side, device=start.device) + 0.5 - start
+    """Weights ``(N, 2, size, side)`` of an image's pixels in a line of a crop's, down and across.
+
+    Args:
+        start: ``(N, 2, 1, 1)``, of the box in pixels.
+        length: likewise; a negative one goes backwards.
+        side: of the image.
+        size: of the crop.
+    """
     scale = length / size
-    centres = (torch.arange(size, device=start.device)[:, None] + 0.5) * scale
-    t = ((pixels - centres) / scale.clamp(min=1)).abs_()
-    near, far = (1 - t).clamp_(min=0), (2 - t).clamp_(min=0)
-    weights = 0.5 * far * far * (1 - t) + near * near * (2 * t - 1)  # Keys' cubic with a = -1/2
-    weights *= (pixels > 0) & (pixels < length)
-    return weights / weights.sum(2, keepdim=True)
+    places = (torch.arange(0.5, side, device=start.device) - start) / scale  # of the image's pixels in the crop
+    places = places.masked_fill_(places != places.clamp(0, size), math.inf)
+    t = (places - torch.arange(0.5, size, device=start.device)[:, None]).abs_().mul_(scale.abs().clamp_(max=1))
+    far = (2 - t).clamp_(min=0)
+    rest = far - 1
+    near = rest.clamp(min=0)
+    # Keys' cubic with a = -1/2, twice: (2 - t)^2 (1 - t) up to 2, less 2 (1 - t)^2 (1 - 2 t) up to 1.
+    weights = rest.mul_(far).mul_(far).sub_((near - 0.5).mul_(near).mul_(near), alpha=4)
+    return weights.div_(weights.sum(3, keepdim=True))
 
 
 def warp(x: Tensor, matrices: Tensor) -> Tensor:
-    """Places taken from elsewhere, ``(N, 6)`` matrices in pixels; black outside the image, and only there."""
+    """Places taken from elsewhere; black outside the image, and only there."""
     size = x.shape[-1]
-    m = matrices.view(-1, 2, 3)
-    # In grid_sample's coordinates an image reaches from -1 to 1.
-    shift = (2 * m[:, :, 2:] + size * m[:, :, :2].sum(2, keepdim=True)) / size - 1
-    grid = F.affine_grid(torch.cat([m[:, :, :2], shift], dim=2), list(x.shape), align_corners=False)
-    inside = (grid.abs() <= 1).all(3)[:, None]
-    return F.grid_sample(x, grid, padding_mode="border", align_corners=False) * inside
+    line = torch.linspace(1 / size - 1, 1 - 1 / size, size, device=x.device)
+    across, down, shift = matrices.view(-1, 2, 3, 1, 1).unbind(2)
+    grid = (across * line + shift) + down * line[:, None]
+    inside = grid.abs().amax(1, keepdim=True).le_(1)
+    return F.grid_sample(x, grid.permute(0, 2, 3, 1), padding_mode="border", align_corners=False).mul_(inside)
 
 
-# ---------------------------------------------------------------------------------------- colours
+def blur(x: Tensor, sharpness: Tensor) -> Tensor:
+    """Gaussian blur, every channel by its own filter; beyond the border an image goes on as it ends."""
+    squares = torch.arange(-_REACH, _REACH + 1, device=x.device, dtype=x.dtype).square_()
+    weights = (squares * -sharpness[:, :, 0]).softmax(2).expand(-1, x.shape[1], -1).flatten(0, 1)[:, None, None]
+    lines = F.pad(x, [_REACH] * 4, mode="replicate").flatten(0, 1)[None]
+    lines = F.conv2d(F.conv2d(lines, weights.mT, groups=len(weights)), weights, groups=len(weights))
+    return lines.view_as(x)
 
 
-def jitter(x: Tensor, d: np.ndarray) -> Tensor:
-    """Brightness, contrast, saturation and hue in the image's own order."""
-    operations = {
-        BRIGHTNESS: enhance.adjust_brightness_accumulative,
-        CONTRAST: enhance.adjust_contrast_with_mean_subtraction,
-        SATURATION: enhance.adjust_saturation_with_gray_subtraction,
-        HUE: turn_hue,
-    }
-    for step in range(4):
-        for name, operation in operations.items():
-            x = _where(d[:, step] == name, x, operation, d[:, 4 + step])
+# ---------------------------------------------------------------------------------------- colors
+
+
+def jitter(x: Tensor, d: Decisions) -> Tensor:
+    """Brightness, contrast, saturation and hue in the image's own order: blends before the hue's turn and after it."""
+    x = blend(x, d.before)
+    if d.turns.shape[1]:
+        x = turn_hue(x, d.turns)
+    return blend(x, d.after)
+
+
+def blend(x: Tensor, blends: Tensor) -> Tensor:
+    """Images drawn towards their gray image, its mean or black, or away from it, some times."""
+    flat = x.flatten(2)
+    for shares in blends.view(len(x), -1, 1, 7).unbind(1):
+        of_gray, of_mean, weight = torch.split(shares, [3, 3, 1], dim=2)
+        base = torch.baddbmm(of_mean @ flat.mean(2, keepdim=True), of_gray, flat)
+        flat = flat.lerp_(base, weight).clamp_(0, 255)
     return x
 
 
-def turn_hue(x: Tensor, shares: Tensor) -> Tensor:
-    """Hue moved by shares of the circle in 255ths, which PIL takes for 256ths."""
-    return enhance.adjust_hue(x, shares * (255 / 256 * 2 * math.pi))
+def turn_hue(x: Tensor, turns: Tensor) -> Tensor:
+    """Hue moved along the circle, with maximum and minimum of the channels kept: HSV's without the way to HSV and back.
 
-
-def blur(x: Tensor, sigmas: np.ndarray) -> Tensor:
-    """Gaussian blur; beyond the border the image goes on as it ends."""
-    both = torch.from_numpy(sigmas.astype(np.float32))[:, None].expand(-1, 2)  # on the CPU: kornia looks at them
-    return gaussian_blur2d(x, (_BLUR, _BLUR), both, border_type="replicate")
+    On the circle of 6 with red at 0, green at 2 and blue at 4, a channel is at its maximum up to 1 from its own place,
+    at the minimum from 2 on, and falls linearly between. A color's place is ``1 + (green + blue - red - minimum) /
+    chroma``, with the sign of green - blue; all is multiplied by chroma here, which may be 0.
+    """
+    red, green, blue = x.chunk(3, dim=1)
+    top, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
+    chroma = top - low
+    place = (green + blue).sub_(red).add_(top).sub_(low, alpha=2)
+    distance = torch.mul(chroma.copysign(green - blue), turns, out=x).add_(place).abs_()  # up to 6: 3 and 3 back
+    return distance.sub_(chroma, alpha=3).abs_().sub_(chroma - low).clamp_(low, top)
 
 
 def equalise(x: Tensor) -> Tensor:
-    """PIL's equalisation of each channel's 256 levels."""
-    levels = (255 * x).round_() / 255
-    # kornia cuts 255 x off to find the level: 1e-5 keeps it from the one below.
-    return (255 * enhance.equalize((levels + 1e-5).clamp_(max=1))).round_() / 255
+    """PIL's equalization of each channel's 256 levels."""
+    levels = x.round().flatten(2).contiguous()
+    below = torch.searchsorted(levels.sort().values, levels)  # pixels that are darker
+    step = below.amax(2, keepdim=True) // 255
+    spread = ((below + step // 2) // step.clamp(min=1)).clamp_(max=255)
+    return torch.where(step > 0, spread, levels).view_as(x)
