@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,15 +199,6 @@ def test_contrastive_crop_is_refused(tmp_path: Path) -> None:
         UserError, match=r"data.contrastive_crop.enabled: got True, data.format=tensor crops without boxes"
     ):
         pretrain(recipe)
-    assert not list(tmp_path.iterdir())
-
-
-def test_without_kornia(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "kornia", None)
-    with pytest.raises(
-        UserError, match=r"data.format: got 'tensor', kornia is not installed; pip install 'solo-bam\[tensor\]'"
-    ):
-        pretrain(tiny(tmp_path, "digits/bam", TENSOR))
     assert not list(tmp_path.iterdir())
 
 

@@ -30,16 +30,11 @@ def check_tensor(pipelines: Pipelines) -> None:
     """Whether the tensor loader can do what the recipe asks for.
 
     Raises:
-        UserError: kornia is not installed, or an operation is none of its.
+        UserError: an operation is none that it has.
     """
     for pipeline, _ in pipelines:
         for transform in pipeline.transforms:
             kind(transform, "tensor")
-    try:
-        import kornia  # noqa: F401
-    except ImportError:
-        problem = "got 'tensor', kornia is not installed"
-        raise UserError("data.format", problem, "pip install 'solo-bam[tensor]'") from None
 
 
 class TensorImages(Dataset[tuple[Tensor, Tensor]]):
