@@ -133,14 +133,15 @@ class Augmentation(Section):
 class Backbone(Section):
     """``kwargs`` are the network's own (``img_size``: the large crops' unless given, ``patch_size``, …).
 
-    ``cifar_stem``: 3x3 first convolution and no max-pooling in a ResNet; null: where large crops are <= 64 px.
+    ``cifar_stem``: 3x3 first convolution and no max-pooling in a ResNet; null: where large crops are <= 64 px;
+    2: with stride 2, which leaves a quarter of the arithmetic.
     ``fixed_positions`` and ``frozen_patches``, MoCo v3's habits, of ViTs: sine-cosine positions in place of learned
     ones; a patch projection that keeps its initial weights.
     """
 
     name: str
     kwargs: dict[str, Any] = {}
-    cifar_stem: bool | None = None
+    cifar_stem: bool | Literal[2] | None = None
     fixed_positions: bool = False
     frozen_patches: bool = False
 
