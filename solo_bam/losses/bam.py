@@ -171,8 +171,8 @@ class BAMLoss(nn.Module):
         """
         check_shapes(z, z_teacher, self.num_crops)
         p = self._problem(images=z.shape[0] // self.num_crops)
+        check_equal_batches(p)  # first: a refusal that depends on the batch would leave the other processes waiting
         check_columns(p)
-        check_equal_batches(p)
         with torch.autocast(z.device.type, enabled=False):
             return tiled_loss(z, z_teacher, p)
 

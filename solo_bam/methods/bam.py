@@ -80,8 +80,8 @@ class BAM(BaseMethod):
         if targets > recipe.num_large_crops:
             problem = f"got {targets}, must be at most the {recipe.num_large_crops} large crops"
             raise UserError("method_kwargs.target_crops_number", problem, "lower it")
-        if options.positive_masking is True and global_batch < 2:
-            problem = "got 1, must be at least 2 with method_kwargs.positive_masking (an image's own views are hidden)"
+        if global_batch < 2 and (hiding := _hides_all_of_one_image(options, targets)):
+            problem = f"got {global_batch}, must be at least 2 with method_kwargs.{hiding}"
             raise UserError("optimizer.batch_size", problem, "raise it")
         columns = targets * (global_batch - (options.positive_masking is True))
         if options.top_k_sink > columns:
@@ -177,6 +177,16 @@ class BAMMomentum(BAM, BaseMomentumMethod):
         """The teacher's projections of all crops, ``(V B, D)``, and its classifier's loss."""
         feats, z = together([self.momentum_forward(same) for same in by_size(crops)])
         return z, self.momentum_classification(feats[: self.num_large_crops * len(labels)], labels)
+
+
+def _hides_all_of_one_image(options: BAMOptions, targets: int) -> str:
+    """The option that leaves a batch of one image no column for the source, and why; empty where there is none."""
+    if options.positive_masking is True:
+        return "positive_masking (an image's own views are hidden)"
+    if targets > 1 or (options.positive_masking is False and options.positive_weight == 0):
+        return ""
+    option = "positive_masking=self" if options.positive_masking else f"positive_weight={options.positive_weight:g}"
+    return f"{option} (a view's own column is hidden, and one target crop gives no other)"
 
 
 def attention_columns(loss: BAMLoss, batch_size: int) -> int:

@@ -344,7 +344,7 @@ FAILURES = {
 
 
 # Losses are read, and processes ask each other, as on accelerators: not at each step.
-LATER = "from solo_bam import hardware\nhardware.reading_waits = lambda device: True\n"
+LATER = "from solo_bam.core import hardware\nhardware.reading_waits = lambda device: True\n"
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -106,8 +106,9 @@ def _cfg(recipe: Recipe, source: Source, processes: int) -> DictConfig:
 
 def _batch(recipe: Recipe, cfg: DictConfig, processes: int) -> Finding:
     size = recipe.optimizer.batch_size * processes
-    accumulated = f" x {recipe.accumulate_grad_batches} accumulated" * (recipe.accumulate_grad_batches > 1)
-    rate = f"{cfg.optimizer.lr:g} (optimizer.lr {recipe.optimizer.lr:g} x {size} / 256)"
+    times = recipe.accumulate_grad_batches  # solo-learn multiplies the rates by it, too
+    accumulated, factor = (f" x {times} accumulated", f" x {times}") if times > 1 else ("", "")
+    rate = f"{cfg.optimizer.lr * times:g} (optimizer.lr {recipe.optimizer.lr:g} x {size}{factor} / 256)"
     return Finding("ok", "batch", f"{size} images{accumulated} on {processes} process(es), peak learning rate {rate}")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from solo_bam.backbones import timm_call
+from solo_bam.config import Recipe
 from solo_bam.config.resolve import uses_cifar_stem
 from solo_bam.data.transforms.augmentations import mean_and_std
 from solo_bam.runs.checkpoints.export.weights import shareable
@@ -67,7 +68,7 @@ def _facts(card: Card) -> str:
         "branch": p.branch,
         "epochs": f"{p.epoch} of {p.recipe.max_epochs}" if own else p.epoch,
         "seed": card.run.get("seed"),
-        "images per process and step": p.recipe.optimizer.batch_size if own else None,
+        "images per process and step": _images_per_step(p.recipe) if own else None,
         "values": "16-bit floating point" if card.half else "32-bit floating point",
         "recipe": recipe_hash(p.recipe) if own else None,
         "weights": p.weights + (" (before rounding to 16 bits)" if card.half else ""),
@@ -76,6 +77,11 @@ def _facts(card: Card) -> str:
     }
     rows = [f"| {name} | {value} |" for name, value in facts.items() if value is not None]
     return "\n".join(["| | |", "|---|---|", *rows])
+
+
+def _images_per_step(recipe: Recipe) -> str:
+    times = recipe.accumulate_grad_batches
+    return f"{recipe.optimizer.batch_size}" + f" x {times} accumulated" * (times > 1)
 
 
 def _accuracies(card: Card) -> str:
