@@ -24,6 +24,7 @@ def run_command(arguments: Sequence[str], log: str, environment: Mapping[str, st
         environment: the process's.
     """
     os.environ.update(environment)
+    multiprocessing.set_start_method(None, force=True)  # for loader processes: as in any other start
     with open(log, "a", buffering=1) as out:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(out.fileno(), stream.fileno())

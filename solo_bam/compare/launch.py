@@ -151,6 +151,8 @@ def _started(arguments: Sequence[str], log: str, environment: Mapping[str, str])
 
 def _forked(arguments: Sequence[str], log: str, environment: Mapping[str, str]) -> int:
     os.environ.update(environment)  # the server's, too: libraries read some of it once, when they are imported
+    if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
+        multiprocessing.set_start_method("forkserver", force=True)  # joblib's own, which its children do not know
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(PRELOAD)
     process = server.Process(target=run_command, args=(list(arguments), log, dict(environment)))
