@@ -38,6 +38,7 @@ class BAM(BaseMethod):
     """
 
     Options = BAMOptions
+    Loss = BAMLoss  # an experiment may have another
     crops = CropRule(large=None, small=True, least=2)
     headline = ("bam_loss",)
     alike_below = 0.7  # healthy runs stay above 0.9
@@ -56,7 +57,7 @@ class BAM(BaseMethod):
         super().__init__(cfg)
         self.options = BAMOptions.model_validate(dict(self.cfg.method_kwargs))
         self.projector = build_projector(self.features_dim, self.options)
-        self.loss_fn = BAMLoss(
+        self.loss_fn = self.Loss(
             num_crops=self.num_crops,
             num_large_crops=self.num_large_crops,
             target_crops_number=self.options.target_crops_number,
