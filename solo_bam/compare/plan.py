@@ -113,7 +113,7 @@ class Plan(BaseModel):
     def trial(self, entry: str, number: int, values: Mapping[str, Any]) -> PlannedRun:
         """A training of the search: on the same images and seed for all, measured after its last epoch."""
         tune = self.comparison.tune
-        fixed = [f"seed={tune.seed}", f"data.tune_fraction={tune.fraction}", "knn_eval.freq=1000000"]
+        fixed = [f"seed={tune.seed}", f"data.tune_fraction={tune.fraction}", "knn_eval.freq=1000000", "pictures=False"]
         fixed += [] if tune.epochs is None else [f"max_epochs={tune.epochs}"]
         return self._run(self._entry(entry), number, values, fixed)
 

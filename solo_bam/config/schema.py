@@ -352,7 +352,8 @@ class Recipe(Run):
     """A pretraining recipe.
 
     ``tuned``: the dataset that its rate and decay were chosen on; null: nobody has. ``on_collapse``: whether a training
-    whose projections have become alike goes on with a warning, or is stopped with an error.
+    whose projections have become alike goes on with a warning, or is stopped with an error. ``pictures``: whether any
+    are drawn at the end.
     """
 
     method_kwargs: dict[str, Any] = {}
@@ -368,6 +369,7 @@ class Recipe(Run):
     tuned: str | None = None
     on_collapse: Literal["warn", "stop"] = "warn"
     debug_augmentations: bool = False
+    pictures: bool = True
 
     @property
     def num_large_crops(self) -> int:

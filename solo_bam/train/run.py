@@ -100,7 +100,8 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
         if trainer.is_global_zero:
             folder.write_metrics()
             _record(folder, recipe, metrics, model, source)
-            _draw(folder, recipe, model, source)
+            if recipe.pictures:
+                _draw(folder, recipe, model, source)
             folder.finish(metrics, collapsed_in)
     return Trained(folder, model, metrics, collapsed_in)
 
