@@ -69,7 +69,7 @@ def _first_guess(folder: Path) -> Recipe:
     val = next((path for name in _VAL if train != folder and (path := folder / name).is_dir()), None)
     keys = {"train_path": train.absolute(), "val_path": None if val is None else val.absolute()}
     labelled = any(path.is_dir() for path in train.iterdir())
-    base = load_recipe(_BASE, ["data.train_path=IMAGES"])
+    base = load_recipe(_BASE)
     data = base.data.model_copy(update={**keys, "no_labels": not labelled})
     return base.model_copy(update={"data": data})
 
