@@ -1,6 +1,6 @@
 """How wide the range of rates is in which a recipe works: ``python -m benchmarks.rates quick/bam quick/simclr``.
 
-Each recipe is trained at 1, 2, 4 and 8 times its rate (``--regs 0.05 0.1 0.2``: with each of these ``reg``, too), with one
+Each recipe is trained at 1, 2, 4 and 8 times its rate (with ``--regs 0.05 0.1 0.2`` each of these, too), with one
 seed, and measured by k-NN on a fifth of the training images, which is held out. A line per run is kept in ``--results``
 as soon as it has ended, and what is there is not run again; the figure has a panel per recipe, collapsed cells crossed
 out.
