@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-
-from solo_bam import cli
 
 # What a comparison's commands need.
 PRELOAD = ["solo_bam.train.run", "solo_bam.train.linear", "solo_bam.evaluate.offline_knn"]
@@ -30,7 +29,7 @@ def run_command(arguments: Sequence[str], log: str, environment: Mapping[str, st
             os.dup2(out.fileno(), stream.fileno())
     sys.argv = ["solo-bam", *arguments]
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    raise SystemExit(cli.main(arguments))
+    runpy.run_module("solo_bam", run_name="__main__")
 
 
 def _end_with_the_parent() -> None:
