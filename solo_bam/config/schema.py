@@ -37,33 +37,6 @@ class Section(BaseModel):
 # ------------------------------------------------------------------------------------------------ BAM
 
 
-class BAMOptions(Section):
-    """``method_kwargs`` of bam and bam_momentum; names and defaults are those of the published flags."""
-
-    proj_hidden_dim: Count = 4096
-    proj_output_dim: Count = 4096
-    proj_num_layers: Count = 3
-    proj_use_bn: bool = True
-    proj_last_bn: bool = True
-    proj_act: Literal["gelu", "relu"] = "gelu"
-    reg: Sharpness = 0.05
-    reg_final: Sharpness | None = None
-    reg_warmup_epochs: Index = 30
-    temperature: Sharpness = 0.1
-    num_sink_iter: Index = 3
-    top_k_sink: Index = 0
-    positive_masking: Literal[True, False, "self"] = True
-    positive_weight: Share = 0.0
-    target_crops_number: Count | None = None
-
-    def reg_at(self, epoch: int) -> float:
-        """``reg`` in an epoch (from 0): linear from ``reg``, and ``reg_final`` from the last warm-up epoch on."""
-        final = self.reg if self.reg_final is None else self.reg_final
-        if epoch >= self.reg_warmup_epochs - 1:
-            return final
-        return self.reg + (final - self.reg) * epoch / (self.reg_warmup_epochs - 1)
-
-
 # ------------------------------------------------------------------------------------- augmentations
 
 

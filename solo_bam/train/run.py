@@ -100,8 +100,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
         if trainer.is_global_zero:
             folder.write_metrics()
             _record(folder, recipe, metrics, model, source)
-            if recipe.pictures:
-                _draw(folder, recipe, model, source)
+            _draw(folder, recipe, model, source)
             folder.finish(metrics, collapsed_in)
     return Trained(folder, model, metrics, collapsed_in)
 
@@ -163,6 +162,8 @@ def _announce(recipe: Recipe, has_val: bool) -> None:
 
 
 def _draw(folder: RunFolder, recipe: Recipe, model: pl.LightningModule, source: Source) -> None:
+    if not recipe.pictures:
+        return
     try:
         from solo_bam.train.pictures import draw_finished
     except ImportError:

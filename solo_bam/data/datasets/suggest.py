@@ -20,7 +20,7 @@ from solo_bam.data.datasets.sources import Source, find_source
 LOOKED_AT = 500  # images
 CROPS = (32, 64, 128, 224)  # px; a crop is no larger than the images' shorter sides
 _SEEN = 4_000_000  # images in all epochs, at most: ResNet-18 at 224 px sees as many in an hour or two on a GPU
-_BASE = "custom/bam"
+_BASE = "custom"
 _VAL = ("val", "validation", "valid", "test")
 
 
@@ -83,7 +83,7 @@ def _lines(folder: Path, found: str, recipe: Recipe, source: Source, side: int, 
     paths = {"train_path": str(recipe.data.train_path)}
     paths |= {} if recipe.data.val_path is None else {"val_path": str(recipe.data.val_path)}
     yield f"# BAM on {folder}: {found}. Change what you like: every key may be given on the command line, too."
-    yield f"defaults:\n  - {_BASE}@_global_            # shipped: method, network, optimizer\n  - _self_\n"
+    yield f"defaults:\n  - /{_BASE}@_global_               # shipped: method, network, optimizer\n  - _self_\n"
     yield f"name: {json.dumps(folder.absolute().name, ensure_ascii=False)}"
     yield f"max_epochs: {epochs}".ljust(27) + f"# {epochs * images:,} images in all; more is better"
     yield "optimizer:\n" + f"  batch_size: {batch}".ljust(27) + "# per process; as large as the memory allows"
