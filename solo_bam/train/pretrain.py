@@ -31,10 +31,10 @@ from solo_bam.data.datasets.images import Split
 from solo_bam.data.datasets.sources import TRAIN, VAL
 from solo_bam.runs.checkpoints.read import read_checkpoint
 from solo_bam.runs.folder import RunFolder, changes, told_changes
-from solo_bam.runs.log import LineLogger
 from solo_bam.train.batch_norm import check_synchronisable, desynchronise, synchronise
 from solo_bam.train.callbacks import WholeFiles
 from solo_bam.train.failures import together
+from solo_bam.train.logger import LineLogger
 from solo_bam.train.performance import checkpoint_gradients, compile_networks, optimizer_kwargs
 
 

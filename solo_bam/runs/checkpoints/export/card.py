@@ -114,7 +114,8 @@ def timm_snippet(card: Card) -> str:
 def _timm_lines(card: Card, name: str, arguments: Mapping[str, Any]) -> str:
     words = "".join(f", {key}={_python(value)}" for key, value in arguments.items())
     imported = "import torch\n" if "torch." in words else ""
-    if not uses_cifar_stem(card.pretrained.recipe):
+    stride = int(uses_cifar_stem(card.pretrained.recipe))
+    if not stride:
         created = f'timm.create_model("{name}"{words}, checkpoint_path="{card.file}")'
         return f"import timm\n{imported}\nbackbone = {created}.eval()"
     width = card.pretrained.backbone.bn1.num_features  # type: ignore[union-attr]
@@ -124,7 +125,7 @@ from safetensors.torch import load_file
 
 backbone = timm.create_model("{name}"{words})
 # The stem for small images, which timm has no argument for.
-backbone.conv1 = torch.nn.Conv2d(3, {width}, kernel_size=3, stride=1, padding=2, bias=False)
+backbone.conv1 = torch.nn.Conv2d(3, {width}, kernel_size=3, stride={stride}, padding=2, bias=False)
 backbone.maxpool = torch.nn.Identity()
 backbone.load_state_dict(load_file("{card.file}"))
 backbone.eval()"""
