@@ -62,6 +62,24 @@ def find_devices(accelerator: str, devices: int | str | list[int]) -> Devices:
     return Devices(kind, chosen, len(indexes))
 
 
+def check_slurm(devices: int, num_nodes: int) -> None:
+    """Whether SLURM has started as many tasks as there are to be processes.
+
+    Args:
+        devices: processes on each node.
+        num_nodes: nodes.
+
+    Raises:
+        UserError: it has started others, each of which would train alone or wait for the rest.
+    """
+    tasks = os.environ.get("SLURM_NTASKS", "")
+    inside = "SLURM_JOB_ID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+    if inside and tasks.isdigit() and int(tasks) != devices * num_nodes:
+        problem = f"got {devices} on {num_nodes} node(s), SLURM has SLURM_NTASKS={tasks} tasks"
+        remedy = "set devices and num_nodes to what --ntasks-per-node and --nodes say, and start with srun"
+        raise UserError("devices", problem, remedy)
+
+
 def reading_waits(device: torch.device) -> bool:
     """Whether to read a number from a tensor there is to wait until the device has done all that it was told."""
     return device.type != "cpu"
