@@ -30,7 +30,7 @@ from solo_bam.config import Recipe, load_recipe
 from solo_bam.config.resolve import resolve
 from solo_bam.config.schema import Augmentation
 from solo_bam.core import hardware
-from solo_bam.solo_learn.schedule import build_optimizer
+from solo_bam.train.doctor import work
 from solo_bam.train.performance import compile_networks
 from solo_bam.train.pretrain import build_model
 
@@ -106,27 +106,7 @@ def batch_of(recipe: Recipe, setting: Setting) -> list[Any]:
 
 def step_of(model: Any, batch: list[Any], setting: Setting) -> Callable[[], None]:
     """One training step, without the Trainer and without logging."""
-    model.log = model.log_dict = lambda *_, **__: None
-    asked = model._optimizer_settings()
-    del asked["interval"]
-    optimizer = build_optimizer(model.learnable_params, lr=model.lr, weight_decay=model.weight_decay, **asked)
-    model.train()
-    model.on_train_epoch_start()
-    number = 0
-
-    def step() -> None:
-        nonlocal number
-        optimizer.zero_grad()
-        with setting.autocast():
-            out = model.training_step(batch, number)
-        (out["loss"] if isinstance(out, dict) else out).backward()
-        model.on_after_backward()
-        optimizer.step()
-        for online, momentum in getattr(model, "momentum_pairs", ()):
-            model.momentum_updater.update(online, momentum)
-        number += 1
-
-    return step
+    return work.step_of(model, batch, setting.autocast)
 
 
 def crop_by_crop(step: Callable[[], None]) -> Callable[[], None]:

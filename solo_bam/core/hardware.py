@@ -80,6 +80,12 @@ def check_slurm(devices: int, num_nodes: int) -> None:
         raise UserError("devices", problem, remedy)
 
 
+def asked_for(devices: int | str | list[int]) -> int:
+    """How many devices a recipe asks for on another machine; one for «all» and ``auto``."""
+    chosen = _parse(devices, 1, 1)
+    return len(chosen) if isinstance(chosen, list) else chosen
+
+
 def reading_waits(device: torch.device) -> bool:
     """Whether to read a number from a tensor there is to wait until the device has done all that it was told."""
     return device.type != "cpu"
