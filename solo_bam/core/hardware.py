@@ -62,6 +62,24 @@ def find_devices(accelerator: str, devices: int | str | list[int]) -> Devices:
     return Devices(kind, chosen, len(indexes))
 
 
+def check_slurm(devices: int, num_nodes: int) -> None:
+    """Whether SLURM has started as many tasks as there are to be processes.
+
+    Args:
+        devices: processes on each node.
+        num_nodes: nodes.
+
+    Raises:
+        UserError: it has started others, each of which would train alone or wait for the rest.
+    """
+    tasks = os.environ.get("SLURM_NTASKS", "")
+    inside = "SLURM_JOB_ID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+    if inside and tasks.isdigit() and int(tasks) != devices * num_nodes:
+        problem = f"got {devices} on {num_nodes} node(s), SLURM has SLURM_NTASKS={tasks} tasks"
+        remedy = "set devices and num_nodes to what --ntasks-per-node and --nodes say, and start with srun"
+        raise UserError("devices", problem, remedy)
+
+
 def asked_for(devices: int | str | list[int]) -> int:
     """How many devices a recipe asks for on another machine; one for «all» and ``auto``."""
     chosen = _parse(devices, 1, 1)

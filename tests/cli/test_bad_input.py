@@ -324,9 +324,9 @@ CASES: dict[str, tuple[str, str]] = {
     "devices of words": (f"pretrain {DIGITS} devices=all", r"devices: got 'all', allowed: auto, -1, a number"),
     "unknown precision": (
         f"pretrain {DIGITS} precision=17",
-        r"Trainer: .*Precision '?17'? is invalid.*; correct the recipe",
+        r"Trainer: .*Precision '?17'? is invalid.*; correct them",
     ),
-    "unknown strategy": (f"pretrain {DIGITS} strategy=dpp", r"Trainer: .*strategy='dpp'.*; correct the recipe"),
+    "unknown strategy": (f"pretrain {DIGITS} strategy=dpp", r"Trainer: .*strategy='dpp'.*; correct them"),
     # checkpoints
     "missing checkpoint": (
         f"pretrain {DIGITS} resume_from_checkpoint=gone.ckpt",

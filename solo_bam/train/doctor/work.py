@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import lightning.pytorch as pl
@@ -141,14 +142,13 @@ def step_of(
     optimizer = build_optimizer(model.learnable_params, lr=model.lr, weight_decay=model.weight_decay, **asked)
     model.train()
     model.on_train_epoch_start()
-    number = 0
+    numbers = count()
 
     def step() -> None:
-        nonlocal number
         optimizer.zero_grad()
         begins(LOSS)
         with autocast():
-            out = model.training_step(batch, number)
+            out = model.training_step(batch, next(numbers))
         begins(NETWORK)
         (out["loss"] if isinstance(out, dict) else out).backward()
         model.on_after_backward()
@@ -156,7 +156,6 @@ def step_of(
         optimizer.step()
         for online, momentum in getattr(model, "momentum_pairs", ()):
             model.momentum_updater.update(online, momentum)
-        number += 1
 
     return step
 
