@@ -36,6 +36,7 @@ from solo_bam.core import collectives
 from solo_bam.core.neighbors import BANK_TILE, find_neighbours
 from solo_bam.losses import BAMLoss
 from solo_bam.losses._kernel import _CPU_KEPT_ENTRIES
+from solo_bam.train.doctor.estimate import gradient_bytes
 
 V = T = 2
 SINKHORN = 3
@@ -79,7 +80,7 @@ def model(size: Size, teacher: bool = False) -> dict[str, float]:
         "gathered columns, bytes": gathered,
         "k-NN, operations": 2 * size.bank / W * size.queries * D,
         "k-NN, bytes": 8 * K * size.queries * (W - 1),
-        **{f"{name}, bytes": 2 * others * 4 * count for name, count in PARAMETERS.items()},
+        **{f"{name}, bytes": gradient_bytes(count, W) for name, count in PARAMETERS.items()},
     }
 
 

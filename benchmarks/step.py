@@ -1,40 +1,38 @@
 """Whole training steps: images per second of BAM and of solo-learn's methods, and where BAM's step goes.
 
-    python -m benchmarks.step [--tiny] [--cases NAME …] [--batch 64] [--device cpu] [--precision 32] [--compile]
-                              [--heads HIDDEN OUTPUT] [--threads 2] [--repeats 5] [--out FILE.json]
+    python -m benchmarks.step [--tiny] [--cases NAME …] [--methods NAME …] [--batch 64] [--device cpu] [--precision 32]
+                              [--compile] [--heads HIDDEN OUTPUT] [--threads 2] [--repeats 5] [--out FILE.json]
 
 A step is forward, loss, backward, optimiser and the teacher's update, on crops that are in the device's memory already;
 logging is left out. All methods have the same backbone, crops, batch and optimiser (AdamW), and the heads of their
 recipes unless ``--heads`` says otherwise; solo-learn's have solo-bam's mends, of which one makes the teacher's update
 faster. *Crop by crop*: the same method with a forward for each crop, as in solo-learn's own step. *Loss*: forward and
-backward of it alone. *Logging*: the calls of ``log`` in a run of Lightning's Trainer, over that run's own steps.
+backward of it alone. The case ``empty`` is a network without layers: the processor time of all that is beside network,
+loss and optimiser in a run (``benchmarks.beside``; with one thread).
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import CSVLogger
-from torch.utils.data import DataLoader
 
 import solo_bam.methods.bam as bam_module
-from benchmarks.timing import machine, markdown, ratio, side_by_side, synchronise, told, write
+from benchmarks.beside import beside
+from benchmarks.timing import machine, markdown, ratio, side_by_side, told, write
 from solo_bam.config import Recipe, load_recipe
 from solo_bam.config.resolve import resolve
 from solo_bam.config.schema import Augmentation
 from solo_bam.core import hardware
-from solo_bam.solo_learn.schedule import build_optimizer
+from solo_bam.train.doctor import work
 from solo_bam.train.performance import compile_networks
-from solo_bam.train.pretrain import build_model, without_known_warnings
+from solo_bam.train.pretrain import build_model
 
 METHODS = ("bam", "bam_momentum", "simclr", "byol", "dino")
 
@@ -52,6 +50,7 @@ CASES = {
     "ResNet-18": Case("cifar", "resnet18", 32, 16),
     "ViT-S/16": Case("imagenet-100", "vit_small", 224, 96),
 }
+EMPTY = "empty"
 TINY = {"tiny": Case("digits", "test_resnet", 16, 8)}
 
 
@@ -107,27 +106,7 @@ def batch_of(recipe: Recipe, setting: Setting) -> list[Any]:
 
 def step_of(model: Any, batch: list[Any], setting: Setting) -> Callable[[], None]:
     """One training step, without the Trainer and without logging."""
-    model.log = model.log_dict = lambda *_, **__: None
-    asked = model._optimizer_settings()
-    del asked["interval"]
-    optimizer = build_optimizer(model.learnable_params, lr=model.lr, weight_decay=model.weight_decay, **asked)
-    model.train()
-    model.on_train_epoch_start()
-    number = 0
-
-    def step() -> None:
-        nonlocal number
-        optimizer.zero_grad()
-        with setting.autocast():
-            out = model.training_step(batch, number)
-        (out["loss"] if isinstance(out, dict) else out).backward()
-        model.on_after_backward()
-        optimizer.step()
-        for online, momentum in getattr(model, "momentum_pairs", ()):
-            model.momentum_updater.update(online, momentum)
-        number += 1
-
-    return step
+    return work.step_of(model, batch, setting.autocast)
 
 
 def crop_by_crop(step: Callable[[], None]) -> Callable[[], None]:
@@ -157,88 +136,45 @@ def loss_of(model: Any, setting: Setting) -> Callable[[], None]:
     return run
 
 
-class _Clock(pl.Callback):
-    """Seconds of each step of a run, and of its calls of ``log`` and ``log_dict``."""
-
-    def __init__(self, model: Any, device: str):
-        self.device = device
-        self.steps: list[float] = []
-        self.logging: list[float] = []
-        for name in ("log", "log_dict"):
-            setattr(model, name, self._timed(getattr(model, name)))
-        self._inside = False
-
-    def _timed(self, ordinary: Callable[..., None]) -> Callable[..., None]:
-        def timed(*args: Any, **kwargs: Any) -> None:
-            if self._inside:  # log_dict calls log
-                return ordinary(*args, **kwargs)
-            synchronise(self.device)
-            self._inside, start = True, time.perf_counter()
-            try:
-                ordinary(*args, **kwargs)
-                synchronise(self.device)
-            finally:
-                self._inside = False
-                self.logging[-1] += time.perf_counter() - start
-
-        return timed
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        synchronise(self.device)
-        self.logging.append(0.0)
-        self.steps.append(-time.perf_counter())
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        synchronise(self.device)
-        self.steps[-1] += time.perf_counter()
-
-
-def logging_of(model: pl.LightningModule, batch: list[Any], setting: Setting, repeats: int) -> _Clock:
-    """A run of the Trainer over the same batch again and again; its first step is a warm-up."""
-    clock = _Clock(model, setting.device)
-    with tempfile.TemporaryDirectory() as scratch, without_known_warnings():
-        trainer = pl.Trainer(
-            accelerator=setting.device,
-            devices=1,
-            precision=setting.precision,  # type: ignore[arg-type]
-            max_epochs=1,
-            logger=CSVLogger(scratch),
-            callbacks=[clock],
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        again = DataLoader([batch] * (repeats + 1), batch_size=None)  # type: ignore[arg-type]
-        trainer.fit(model, train_dataloaders=again)
-    return clock
-
-
-def measure(name: str, case: Case, setting: Setting, repeats: int) -> dict[str, Any]:
-    """Seconds of every step: of the methods on two crops, of 2 + 6 crops both ways, of the loss and of logging."""
-    recipes = {method: recipe_of(case, method, 0, setting) for method in METHODS}
-    batch = batch_of(recipes["bam"], setting)
+def measure(name: str, case: Case, setting: Setting, repeats: int, methods: Sequence[str] = METHODS) -> dict[str, Any]:
+    """Seconds of every step: of the methods on two crops, of BAM's 2 + 6 crops both ways, of its loss."""
+    recipes = {method: recipe_of(case, method, 0, setting) for method in methods}
+    batch = batch_of(next(iter(recipes.values())), setting)
     models = {method: model_of(recipe, setting) for method, recipe in recipes.items()}
     functions = {method: step_of(model, batch, setting) for method, model in models.items()}
-    functions["loss"] = loss_of(models["bam"], setting)
+    if "bam" in models:
+        functions["loss"] = loss_of(models["bam"], setting)
     seconds = side_by_side(functions, repeats, setting.device)
     del functions, models
 
-    multi = {method: recipe_of(case, method, 6, setting) for method in METHODS[:2]}
-    crops = batch_of(multi["bam"], setting)
+    multi = {method: recipe_of(case, method, 6, setting) for method in methods if method in METHODS[:2]}
+    crops = batch_of(next(iter(multi.values())), setting) if multi else []
     steps = {method: step_of(model_of(recipe, setting), crops, setting) for method, recipe in multi.items()}
     steps |= {f"{method}, crop by crop": crop_by_crop(step) for method, step in list(steps.items())}
     several = side_by_side(steps, repeats, setting.device)
-    del steps
+    return {"case": name, "setting": setting._asdict(), "seconds": seconds, "multi-crop seconds": several}
 
-    clock = logging_of(model_of(recipes["bam"], setting), batch, setting, repeats)
-    return {
-        "case": name,
-        "setting": setting._asdict(),
-        "seconds": seconds,
-        "multi-crop seconds": several,
-        "trainer's steps": clock.steps[1:],
-        "logging": clock.logging[1:],
-    }
+
+def empty(methods: Sequence[str], setting: Setting, rounds: int, tiny: bool) -> dict[str, dict[str, list[float]]]:
+    """Of each method, :func:`benchmarks.beside.beside`."""
+    steps = 10 if tiny else 150
+
+    def alone(model: Any, batch: list[Any]) -> Callable[[], None]:
+        return step_of(model, batch, setting)
+
+    return {method: beside(method, setting.device, alone, rounds, steps) for method in methods}
+
+
+def empty_rows(methods: Sequence[str], found: dict[str, dict[str, list[float]]]) -> list[dict[str, str]]:
+    """Milliseconds beside the network, a line per method."""
+    return [
+        {"method": method, **{what: _milliseconds(times) for what, times in found[method].items()}}
+        for method in methods
+    ]
+
+
+def _milliseconds(times: Sequence[float]) -> str:
+    return f"{statistics.median(times):.2f} ms ({min(times):.2f}–{max(times):.2f})"
 
 
 def rows(found: dict[str, Any]) -> list[dict[str, str]]:
@@ -249,22 +185,27 @@ def rows(found: dict[str, Any]) -> list[dict[str, str]]:
             "case": found["case"],
             "method": method,
             "images per second": f"{batch / statistics.median(seconds[method]):,.1f}",
-            "bam faster by": told(ratio(seconds[method], seconds["bam"])),
-            "bam_momentum faster by": told(ratio(seconds[method], seconds["bam_momentum"])),
+            **{
+                f"{ours} faster by": told(ratio(seconds[method], seconds[ours]))
+                for ours in METHODS[:2]
+                if ours in seconds
+            },
         }
-        for method in METHODS
+        for method in seconds
+        if method != "loss"
     ]
 
 
 def further_rows(found: dict[str, Any]) -> list[dict[str, str]]:
-    """What else is asked of a step."""
+    """What else is asked of a step of BAM."""
     several, seconds = found["multi-crop seconds"], found["seconds"]
     measured = {
         f"{method}, 2 + 6 crops: crop by crop / by size": ratio(several[f"{method}, crop by crop"], several[method])
         for method in METHODS[:2]
+        if method in several
     }
-    measured["bam, 2 crops: loss / step"] = ratio(seconds["loss"], seconds["bam"])
-    measured["bam, 2 crops: logging / step"] = ratio(found["logging"], found["trainer's steps"])
+    if "loss" in seconds:
+        measured["bam, 2 crops: loss / step"] = ratio(seconds["loss"], seconds["bam"])
     return [
         {"case": found["case"], "what": what, "ratio": f"{each['median']:.3f} ({each['low']:.3f}–{each['high']:.3f})"}
         for what, each in measured.items()
@@ -275,7 +216,8 @@ def main() -> None:
     """Measure, print tables, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="a tiny network, to see that it runs")
-    parser.add_argument("--cases", nargs="*", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--cases", nargs="*", choices=[*CASES, EMPTY], default=list(CASES))
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("32", "bf16-mixed"), default="32")
@@ -293,12 +235,15 @@ def main() -> None:
         compiled=options.compile,
         heads=options.heads and tuple(options.heads),
     )
-    cases = TINY if options.tiny else {name: CASES[name] for name in options.cases}
-    results = []
+    results: list[dict[str, Any]] = []
+    cases = TINY if options.tiny else {name: CASES[name] for name in options.cases if name != EMPTY}
     for name, case in cases.items():
-        results.append(measure(name, case, setting, options.repeats))
-        print(markdown(rows(results[-1])) + "\n", flush=True)
-        print(markdown(further_rows(results[-1])) + "\n", flush=True)
+        results.append(measure(name, case, setting, options.repeats, options.methods))
+        for table in (rows(results[-1]), further_rows(results[-1])):
+            print(markdown(table) + "\n", flush=True)
+    if options.tiny or EMPTY in options.cases:
+        results.append({"case": EMPTY, "milliseconds": empty(options.methods, setting, options.repeats, options.tiny)})
+        print(markdown(empty_rows(options.methods, results[-1]["milliseconds"])) + "\n", flush=True)
     write(options.out, {"machine": machine(options.device), "results": results})
 
 

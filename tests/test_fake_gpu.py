@@ -19,6 +19,7 @@ from benchmarks import step as benchmark
 from solo_bam.core import hardware, neighbors
 from solo_bam.evaluate import offline_knn
 from solo_bam.evaluate.cache import Features
+from solo_bam.losses import BAMLoss, _kernel
 from solo_bam.solo_learn.knn_metric import WeightedKNNClassifier
 
 SETTING = benchmark.Setting(8, "cpu", "32", compiled=False)
@@ -122,8 +123,6 @@ def test_a_step_stays_on_the_device(method: str, small_crops: int, extra: dict[s
     ids=["nothing", "a reading", "a shape by values", "another device", "a copy"],
 )
 def test_faults_are_found(fault: Any, raised: Any, monkeypatch: pytest.MonkeyPatch, request: Any) -> None:
-    from solo_bam.losses import BAMLoss
-
     ordinary = BAMLoss.with_statistics
 
     def faulty(self: Any, *args: Any) -> Any:
@@ -136,6 +135,74 @@ def test_faults_are_found(fault: Any, raised: Any, monkeypatch: pytest.MonkeyPat
             step("bam")
     else:
         assert bool(step("bam")) == ("copy" in request.node.callspec.id)
+
+
+# ------------------------------------------------------------------------------------------------ the loss
+
+
+class Products(Copies):
+    """Beside copies: every operation with its shapes, and whether each matrix product may be TF32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[str] = []
+        self.fast: set[bool] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        shapes = [tuple(x.shape) for x in args if isinstance(x, torch.Tensor)]
+        if func.namespace == "aten":
+            self.operations.append(f"{func} {shapes}")
+        if func.overloadpacket.__name__ in ("mm", "addmm", "bmm", "baddbmm"):
+            self.fast.add(_tf32())
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+def _tf32() -> bool:
+    products = torch.backends.cuda.matmul
+    return products.fp32_precision == "tf32" if hasattr(products, "fp32_precision") else products.allow_tf32
+
+
+def _loss_and_gradient(loss: BAMLoss, dtype: torch.dtype, teacher: bool) -> Products:
+    """What a call does, forward and backward, which a second one does again."""
+    calls = [Products(), Products()]
+    with FakeTensorMode():
+        z = torch.empty(4 * 32, 16, dtype=dtype, device="cuda", requires_grad=True)
+        z_teacher = torch.empty_like(z, requires_grad=False) if teacher else None
+        for done in calls:
+            with done:
+                value, _ = loss.with_statistics(z, z_teacher)
+                (node,) = _own_nodes(value.grad_fn, set())
+                node.apply(*(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in node._input_metadata))
+    assert calls[0].operations == calls[1].operations
+    return calls[1]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "teacher"), [(torch.float32, False), (torch.float16, True), (torch.bfloat16, False)], ids=str
+)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"top_k_sink": 4}, {"positive_masking": "self", "reg": 0.002}, {"positive_weight": 0.5}, {"num_sink_iter": 0}],
+    ids=str,
+)
+def test_the_loss_could_be_a_cuda_graph(
+    options: dict[str, Any], dtype: torch.dtype, teacher: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No reading, no copy, no shape by values, in tiles or whole; the host does the same at every call.
+
+    Products are TF32 where the features are in half precision, all of them, and nowhere else.
+    """
+    loss = BAMLoss(4, 2, **options)
+    whole = _loss_and_gradient(loss, dtype, teacher)
+    monkeypatch.setattr(_kernel, "_TILE_ROWS", 1)
+    monkeypatch.setattr(_kernel, "_GPU_TILE_ENTRIES", 12 * 4 * 2 * 32)
+    monkeypatch.setattr(_kernel, "_GPU_KEPT_ENTRIES", 0)
+    tiled = _loss_and_gradient(loss, dtype, teacher)
+    assert len(tiled.operations) > 1.5 * len(whole.operations)
+    for done in (whole, tiled):
+        assert done.found == []
+        assert done.fast == {dtype != torch.float32}
+    assert not _tf32()
 
 
 # ------------------------------------------------------------------------------------------------ k-NN

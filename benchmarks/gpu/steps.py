@@ -19,6 +19,10 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks import loss as loss_benchmark
 from benchmarks import step as step_benchmark
 from benchmarks.timing import machine, synchronise
+from solo_bam.config import Recipe
+from solo_bam.train.doctor.devices import Device, device_here
+from solo_bam.train.doctor.estimate import Loader, estimate
+from solo_bam.train.doctor.work import work_of
 
 METHODS = ("bam", "bam_momentum", "simclr", "byol", "dino")
 
@@ -130,18 +134,32 @@ def loader(where: Where) -> dict[str, Any]:
     return {str(n): clocked(_crops(where, n), where.device, 2 if where.tiny else 20) for n in batches}
 
 
-def _model_step(where: Where, method: str, batch: int, compiled: bool = False) -> Callable[[], None]:
+def _asked(where: Where, method: str, batch: int, compiled: bool = False) -> tuple[Recipe, step_benchmark.Setting]:
     precision = "32" if where.tiny else "bf16-mixed"
     setting = step_benchmark.Setting(batch, where.device, precision, compiled)
     case = step_benchmark.TINY["tiny"] if where.tiny else step_benchmark.CASES["ResNet-18"]
     recipe = step_benchmark.recipe_of(case, method, 0, setting)
+    recipe.precision = precision
+    return recipe, setting
+
+
+def _model_step(where: Where, method: str, batch: int, compiled: bool = False) -> Callable[[], None]:
+    recipe, setting = _asked(where, method, batch, compiled)
     model = step_benchmark.model_of(recipe, setting)
     return step_benchmark.step_of(model, step_benchmark.batch_of(recipe, setting), setting)
+
+
+def _modelled(where: Where, method: str, batch: int, device: Device) -> float:
+    """Seconds of a step by the model that ``solo-bam doctor`` tells; its batch is in the device's memory."""
+    recipe, setting = _asked(where, method, batch)
+    model = step_benchmark.model_of(recipe, setting._replace(device="cpu"))
+    return estimate(recipe, work_of(model, recipe), device, 1, Loader(None, 0)).step
 
 
 def step(where: Where, compiled: bool = False) -> dict[str, Any]:
     """Whole training steps of five methods: milliseconds, images per second, and the first call's seconds."""
     found: dict[str, Any] = {}
+    device = device_here(where.device)
     for batch in (8,) if where.tiny else (256, 512) if compiled else (256, 512, 1024):
         for method in ("bam", "simclr") if compiled else METHODS:
             start = time.perf_counter()
@@ -151,6 +169,8 @@ def step(where: Where, compiled: bool = False) -> dict[str, Any]:
             first = time.perf_counter() - start
             result = clocked(call, where.device, 2 if where.tiny else 15)
             result |= {"first_s": first, "images_per_s": 1e3 * batch / result["pipelined_ms"]}
+            if not compiled and device is not None:
+                result["modelled_ms"] = 1e3 * _modelled(where, method, batch, device)
             found[f"{method}, batch {batch}"] = result
     return found
 

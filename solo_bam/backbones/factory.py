@@ -47,7 +47,7 @@ def backbone_factory(backbone: DictConfig) -> Callable[[], nn.Module]:
         create_backbone,
         str(backbone.name),
         _plain(backbone.get("kwargs")),
-        cifar_stem=bool(backbone.get("cifar_stem")),
+        cifar_stem=int(backbone.get("cifar_stem") or 0),
         crop_sizes=tuple(backbone.get("crop_sizes") or ()),
         fixed_positions=bool(backbone.get("fixed_positions")),
         frozen_patches=bool(backbone.get("frozen_patches")),
@@ -63,7 +63,7 @@ def _plain(kwargs: Any) -> dict[str, Any]:
 def create_backbone(
     name: str,
     kwargs: Mapping[str, Any] | None = None,
-    cifar_stem: bool = False,
+    cifar_stem: int = False,
     crop_sizes: Sequence[int] = (),
     fixed_positions: bool = False,
     frozen_patches: bool = False,
@@ -75,7 +75,7 @@ def create_backbone(
     Args:
         name: solo-learn's (``resnet18``, ``vit_small``, …), ``caformer_…`` or any of ``timm.list_models()``.
         kwargs: for its constructor: ``img_size``, ``patch_size``, ``drop_path_rate``, ….
-        cifar_stem: a ResNet's first convolution is 3x3 and nothing is max-pooled.
+        cifar_stem: a ResNet's first convolution is 3x3 and nothing is max-pooled; 2: its stride is 2, not 1.
         crop_sizes: sides of the crops that it will see, the large ones first. A ViT's or Swin's ``img_size``
             is the first, and its position embedding is interpolated where there are others.
         fixed_positions: a ViT's positions are sines and cosines, and are not trained.
@@ -96,7 +96,7 @@ def create_backbone(
     except Exception as error:  # networks refuse values with whatever exception comes first
         raise _refusal(name, asked, error) from None
     if cifar_stem:
-        _put_cifar_stem(name, network)
+        _put_cifar_stem(name, network, stride=int(cifar_stem))
     if fixed_positions:
         _fix_positions(_as_vit(network, name, "fixed_positions"))
     if frozen_patches:
@@ -209,12 +209,12 @@ def _constructor(name: str, method: str = "") -> Callable[..., nn.Module]:
     return timms
 
 
-def _put_cifar_stem(name: str, network: nn.Module) -> None:
+def _put_cifar_stem(name: str, network: nn.Module, stride: int) -> None:
     """solo-learn's stem for small images, in torchvision's and timm's ResNets."""
     if not is_resnet(name):
         raise UserError("backbone.cifar_stem", f"got True, {name} is no ResNet", "remove it")
     width = network.bn1.num_features  # type: ignore[union-attr]
-    network.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=1, padding=2, bias=False)  # type: ignore[arg-type]
+    network.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=stride, padding=2, bias=False)  # type: ignore[arg-type]
     network.maxpool = nn.Identity()
 
 

@@ -12,6 +12,7 @@ from solo_bam.core.errors import UserError, nearest
 from solo_bam.core.requirements import check_requirements
 
 COMMANDS = {
+    "new": "write a recipe for a folder of images",
     "pretrain": "train a method from a recipe",
     "knn": "k-NN accuracy of a checkpoint's features",
     "linear": "train a linear classifier on frozen features, or fine-tune",

@@ -15,6 +15,7 @@ def main(arguments: Sequence[str]) -> int:
     """Print what was found; 0 where nothing is in the way, 1 where something is."""
     options = _parse(arguments)
     import_modules(options.modules)
+    device = _device(options)
     recipe = _recipe(options)
     if options.data and recipe:
         from solo_bam.data.datasets.inspection import scan
@@ -24,14 +25,25 @@ def main(arguments: Sequence[str]) -> int:
         from solo_bam.data.loaders.parity import compare_loaders
 
         return compare_loaders(recipe)
-    return _examine(recipe)
+    return _examine(recipe, device)
+
+
+def _device(options: Namespace) -> str | None:
+    """The device that a run is planned for, taken out of the words: it is no key of a recipe."""
+    named = [word for word in options.words if word.startswith("device=")]
+    options.words = [word for word in options.words if word not in named]
+    if named and (options.data or options.loaders or not options.words):
+        raise UserError("device", "is asked about with a recipe alone", "solo-bam doctor RECIPE device=h100")
+    return named[-1].removeprefix("device=") if named else None
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:
     parser = Parser(
         prog="solo-bam doctor",
-        usage="solo-bam doctor [RECIPE | --data RECIPE | --loaders RECIPE] [--config-path FOLDER] [key=value ...]",
-        description="Say what this machine can do, and whether a recipe can run on it.",
+        usage="solo-bam doctor [RECIPE [device=NAME] | --data RECIPE | --loaders RECIPE] [--config-path FOLDER] "
+        "[key=value ...]",
+        description="Say what this machine can do, whether a recipe can run on it, and what it would take there or on "
+        "another device.",
     )
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument(
@@ -44,7 +56,12 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     )
     parser.add_argument("--config-path", metavar="FOLDER", help="folder of your own recipes")
     add_import(parser)
-    parser.add_argument("words", nargs="*", metavar="RECIPE key=value", help="a recipe, and changes to it")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="RECIPE key=value",
+        help="a recipe, and changes to it; device=h100: estimate its speed and memory on one, a model",
+    )
     return parse(parser, arguments)
 
 
@@ -60,7 +77,7 @@ def _recipe(options: Namespace) -> Recipe | None:
     return load_recipe(name, changes, options.config_path)
 
 
-def _examine(recipe: Recipe | None) -> int:
+def _examine(recipe: Recipe | None, device: str | None) -> int:
     from solo_bam.train.doctor.finding import page
     from solo_bam.train.doctor.machine import examine_machine
 
@@ -69,7 +86,7 @@ def _examine(recipe: Recipe | None) -> int:
     if recipe is not None:
         from solo_bam.train.doctor.recipe import examine_recipe
 
-        about = examine_recipe(recipe)
+        about = examine_recipe(recipe, device)
         print("\n" + page(f"This recipe{'' if recipe.name is None else f': {recipe.name}'}", about))
         findings += about
     failures = sum(finding.status == "failure" for finding in findings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shlex
 import signal
@@ -17,6 +18,7 @@ from typing import IO, Any
 
 from pydantic import BaseModel
 
+from solo_bam.compare.command import PRELOAD, run_command
 from solo_bam.compare.plan import PlannedRun, quoted
 from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
@@ -99,28 +101,38 @@ class Job(BaseModel):
         done = self.state().get("done", []) if trained else []
         self.tell(status=RUNNING, error=None, done=done, trained=trained is not None, started=time.time())
         if trained is None:
-            error = _call(["pretrain", *self.run.arguments, "enable_progress_bar=False"], log, environment)
+            error = self._call(["pretrain", *self.run.arguments, "enable_progress_bar=False"], log, environment)
             trained = self.trained()
             if error is not None or trained is None:
                 return error or "it ended well, and left no finished run of its recipe"
             self.tell(trained=True)
         for arguments in self.evaluations:
             if arguments not in done:
-                error = _call([a.replace("{run}", str(trained.path)) for a in arguments], log, environment)
+                error = self._call([a.replace("{run}", str(trained.path)) for a in arguments], log, environment)
                 if error is not None:
                     return error
                 done = [*done, arguments]
                 self.tell(done=done)
         return None
 
+    def _call(self, arguments: Sequence[str], log: IO[str], environment: Mapping[str, str]) -> str | None:
+        return _call(arguments, log, environment, fork=self.run.recipe.devices in (1, "1"))
 
-def _call(arguments: Sequence[str], log: IO[str], environment: Mapping[str, str]) -> str | None:
-    """Run a ``solo-bam`` command; None when all went well, else what it said last."""
+
+def _call(arguments: Sequence[str], log: IO[str], environment: Mapping[str, str], fork: bool) -> str | None:
+    """Run a ``solo-bam`` command in a process of its own; None when all went well, else what it said last.
+
+    Args:
+        arguments: of the command.
+        log: what it prints.
+        environment: of its process.
+        fork: from a server that has imported torch and Lightning once for all commands, which saves each some seconds;
+            not for a command that starts processes itself, since they are made like the first.
+    """
     log.write(f"$ {shlex.join(['solo-bam', *arguments])}\n")
     log.flush()
     start = os.fstat(log.fileno()).st_size
-    words = [sys.executable, "-m", "solo_bam", *arguments]
-    code = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, env=dict(environment)).returncode
+    code = (_forked if fork else _started)(arguments, log.name, environment)
     if code == 0:
         return None
     if code < 0:
@@ -129,6 +141,25 @@ def _call(arguments: Sequence[str], log: IO[str], environment: Mapping[str, str]
         written.seek(start)
         said = [line.strip() for line in written if line.strip()]
     return said[-1].removeprefix("solo-bam: error: ") if said else f"exit code {code}"
+
+
+def _started(arguments: Sequence[str], log: str, environment: Mapping[str, str]) -> int:
+    words = [sys.executable, "-m", "solo_bam", *arguments]
+    with open(log, "a") as out:
+        return subprocess.run(words, stdout=out, stderr=subprocess.STDOUT, env=dict(environment)).returncode
+
+
+def _forked(arguments: Sequence[str], log: str, environment: Mapping[str, str]) -> int:
+    os.environ.update(environment)  # the server's, too: libraries read some of it once, when they are imported
+    if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
+        multiprocessing.set_start_method("forkserver", force=True)  # joblib's own, which its children do not know
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(PRELOAD)
+    process = server.Process(target=run_command, args=(list(arguments), log, dict(environment)))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
 
 
 @contextmanager

@@ -19,9 +19,7 @@ from solo_bam.config.recipe import recipe_names
 from solo_bam.config.resolve import resolve
 from solo_bam.core.errors import UserError
 from solo_bam.core.files import expanded
-from solo_bam.data import find_source
 from solo_bam.runs.folder import RunFolder, changes, flat
-from solo_bam.train.pretrain import check_size, find_devices
 
 RUNS = "runs"  # within a comparison's folder
 _PLAIN = re.compile(r"[A-Za-z_/][\w/.+-]*")
@@ -115,7 +113,7 @@ class Plan(BaseModel):
     def trial(self, entry: str, number: int, values: Mapping[str, Any]) -> PlannedRun:
         """A training of the search: on the same images and seed for all, measured after its last epoch."""
         tune = self.comparison.tune
-        fixed = [f"seed={tune.seed}", f"data.tune_fraction={tune.fraction}", "knn_eval.freq=1000000"]
+        fixed = [f"seed={tune.seed}", f"data.tune_fraction={tune.fraction}", "knn_eval.freq=1000000", "pictures=False"]
         fixed += [] if tune.epochs is None else [f"max_epochs={tune.epochs}"]
         return self._run(self._entry(entry), number, values, fixed)
 
@@ -190,6 +188,8 @@ def check_spaces(plan: Plan) -> Plan:
     Raises:
         UserError: the first that does not.
     """
+    from solo_bam.train.pretrain import find_devices
+
     for entry, space in plan.spaces.items():
         for key, found in space.items():
             for value in [found.low, found.high] if isinstance(found, Range) else found:
@@ -242,6 +242,9 @@ def quoted(value: Any) -> str:
 
 def _check_runs(name: str, recipe: Recipe) -> None:
     """What ``solo-bam pretrain`` would refuse after the first methods have trained for days."""
+    from solo_bam.data import find_source
+    from solo_bam.train.pretrain import check_size, find_devices
+
     try:
         _, world_size = find_devices(recipe)
         source = find_source(recipe.data)

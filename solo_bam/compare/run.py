@@ -11,6 +11,7 @@ from solo_bam.compare.collect import collect, write_plan
 from solo_bam.compare.launch import Job, alone, launch
 from solo_bam.compare.plan import RUNS, Plan, PlannedRun, override_lines
 from solo_bam.compare.progress import Progress, overview
+from solo_bam.compare.report.answer import answer
 from solo_bam.compare.report.write import write_report
 from solo_bam.compare.search import tune
 from solo_bam.compare.space import describe
@@ -54,7 +55,7 @@ def compare(plan: Plan, launcher: Sequence[str] = ()) -> int:
     failed = [one for one in results.outcomes if one.status != "finished"]
     for one in failed:
         print(f"FAILED: {one.entry}, seed {one.seed}: {one.error}")
-    print(f"Report: {page}")
+    print(*filter(None, [answer(results)]), f"Report: {page}", sep="\n")
     return 1 if failed else 0
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from pydantic import BeforeValidator, Field, ValidationError
 
+from solo_bam.config.overrides import parse_overrides
 from solo_bam.config.recipe import user_error
 from solo_bam.config.schema import Branch, Count, Data, ImageData, Index, Network, Positive, Recipe, Section, listed
 from solo_bam.core.errors import UserError
@@ -100,14 +100,12 @@ def parse_options(model: type[S], lines: Sequence[str]) -> S:
     """
     raw: dict[str, Any] = {}
     try:
-        for change in OverridesParser.create().parse_overrides(list(lines)):
+        for change in parse_overrides(lines):
             section = raw
             *sections, name = change.key_or_group.split(".")
             for part in sections:
                 section = section.setdefault(part, {})
             section[name] = change.value()
-    except OverrideParseException as error:
-        raise UserError(error.override, "is not of the form key=value", "correct it") from None
     except (AttributeError, TypeError, HydraException):
         raise UserError(change.key_or_group, "is given both whole and in part", "give it once") from None
     return _validated(model, raw)

@@ -14,13 +14,13 @@ from typing import Any, TypeVar, get_args
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from solo_bam import solo_learn
+from solo_bam.config.overrides import parse_overrides
 from solo_bam.config.schema import Recipe, Run
 from solo_bam.core.errors import UserError, nearest
 
@@ -69,7 +69,7 @@ def compose_recipe(config_name: str, overrides: Sequence[str], config_path: str 
     path = _find(config_name, config_path, kind)
     GlobalHydra.instance().clear()
     try:
-        changes = OverridesParser.create().parse_overrides(list(overrides))
+        changes = parse_overrides(overrides)
         _refuse_hydra(changes)
         # Hydra chooses files of a group by name only; a group's content given in place is set afterwards.
         direct = {c.key_or_group: c.value() for c in changes if _is_group(c, path.parent) and not _names_files(c)}
@@ -82,8 +82,6 @@ def compose_recipe(config_name: str, overrides: Sequence[str], config_path: str 
         for key, value in direct.items():
             OmegaConf.update(cfg, key, value, merge=False)
         raw = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except OverrideParseException as error:
-        raise UserError(error.override, "is not of the form key=value", "correct it") from None
     except (HydraException, OmegaConfBaseException) as error:
         problem = " ".join(str(error).split())
         raise UserError(f"--config-name {config_name}", problem, ON_COMMAND_LINE) from None
@@ -137,7 +135,7 @@ def _names_files(override: Any) -> bool:
 def _addable(override: Any, folder: Path) -> str:
     """An override in Hydra's words; plain ``key=value`` also adds keys that the recipe leaves to the defaults."""
     line: str = override.input_line
-    special = override.is_add() or override.is_delete() or override.is_sweep_override()
+    special = override.is_add() or override.is_force_add() or override.is_delete()
     return line if special or _is_group(override, folder) else f"++{line}"
 
 

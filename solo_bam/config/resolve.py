@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -51,8 +51,11 @@ def resolve(recipe: Recipe, num_classes: int, has_val: bool, world_size: int) ->
     return OmegaConf.create(cfg)
 
 
-def uses_cifar_stem(recipe: Recipe) -> bool:
-    """Whether a ResNet gets the stem for small images: as the recipe says, else where large crops are small."""
+def uses_cifar_stem(recipe: Recipe) -> bool | Literal[2]:
+    """Whether a ResNet gets the stem for small images: as the recipe says, else where large crops are small.
+
+    2 stands for the stem with stride 2.
+    """
     from solo_bam.backbones import is_resnet
 
     if not is_resnet(recipe.backbone.name):

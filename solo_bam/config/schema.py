@@ -37,33 +37,6 @@ class Section(BaseModel):
 # ------------------------------------------------------------------------------------------------ BAM
 
 
-class BAMOptions(Section):
-    """``method_kwargs`` of bam and bam_momentum; names and defaults are those of the published flags."""
-
-    proj_hidden_dim: Count = 4096
-    proj_output_dim: Count = 4096
-    proj_num_layers: Count = 3
-    proj_use_bn: bool = True
-    proj_last_bn: bool = True
-    proj_act: Literal["gelu", "relu"] = "gelu"
-    reg: Sharpness = 0.05
-    reg_final: Sharpness | None = None
-    reg_warmup_epochs: Index = 30
-    temperature: Sharpness = 0.1
-    num_sink_iter: Index = 3
-    top_k_sink: Index = 0
-    positive_masking: Literal[True, False, "self"] = True
-    positive_weight: Share = 0.0
-    target_crops_number: Count | None = None
-
-    def reg_at(self, epoch: int) -> float:
-        """``reg`` in an epoch (from 0): linear from ``reg``, and ``reg_final`` from the last warm-up epoch on."""
-        final = self.reg if self.reg_final is None else self.reg_final
-        if epoch >= self.reg_warmup_epochs - 1:
-            return final
-        return self.reg + (final - self.reg) * epoch / (self.reg_warmup_epochs - 1)
-
-
 # ------------------------------------------------------------------------------------- augmentations
 
 
@@ -133,14 +106,15 @@ class Augmentation(Section):
 class Backbone(Section):
     """``kwargs`` are the network's own (``img_size``: the large crops' unless given, ``patch_size``, …).
 
-    ``cifar_stem``: 3x3 first convolution and no max-pooling in a ResNet; null: where large crops are <= 64 px.
+    ``cifar_stem``: 3x3 first convolution and no max-pooling in a ResNet; null: where large crops are <= 64 px;
+    2: with stride 2, which leaves a quarter of the arithmetic.
     ``fixed_positions`` and ``frozen_patches``, MoCo v3's habits, of ViTs: sine-cosine positions in place of learned
     ones; a patch projection that keeps its initial weights.
     """
 
     name: str
     kwargs: dict[str, Any] = {}
-    cifar_stem: bool | None = None
+    cifar_stem: bool | Literal[2] | None = None
     fixed_positions: bool = False
     frozen_patches: bool = False
 
@@ -351,7 +325,8 @@ class Recipe(Run):
     """A pretraining recipe.
 
     ``tuned``: the dataset that its rate and decay were chosen on; null: nobody has. ``on_collapse``: whether a training
-    whose projections have become alike goes on with a warning, or is stopped with an error.
+    whose projections have become alike goes on with a warning, or is stopped with an error. ``pictures``: whether any
+    are drawn at the end.
     """
 
     method_kwargs: dict[str, Any] = {}
@@ -367,6 +342,7 @@ class Recipe(Run):
     tuned: str | None = None
     on_collapse: Literal["warn", "stop"] = "warn"
     debug_augmentations: bool = False
+    pictures: bool = True
 
     @property
     def num_large_crops(self) -> int:

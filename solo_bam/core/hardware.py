@@ -1,14 +1,19 @@
-"""What the machine offers, held against ``accelerator`` and ``devices`` of a recipe."""
+"""What the machine offers, held against ``accelerator`` and ``devices`` of a recipe.
+
+Torch is imported when a device is asked for: what only plans work starts at once.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from solo_bam.core.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import torch
 
 READ_EVERY = 50  # steps between two readings of a device's numbers, where each makes the host wait
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
@@ -37,6 +42,8 @@ def find_devices(accelerator: str, devices: int | str | list[int]) -> Devices:
     if accelerator not in ACCELERATORS:
         problem = f"got {accelerator!r}{nearest(accelerator, ACCELERATORS)}, allowed: {', '.join(ACCELERATORS)}"
         raise UserError("accelerator", problem, "correct it")
+    import torch
+
     cuda = gpus()
     mps = int(torch.backends.mps.is_available())
     kind = {"gpu": "cuda" if cuda or not mps else "mps"}.get(accelerator, accelerator)
@@ -53,6 +60,30 @@ def find_devices(accelerator: str, devices: int | str | list[int]) -> Devices:
     if kind == "cpu":
         return Devices("cpu", len(indexes), len(indexes))
     return Devices(kind, chosen, len(indexes))
+
+
+def check_slurm(devices: int, num_nodes: int) -> None:
+    """Whether SLURM has started as many tasks as there are to be processes.
+
+    Args:
+        devices: processes on each node.
+        num_nodes: nodes.
+
+    Raises:
+        UserError: it has started others, each of which would train alone or wait for the rest.
+    """
+    tasks = os.environ.get("SLURM_NTASKS", "")
+    inside = "SLURM_JOB_ID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+    if inside and tasks.isdigit() and int(tasks) != devices * num_nodes:
+        problem = f"got {devices} on {num_nodes} node(s), SLURM has SLURM_NTASKS={tasks} tasks"
+        remedy = "set devices and num_nodes to what --ntasks-per-node and --nodes say, and start with srun"
+        raise UserError("devices", problem, remedy)
+
+
+def asked_for(devices: int | str | list[int]) -> int:
+    """How many devices a recipe asks for on another machine; one for «all» and ``auto``."""
+    chosen = _parse(devices, 1, 1)
+    return len(chosen) if isinstance(chosen, list) else chosen
 
 
 def reading_waits(device: torch.device) -> bool:
@@ -73,17 +104,27 @@ def precision_as_run(precision: int | str, accelerator: str) -> str:
     asked = {"16": "16-mixed", "bf16": "bf16-mixed", "32-true": "32"}.get(str(precision), str(precision))
     if accelerator == "cpu" and asked == "16-mixed":
         return "bf16-mixed"
-    if accelerator == "cuda" and asked == "32" and _has_tf32() and torch.backends.cudnn.allow_tf32:
+    if accelerator == "cuda" and asked == "32" and _has_tf32() and _allows_tf32():
         return "32, convolutions TF32"
     return asked
 
 
 def _has_tf32() -> bool:
+    import torch
+
     return torch.cuda.get_device_capability() >= (8, 0)
+
+
+def _allows_tf32() -> bool:
+    import torch
+
+    return torch.backends.cudnn.allow_tf32
 
 
 def gpus() -> int:
     """CUDA devices that this process may use."""
+    import torch
+
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
@@ -135,6 +176,8 @@ def _parse(devices: int | str | list[int], auto: int, all_of_them: int) -> int |
 
 def describe(precision: int | str, accelerator: str) -> dict[str, object]:
     """Processor, cores, GPUs, operating system and precision as it runs, for the record of a run."""
+    import torch
+
     names = [torch.cuda.get_device_name(i) for i in range(gpus())]
     machine = {"platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count(), "gpus": names}
     return {**machine, "precision": precision_as_run(precision, accelerator)}

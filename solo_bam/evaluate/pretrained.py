@@ -111,7 +111,7 @@ def load_extractor(
         backbone = create_backbone(
             section.name,
             section.kwargs,
-            bool(section.cifar_stem),
+            int(section.cifar_stem or 0),
             [size],
             section.fixed_positions,
             section.frozen_patches,

@@ -249,8 +249,7 @@ def _counts(p: Problem, like: Tensor) -> tuple[Tensor, Tensor]:
 def _positive_mass(p: Problem, positives: Tensor, lse: Tensor) -> Tensor:
     """Share of a row's softmax that falls on other views of its image, summed; where these are hidden, as if shown."""
     logits = (positives * p.sharpness).permute(2, 0, 1).clone()  # (images, V, T)
-    if p.V > 1:
-        logits.diagonal(dim1=1, dim2=2).fill_(p.masked_value(logits.dtype))
+    logits.diagonal(dim1=1, dim2=2).fill_(p.masked_value(logits.dtype))
     on_positives = logits.logsumexp(-1).T
     whole = torch.logaddexp(lse, on_positives) if p.source_hides == "image" else lse
     return (on_positives - whole).exp().sum()

@@ -24,6 +24,7 @@ third of the time and without a matrix of all rows and columns.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -47,13 +48,16 @@ from solo_bam.losses.sinkhorn import sinkhorn
 Statistics = dict[str, Tensor]
 
 
-def dense_loss(z: Tensor, z_teacher: Tensor | None, p: Problem) -> Tensor:
+def dense_loss(
+    z: Tensor, z_teacher: Tensor | None, p: Problem, change: Callable[[Tensor], Tensor] = lambda P: P
+) -> Tensor:
     """The loss by its definition, its gradient by autograd: what the fast form is held against.
 
     Args:
         z: ``(V B, D)`` projections, crop-major.
         z_teacher: the momentum teacher's, which gives columns and targets and gets no gradient; or None.
         p: sizes and settings.
+        change: of the target attention ``(L, B, C)``, for experiments.
 
     Returns:
         a scalar.
@@ -69,6 +73,7 @@ def dense_loss(z: Tensor, z_teacher: Tensor | None, p: Problem) -> Tensor:
             columns = P.mean(0).topk(p.top_k).indices.expand(p.L, -1, -1)  # of the average over an image's targets
             P = torch.zeros_like(P).scatter(-1, columns, P.gather(-1, columns))
             P = P / P.sum(-1, keepdim=True)
+        P = change(P)
         everywhere = torch.ones_like(S, dtype=torch.bool)
         seen = p.hide(everywhere.clone(), p.source_hides, value=False)
         positive = p.hide(~p.hide(everywhere, "image", value=False), "own", value=False)
@@ -171,8 +176,8 @@ class BAMLoss(nn.Module):
         """
         check_shapes(z, z_teacher, self.num_crops)
         p = self._problem(images=z.shape[0] // self.num_crops)
+        check_equal_batches(p)  # first: a refusal that depends on the batch would leave the other processes waiting
         check_columns(p)
-        check_equal_batches(p)
         with torch.autocast(z.device.type, enabled=False):
             return tiled_loss(z, z_teacher, p)
 

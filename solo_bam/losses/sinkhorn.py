@@ -18,7 +18,6 @@ no exponential: ``exp(-g) <- exp(K)^T (1 / (exp(K) exp(g)))``, from ``exp(K)^T 1
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterable
 
@@ -82,7 +81,6 @@ def bounded_column_potential(tiles: Callable[[], Iterable[Tensor]], num_iter: in
     return g
 
 
-@functools.cache
 def largest_exponent(dtype: torch.dtype) -> float:
     """The limit of :func:`bounded_column_potential`: the square of its exponential, times 1,000 rows, has its inverse.
 

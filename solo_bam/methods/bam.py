@@ -15,13 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from solo_bam.config.schema import BAMOptions, Recipe
+from solo_bam.config.schema import Count, Index, Recipe, Section, Share, Sharpness
 from solo_bam.core.errors import UserError
 from solo_bam.losses import BAMLoss
 from solo_bam.solo_learn import BaseMethod, BaseMomentumMethod, CropRule, Panel
@@ -30,14 +30,42 @@ _UNIFORM = 0.95  # perplexity of the target attention, as a share of its columns
 _ONE_HOT = 0.8  # largest entry of a target row
 
 
+class BAMOptions(Section):
+    """``method_kwargs`` of bam and bam_momentum; names and defaults are those of the published flags."""
+
+    proj_hidden_dim: Count = 4096
+    proj_output_dim: Count = 4096
+    proj_num_layers: Count = 3
+    proj_use_bn: bool = True
+    proj_last_bn: bool = True
+    proj_act: Literal["gelu", "relu"] = "gelu"
+    reg: Sharpness = 0.05
+    reg_final: Sharpness | None = None
+    reg_warmup_epochs: Index = 30
+    temperature: Sharpness = 0.1
+    num_sink_iter: Index = 3
+    top_k_sink: Index = 0
+    positive_masking: Literal[True, False, "self"] = True
+    positive_weight: Share = 0.0
+    target_crops_number: Count | None = None
+
+    def reg_at(self, epoch: int) -> float:
+        """``reg`` in an epoch (from 0): linear from ``reg``, and ``reg_final`` from the last warm-up epoch on."""
+        final = self.reg if self.reg_final is None else self.reg_final
+        if epoch >= self.reg_warmup_epochs - 1:
+            return final
+        return self.reg + (final - self.reg) * epoch / (self.reg_warmup_epochs - 1)
+
+
 class BAM(BaseMethod):
     """Balanced attention matching between the views of an image, without a teacher.
 
     Args:
-        cfg: recipe; ``method_kwargs`` are :class:`solo_bam.config.schema.BAMOptions`.
+        cfg: recipe; ``method_kwargs`` are :class:`BAMOptions`.
     """
 
     Options = BAMOptions
+    Loss = BAMLoss  # an experiment may have another
     crops = CropRule(large=None, small=True, least=2)
     headline = ("bam_loss",)
     alike_below = 0.7  # healthy runs stay above 0.9
@@ -56,7 +84,7 @@ class BAM(BaseMethod):
         super().__init__(cfg)
         self.options = BAMOptions.model_validate(dict(self.cfg.method_kwargs))
         self.projector = build_projector(self.features_dim, self.options)
-        self.loss_fn = BAMLoss(
+        self.loss_fn = self.Loss(
             num_crops=self.num_crops,
             num_large_crops=self.num_large_crops,
             target_crops_number=self.options.target_crops_number,
@@ -80,8 +108,8 @@ class BAM(BaseMethod):
         if targets > recipe.num_large_crops:
             problem = f"got {targets}, must be at most the {recipe.num_large_crops} large crops"
             raise UserError("method_kwargs.target_crops_number", problem, "lower it")
-        if options.positive_masking is True and global_batch < 2:
-            problem = "got 1, must be at least 2 with method_kwargs.positive_masking (an image's own views are hidden)"
+        if global_batch < 2 and (hiding := _hides_all_of_one_image(options, targets)):
+            problem = f"got {global_batch}, must be at least 2 with method_kwargs.{hiding}"
             raise UserError("optimizer.batch_size", problem, "raise it")
         columns = targets * (global_batch - (options.positive_masking is True))
         if options.top_k_sink > columns:
@@ -177,6 +205,16 @@ class BAMMomentum(BAM, BaseMomentumMethod):
         """The teacher's projections of all crops, ``(V B, D)``, and its classifier's loss."""
         feats, z = together([self.momentum_forward(same) for same in by_size(crops)])
         return z, self.momentum_classification(feats[: self.num_large_crops * len(labels)], labels)
+
+
+def _hides_all_of_one_image(options: BAMOptions, targets: int) -> str:
+    """The option that leaves a batch of one image no column for the source, and why; empty where there is none."""
+    if options.positive_masking is True:
+        return "positive_masking (an image's own views are hidden)"
+    if targets > 1 or (options.positive_masking is False and options.positive_weight == 0):
+        return ""
+    option = "positive_masking=self" if options.positive_masking else f"positive_weight={options.positive_weight:g}"
+    return f"{option} (a view's own column is hidden, and one target crop gives no other)"
 
 
 def attention_columns(loss: BAMLoss, batch_size: int) -> int:

@@ -42,7 +42,7 @@ _ENVIRONMENT_KEY = "SOLO_BAM_RUN"
 # What a run may be continued with another value of: how it is resumed, kept, shown and fed changes no number.
 MAY_CHANGE = (
     "auto_resume", "resume_from_checkpoint", "wandb", "checkpoint", "data.num_workers", "enable_progress_bar",
-    "enable_model_summary", "debug_augmentations", "tuned", "on_collapse",
+    "enable_model_summary", "debug_augmentations", "tuned", "on_collapse", "pictures",
 )  # fmt: skip
 _PACKAGES = (
     "solo-bam", "solo-learn", "torch", "torchvision", "lightning", "timm", "torchmetrics", "omegaconf", "hydra-core",

@@ -31,10 +31,10 @@ from solo_bam.data.datasets.images import Split
 from solo_bam.data.datasets.sources import TRAIN, VAL
 from solo_bam.runs.checkpoints.read import read_checkpoint
 from solo_bam.runs.folder import RunFolder, changes, told_changes
-from solo_bam.runs.log import LineLogger
 from solo_bam.train.batch_norm import check_synchronisable, desynchronise, synchronise
 from solo_bam.train.callbacks import WholeFiles
 from solo_bam.train.failures import together
+from solo_bam.train.logger import LineLogger
 from solo_bam.train.performance import checkpoint_gradients, compile_networks, optimizer_kwargs
 
 
@@ -85,6 +85,7 @@ def build_trainer(
     Raises:
         UserError: an argument that Lightning refuses.
     """
+    hardware.check_slurm(devices.count, recipe.num_nodes)
     try:
         return pl.Trainer(
             accelerator=devices.accelerator,
@@ -110,8 +111,7 @@ def build_trainer(
         raise
     except Exception as error:  # Lightning and torch check the arguments with whatever exception comes first
         told = " ".join(str(error).split()) or "it names no reason"
-        problem = f"refuses its arguments ({type(error).__name__}: {told})"
-        raise UserError("Trainer", problem, "correct the recipe") from None
+        raise UserError("Trainer", f"refuses its arguments ({type(error).__name__}: {told})", "correct them") from None
 
 
 def check_size(images: int, batch_size: int, world_size: int) -> None:

@@ -162,6 +162,8 @@ def _announce(recipe: Recipe, has_val: bool) -> None:
 
 
 def _draw(folder: RunFolder, recipe: Recipe, model: pl.LightningModule, source: Source) -> None:
+    if not recipe.pictures:
+        return
     try:
         from solo_bam.train.pictures import draw_finished
     except ImportError:

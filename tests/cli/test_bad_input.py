@@ -166,6 +166,14 @@ CASES: dict[str, tuple[str, str]] = {
         f"pretrain {DIGITS} optimizer.batch_size=1",
         r"optimizer.batch_size: got 1, must be at least 2 with method_kwargs.positive_masking",
     ),
+    "batch of one whose own view is hidden": (
+        f"pretrain {DIGITS} optimizer.batch_size=1 method_kwargs.positive_masking=self method_kwargs.target_crops_number=1",
+        r"optimizer.batch_size: got 1, must be at least 2 with method_kwargs.positive_masking=self \(a view's own column",
+    ),
+    "batch of one with weight on its positives": (
+        f"pretrain {DIGITS} optimizer.batch_size=1 method_kwargs={{positive_masking:False,positive_weight:0.5,target_crops_number:1}}",
+        r"optimizer.batch_size: got 1, must be at least 2 with method_kwargs.positive_weight=0.5 \(a view's own column",
+    ),
     "top-k above the columns": (
         f"pretrain {DIGITS} method_kwargs.top_k_sink=31",
         r"method_kwargs.top_k_sink: got 31, must be at most the 30 columns \(2 target crops x 16 images",
@@ -316,9 +324,9 @@ CASES: dict[str, tuple[str, str]] = {
     "devices of words": (f"pretrain {DIGITS} devices=all", r"devices: got 'all', allowed: auto, -1, a number"),
     "unknown precision": (
         f"pretrain {DIGITS} precision=17",
-        r"Trainer: Precision '?17'? is invalid.*; correct the recipe",
+        r"Trainer: .*Precision '?17'? is invalid.*; correct them",
     ),
-    "unknown strategy": (f"pretrain {DIGITS} strategy=dpp", r"Trainer: .*strategy='dpp'.*; correct the recipe"),
+    "unknown strategy": (f"pretrain {DIGITS} strategy=dpp", r"Trainer: .*strategy='dpp'.*; correct them"),
     # checkpoints
     "missing checkpoint": (
         f"pretrain {DIGITS} resume_from_checkpoint=gone.ckpt",

@@ -154,7 +154,7 @@ def test_the_card_tells_these_weights_numbers_only(tmp_path):
         (["timm"], "timm: is not of the form key=value"),
         (["branch=teacher"], "branch: got 'teacher', the checkpoint's method has none"),
         (["format=detectron2", "half=True"], "half: got True, detectron2 reads 32-bit weights"),
-        (["output={run}/run.json"], "which cannot be a folder"),
+        (["output={run}/run.json"], "run.json cannot be written (Not a directory)"),
     ],
 )
 def test_bad_settings(tmp_path, capsys, settings, message):

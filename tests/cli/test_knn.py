@@ -204,8 +204,7 @@ def test_a_folder_that_cannot_be_written_is_said_at_once(
     shutil.copy(checkpoint, tmp_path / "last.ckpt")
     (tmp_path / "evaluation").write_text("in the way")
     assert main([command, str(tmp_path / "last.ckpt"), setting]) == 2
-    told = f"output: {tmp_path / 'evaluation'} cannot be written (File exists); "
-    assert told in capsys.readouterr().err
+    assert f": {tmp_path / 'evaluation'} cannot be written (" in capsys.readouterr().err
 
 
 def test_splits_that_do_not_fit(checkpoint: Path, tmp_path: Path, capsys: Any) -> None:

@@ -148,7 +148,7 @@ def test_choosing_on_the_validation_images_is_said(resnet: Path, tmp_path: Path,
 def test_labels_are_listed(resnet: Path, tmp_path: Path) -> None:
     trained = on(resnet, tmp_path, "optimizer.lr=0.3", "data.tune_fraction=0", "data.label_fraction=0.5")
     assert len((trained.folder.path / "label_subset.txt").read_text().splitlines()) == 40
-    assert trained.records[0].protocol["training images"] == 40
+    assert trained.records[0].protocol["training images"] == "40"
     assert trained.records[0].protocol["label fraction"] == 0.5
 
 
@@ -373,7 +373,8 @@ def test_a_recipe_and_a_checkpoint_of_solo_learn(solo: Path, capsys: Any, caplog
     line = ["--config-path", ".", "--config-name", "byol", "pretrained_feature_extractor=old.ckpt", *QUICK]
     trained = classify(*line, "data.augmentations.crop_size=96")  # the stem follows the crop: above 64 px ImageNet's
     record = trained.records[0]
-    assert (record.method, record.epoch, record.images, record.data) == ("byol", 10, 20, "custom val")
+    assert (record.method, record.epoch, record.images) == ("byol", 10, 20)
+    assert record.data.startswith("custom val (")  # of which folder, by its files
     assert "a classifier's images are loaded by torchvision" in caplog.text + capsys.readouterr().err
     assert trained.folder.path.parent == solo / "trained_models" / "linear"
     # The recipe that a run leaves says all that it was trained by.

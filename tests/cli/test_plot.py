@@ -162,7 +162,8 @@ def test_what_to_install(
 
 def test_health_is_written_with_its_protocol(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["health", str(run), "num_images=100"]) == 0
-    written = json.loads((run / "evaluation" / "health.json").read_text())
+    (path,) = (run / "evaluation").glob("health-*.json")
+    written = json.loads(path.read_text())
     records = {record.metric: record for record in map(Record.model_validate, written)}
     assert list(records) == ["RankMe", "alpha-ReQ", "alignment", "uniformity", "spread"]
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)

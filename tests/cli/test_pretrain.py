@@ -63,6 +63,8 @@ def test_the_curves_are_drawn_where_matplotlib_is(tmp_path: Path) -> None:
 
     picture = Image.open(pretrain(tiny(tmp_path)).folder.path / "curves.png")
     assert picture.width > 800
+    without = pretrain(tiny(tmp_path, "digits/bam", "pictures=False", "seed=1")).folder.path
+    assert not [*without.rglob("*.png")]
 
 
 @pytest.mark.parametrize("frequency", [2, 5])

@@ -109,7 +109,7 @@ def wait_for_rows(start: Start, folder: Path, before: set[Path], count: int) -> 
 # Run in the process that is to be killed; it kills its whole group by itself, so no moment is missed.
 AT_A_ROW = """
 import os, threading
-from solo_bam.runs.log import LineLogger
+from solo_bam.train.logger import LineLogger
 ordinary, left = LineLogger.log_metrics, [{rows}]
 def log_metrics(self, *args, **kwargs):
     ordinary(self, *args, **kwargs)
@@ -344,7 +344,7 @@ FAILURES = {
 
 
 # Losses are read, and processes ask each other, as on accelerators: not at each step.
-LATER = "from solo_bam import hardware\nhardware.reading_waits = lambda device: True\n"
+LATER = "from solo_bam.core import hardware\nhardware.reading_waits = lambda device: True\n"
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -44,7 +44,7 @@ class Commands:
     def __init__(self, jobs: list[Job], errors: dict[str, str] | None = None):
         self.jobs, self.errors, self.called = jobs, errors or {}, []  # type: ignore[var-annotated]
 
-    def __call__(self, arguments: list[str], log: IO[str], environment: dict[str, str]) -> str | None:
+    def __call__(self, arguments: list[str], log: IO[str], environment: dict[str, str], fork: bool) -> str | None:
         self.called.append(arguments)
         for word, error in self.errors.items():
             if any(word in argument for argument in arguments):
@@ -124,8 +124,27 @@ def test_what_a_broken_command_said_last(code: str, told: str, tmp_path: Path, m
     (tmp_path / "python").chmod(0o755)
     with (tmp_path / "log").open("a") as log:
         log.write("an earlier start: earlier error\n")
-        assert launch._call(["pretrain", "--config-name", "digits/bam"], log, dict(os.environ)) == told
+        assert launch._call(["pretrain", "--config-name", "digits/bam"], log, dict(os.environ), fork=False) == told
     assert "$ solo-bam pretrain --config-name digits/bam" in (tmp_path / "log").read_text()
+
+
+def test_a_forked_command_is_a_command_of_its_own(tmp_path: Path, monkeypatch: Any) -> None:
+    """Its output, exit code and environment; and a signal ends it alone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OWN", "")
+    (tmp_path / "own.py").write_text(
+        "import os, sys, torch\n"
+        "print('threads', torch.get_num_threads(), sys.argv[1:3], os.environ['OWN'])\n"
+        "os.kill(os.getpid(), 9) if 'killed' in sys.argv else None\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OWN": "set"}
+    words = ["pretrain", "--import", "own", "--config-name"]
+    with (tmp_path / "log").open("a") as log:
+        told = launch._call([*words, "none"], log, environment, fork=True)
+        assert told is not None
+        assert told.startswith("--config-name: there is no recipe 'none'")
+        assert launch._call([*words, "killed"], log, environment, fork=True) == "killed by signal 9 (out of memory?)"
+    assert "threads 1 ['pretrain', '--import'] set" in (tmp_path / "log").read_text()
 
 
 # ------------------------------------------------------------------------------------------- machines
@@ -156,6 +175,7 @@ TINY = [
     "knn={k: 5, num_workers: 0}",
     "shared.data.fraction=0.05", "shared.optimizer.batch_size=16", "shared.scheduler.warmup_epochs=0",
     "shared.knn_eval={train_fraction: 1, k: 5}", "shared.log_every_n_steps=1", "shared.accelerator=cpu",
+    "shared.checkpoint.frequency=1",
 ]  # fmt: skip
 
 

@@ -51,6 +51,7 @@ def test_every_row_has_as_many_trials_on_the_same_held_out_images(tmp_path: Path
     for run in asked:
         recipe = run.recipe
         assert (recipe.seed, recipe.max_epochs, recipe.data.tune_fraction) == (9, 3, 0.2)
+        assert not recipe.pictures
     first = [one for one in found.trials if one.run.trial == 0]
     assert [one.run.recipe.optimizer.lr for one in first] == [2e-3, 2e-3], "the recipes as they are"
     second = {one.run.entry: one.values["optimizer.lr"] for one in found.trials if one.run.trial == 1}

@@ -21,7 +21,7 @@ MULTI_CROP = ("bam", "bam_momentum", "byol", "simclr")
 
 
 def test_recipes_are_shipped() -> None:
-    assert {f"{folder}/{m}" for folder in ("digits", "cifar-small") for m in DIGITS} <= set(SHIPPED)
+    assert {f"{folder}/{m}" for folder in ("digits", "quick", "cifar-small") for m in DIGITS} <= set(SHIPPED)
     assert {f"{folder}/{m}" for folder in ("cifar", "imagenet-100") for m in ALL} <= set(SHIPPED)
     assert {f"imagenet-100-multicrop/{m}" for m in MULTI_CROP} <= set(SHIPPED)
     assert {"imagenet/bam_vit_small", "imagenet/bam_vit_base", "imagenet/bam_caformer_m36"} <= set(SHIPPED)
@@ -38,6 +38,7 @@ def test_shipped_recipe_is_valid(name: str) -> None:
     ("folder", "methods"),
     [
         ("digits", DIGITS),
+        ("quick", DIGITS),
         ("cifar-small", DIGITS),
         ("cifar", ALL),
         ("imagenet-100", ALL),
@@ -51,7 +52,7 @@ def test_recipes_of_one_folder_differ_in_the_method_alone(folder: str, methods: 
     for recipe in recipes:
         assert recipe.optimizer.batch_size == recipes[0].optimizer.batch_size
         assert recipe.optimizer.classifier_lr == recipes[0].optimizer.classifier_lr
-    if folder not in ("digits", "cifar-small"):
+    if folder not in ("digits", "quick", "cifar-small"):
         own |= {"optimizer"}
     shared = [recipe.model_dump(exclude=own) for recipe in recipes]
     assert all(part == shared[0] for part in shared)

@@ -10,6 +10,7 @@ import torch
 from solo_bam.compare.collect import _stated
 from solo_bam.compare.results import Outcome
 from solo_bam.core import hardware
+from solo_bam.core.errors import UserError
 from solo_bam.train.run import pretrain
 from tests.recipes import tiny
 
@@ -64,3 +65,32 @@ def test_a_comparison_states_the_precision_of_its_runs(tmp_path: Path) -> None:
     ran = Outcome(**row, about={"hardware": {"precision": "bf16-mixed"}})
     assert _stated(recipe, [ran, ran])["precision"] == "bf16-mixed"
     assert _stated(recipe, [Outcome(**row)])["precision"] == "16-mixed"
+
+
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices", "refused"),
+    [
+        ({**SLURM, "SLURM_NTASKS": "2"}, 1, True),  # sbatch --ntasks=2, and no srun
+        ({**SLURM, "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4"}, 1, True),  # each would train alone
+        ({**SLURM, "SLURM_NTASKS": "4"}, 4, False),
+        ({**SLURM, "SLURM_NTASKS": "1"}, 1, False),
+        ({**SLURM, "SLURM_JOB_NAME": "interactive", "SLURM_NTASKS": "2"}, 1, False),
+        ({"SLURM_NTASKS": "2"}, 1, False),
+        (SLURM, 2, False),
+    ],
+)
+def test_slurms_tasks_are_the_processes(
+    environment: dict[str, str], devices: int, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if refused:
+        with pytest.raises(UserError, match=r"devices: got 1 on 1 node\(s\), SLURM has SLURM_NTASKS=\d tasks; .*srun"):
+            hardware.check_slurm(devices, 1)
+    else:
+        hardware.check_slurm(devices, 1)

@@ -152,6 +152,18 @@ def test_batches_that_differ_between_processes_are_refused_at_any_step() -> None
     assert set(results) == {"every process must have the same number of images, got [2, 3]"}
 
 
+def _unequal_around_top_k() -> str:
+    """By its own images, one process has columns enough for top-k, and the other has not."""
+    with pytest.raises(ValueError) as caught:
+        BAMLoss(2, 2, top_k_sink=8)(_batch("random", 2 + dist.get_rank(), torch.float32))
+    return str(caught.value)
+
+
+def test_unequal_batches_are_told_as_such_whatever_else_is_wrong() -> None:
+    results = processes.run(2, _unequal_around_top_k, timeout=30)
+    assert set(results) == {"every process must have the same number of images, got [2, 3]"}
+
+
 # ------------------------------------------------------------------------------------------------ any input
 
 SHAPES = st.tuples(st.integers(0, 9), st.integers(0, 4)) | st.lists(st.integers(0, 3), max_size=3).map(tuple)
@@ -169,6 +181,9 @@ def features(draw: Any) -> Tensor:
     return (torch.tensor(values, dtype=torch.float64).reshape(shape) * largest).to(dtype)
 
 
+MASKING = st.sampled_from([True, False, "self"])
+WEIGHT = st.just(0.0) | st.floats(0, 1)
+
 SETTINGS = st.fixed_dictionaries(
     {
         "num_crops": st.integers(-1, 4),
@@ -178,7 +193,8 @@ SETTINGS = st.fixed_dictionaries(
         "temperature": st.floats(allow_nan=True) | st.floats(0.01, 10),
         "num_sink_iter": st.integers(-1, 5),
         "top_k_sink": st.integers(-1, 6),
-        "positive_masking": st.booleans(),
+        "positive_masking": MASKING | st.sampled_from(["own", None]),
+        "positive_weight": WEIGHT | st.floats(allow_nan=True),
     }
 )
 SOUND = st.fixed_dictionaries(
@@ -190,7 +206,8 @@ SOUND = st.fixed_dictionaries(
         "temperature": st.floats(0.01, 10),
         "num_sink_iter": st.integers(0, 5),
         "top_k_sink": st.integers(0, 2),
-        "positive_masking": st.booleans(),
+        "positive_masking": MASKING,
+        "positive_weight": WEIGHT,
     }
 )
 

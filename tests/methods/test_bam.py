@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from solo_bam import solo_learn
-from solo_bam.config import BAMOptions
 from solo_bam.config.resolve import resolve
-from solo_bam.methods.bam import build_projector, by_size
+from solo_bam.losses import BAMLoss
+from solo_bam.methods.bam import BAM, BAMOptions, build_projector, by_size
 from solo_bam.train.run import pretrain
 from tests.recipes import batch, tiny
 
@@ -175,6 +175,25 @@ def test_multi_crop_trains(name: str, tmp_path: Path) -> None:
     recipe = tiny(tmp_path, f"digits/{name}", f"augmentations=[{large},{small}]")
     assert (recipe.num_large_crops, recipe.num_small_crops) == (2, 3)
     assert "bam_loss_epoch" in pretrain(recipe).metrics
+
+
+@pytest.mark.parametrize("masking", [True, False, "self"])
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+@pytest.mark.parametrize("targets", [1, 2])
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_batch_is_refused_beforehand_where_the_loss_would_refuse_it(
+    masking: Any, weight: float, targets: int, images: int, tmp_path: Path
+) -> None:
+    options = {"positive_masking": masking, "positive_weight": weight, "target_crops_number": targets}
+    recipe = tiny(tmp_path, "digits/bam", f"optimizer.batch_size={images}")
+    recipe.method_kwargs |= options
+    try:
+        BAMLoss(2, 2, **options)(torch.randn(2 * images, 4))
+    except ValueError:
+        with pytest.raises(ValueError, match=f"optimizer.batch_size: got {images}, must be at least 2 with"):
+            BAM.check(recipe, images)
+    else:
+        BAM.check(recipe, images)
 
 
 def test_reg_warms_up() -> None:

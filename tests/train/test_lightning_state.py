@@ -18,6 +18,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 import solo_bam
 from solo_bam.runs import log
 from solo_bam.train.lightning_state import logs_this_step, put_between_batches
+from solo_bam.train.logger import LineLogger
 
 # Of a trainer, loop or module of Lightning: names that it does not document.
 _PRIVATE = {
@@ -50,7 +51,7 @@ class Asked(pl.Callback):
 def fit(folder: Path, every: int, **arguments: Any) -> Asked:
     asked = Asked()
     trainer = pl.Trainer(
-        max_epochs=2, limit_train_batches=4, limit_val_batches=1, accelerator="cpu", logger=log.LineLogger(folder),
+        max_epochs=2, limit_train_batches=4, limit_val_batches=1, accelerator="cpu", logger=LineLogger(folder),
         callbacks=[asked], log_every_n_steps=every, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder, **arguments,
     )  # fmt: skip

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, StrictUndefined
 
+from solo_bam.compare.report.answer import answer
 from solo_bam.compare.report.summary import (
     MISSING,
     UNFAIR,
@@ -53,6 +54,7 @@ class Part:
     """One comparison, ready for the template."""
 
     results: Results
+    answer: str
     sentence: str
     facts: Sequence[str]
     tables: Sequence[Table]
@@ -86,6 +88,7 @@ def _part(results: Results, folder: Path, prefix: str) -> Part:
     differing, alike = _circumstances(results)
     return Part(
         results=results,
+        answer=answer(results),
         sentence=sentence(results),
         facts=facts(results),
         tables=result_tables(results),

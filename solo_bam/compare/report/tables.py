@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from solo_bam.compare.report.answer import answer
 from solo_bam.compare.report.summary import UNFAIR, Table, result_tables, tuning_table
 from solo_bam.compare.results import Column, Outcome, Results
 from solo_bam.compare.statistics import Estimate
@@ -195,6 +196,7 @@ def markdown(results: Sequence[Results]) -> str:
     for one in results:
         mark = f" {UNFAIR}" if one.unfair else ""
         parts.append(f"## {_md(one.name)}{mark}")
+        parts += [_md(told)] if (told := answer(one)) else []
         parts += [_markdown_table(table) for table in _tables(one)]
     return "\n\n".join(parts) + "\n"
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torchvision.datasets
+from lightning.pytorch.utilities import rank_zero_warn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from solo_bam.config.schema import Data, ImageData
@@ -19,8 +20,9 @@ from solo_bam.core.errors import UserError, printable
 from solo_bam.core.files import expanded
 from solo_bam.data.datasets.digits import digits_folder
 from solo_bam.data.datasets.downloads import provide
+from solo_bam.data.datasets.hdf5 import first_empty, h5_split
 from solo_bam.data.datasets.imagenet100 import IMAGENET100
-from solo_bam.data.datasets.images import ArrayImages, H5Images, ImageFiles, Split
+from solo_bam.data.datasets.images import ArrayImages, ImageFiles, Split
 
 _CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "stl10": 10, "imagenet100": 100, "imagenet": 1000}
 _TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "stl10": "STL10"}
@@ -155,7 +157,7 @@ def _own_splits(data: Data) -> tuple[Split, Split | None]:
 def _open(data: Data, path: Path, key: str) -> Split:
     """One split, all its classes."""
     if data.format == "h5":
-        return _h5_split(expanded(path), key)
+        return h5_split(expanded(path), key)
     if data.no_labels:
         return _unlabelled_split(expanded(path), key)
     return _folder_split(expanded(path), key)
@@ -170,6 +172,7 @@ def _folder_split(folder: Path, key: str) -> Split:
         raise UserError(
             key, f"{folder} has no class folders", "give a folder of class folders, or set data.no_labels=True"
         )
+    _tell_what_is_left_out(folder, classes, key)
     # In torchvision's order.
     samples = [
         (path, label)
@@ -177,10 +180,22 @@ def _folder_split(folder: Path, key: str) -> Split:
         for path in sorted(_files(folder / name, key), key=os.path.split)
     ]
     targets = np.array([label for _, label in samples], dtype=np.int64)
-    if (empty := _first_empty(targets, classes)) is not None:
+    if (empty := first_empty(targets, classes)) is not None:
         problem = f"the class folder {folder / empty} holds no image ({', '.join(IMG_EXTENSIONS)})"
         raise UserError(key, problem, "remove or fill it")
     return Split(ImageFiles([path for path, _ in samples]), targets, list(map(printable, classes)), folder, key)
+
+
+def _tell_what_is_left_out(folder: Path, classes: Sequence[str], key: str) -> None:
+    """Images that lie beside the class folders, and what a single class means."""
+    loose = [e.name for e in _entries(folder, key) if e.name.lower().endswith(IMG_EXTENSIONS) and _may_be_file(e)]
+    if loose:
+        rank_zero_warn(
+            f"{key}: {len(loose)} images lie beside the class folders of {folder} ({printable(loose[0])}, …) and are "
+            "not used; data.no_labels=True takes all, without labels"
+        )
+    if len(classes) == 1:
+        rank_zero_warn(f"{key}: {folder} has one class ({printable(classes[0])}): accuracies mean nothing")
 
 
 def _unlabelled_split(folder: Path, key: str) -> Split:
@@ -224,41 +239,6 @@ def _may_be_file(entry: os.DirEntry[str]) -> bool:
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()  # a link to itself is none
-
-
-def _h5_split(path: Path, key: str) -> Split:
-    """An HDF5 file of groups, one per class, of encoded images; labels in the order of the classes' names."""
-    if not path.is_file():
-        raise UserError(key, f"there is no file {path}", "give an HDF5 file of class groups of encoded images")
-    groups = _h5_groups(path, key)
-    classes = sorted(groups)
-    if not classes:
-        raise UserError(key, f"{path} has no groups", "give an HDF5 file of class groups of encoded images")
-    targets = np.repeat(np.arange(len(classes)), [len(groups[name]) for name in classes])
-    if (empty := _first_empty(targets, classes)) is not None:
-        raise UserError(key, f"the group {empty} of {path} holds no image", "remove or fill it")
-    keys = [f"{name}/{image}" for name in classes for image in groups[name]]
-    return Split(H5Images(path, keys), targets, list(map(printable, classes)), path, key)
-
-
-def _h5_groups(path: Path, key: str) -> dict[str, list[str]]:
-    """Names of the images of each group."""
-    try:
-        import h5py
-    except ImportError:
-        raise UserError("data.format", "got 'h5', h5py is not installed", "pip install 'solo-bam[h5]'") from None
-    try:
-        with h5py.File(path, "r") as file:
-            groups = {name: file.get(name) for name in file}  # None where a link leads nowhere
-            return {name: sorted(group) for name, group in groups.items() if isinstance(group, h5py.Group)}
-    except (OSError, RuntimeError) as error:
-        problem = f"{path} cannot be opened as HDF5 ({' '.join(str(error).split())})"
-        raise UserError(key, problem, "give an HDF5 file, or set data.format") from None
-
-
-def _first_empty(targets: np.ndarray, classes: Sequence[str]) -> str | None:
-    counts = np.bincount(targets, minlength=len(classes))
-    return None if counts.all() else classes[int(counts.argmin())]
 
 
 def _of_the_dataset(split: Split, dataset: str) -> Split:

@@ -8,6 +8,7 @@ from functools import partial
 from PIL import Image
 from torch import Tensor
 from torchvision import transforms as T
+from torchvision.transforms import functional as TF
 
 from solo_bam.config.schema import Augmentation
 from solo_bam.data.transforms.contrastive_crop import Box, ContrastiveCrop
@@ -21,6 +22,8 @@ MEAN_STD: dict[str, tuple[Sequence[float], Sequence[float]]] = {
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "stl10": ((0.4914, 0.4823, 0.4466), (0.247, 0.243, 0.261)),
 }
+
+_STRIP = 16  # times as long as wide: more of an image is not looked at in the plain view
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -117,9 +120,18 @@ def plain_view(dataset: str, a: Augmentation) -> Transform:
     smaller ones are used whole.
     """
     side, size = _plain_sizes(a)
-    steps = [T.Resize(side, interpolation=T.InterpolationMode.BICUBIC), T.CenterCrop(size)]
+    steps = [middle, T.Resize(side, interpolation=T.InterpolationMode.BICUBIC), T.CenterCrop(size)]
     pipeline: Transform = T.Compose([*steps, *_normalisation(dataset, a)])
     return pipeline
+
+
+def middle(image: Image.Image) -> Image.Image:
+    """The middle of a strip, which would be gigabytes once its short side is resized; other images as they are."""
+    longest = _STRIP * min(image.size)
+    if max(image.size) <= longest:
+        return image
+    cut: Image.Image = TF.center_crop(image, [min(image.height, longest), min(image.width, longest)])
+    return cut
 
 
 def _plain_sizes(a: Augmentation) -> tuple[int, int]:

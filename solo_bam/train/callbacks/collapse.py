@@ -21,6 +21,7 @@ from solo_bam.solo_learn.online import OnlineHeads
 ROWS = 1024  # features that an epoch's measures are computed from, at most
 _PATIENCE = 2  # epochs that a symptom lasts before it is one
 _CONSTANT = 0.02  # spread of the features
+_UNTRAINED = 0.1  # spread of projections: least of the shipped recipes after two steps 0.21
 _FALLEN = 0.25  # effective rank, as a share of its highest
 REMEDY = "Lower optimizer.lr or optimizer.weight_decay, or raise scheduler.warmup_epochs"
 
@@ -33,7 +34,8 @@ class CollapseMonitor(pl.Callback):
     """Logs ``rankme``, ``feature_spread`` and ``projection_spread`` each epoch, and watches them and the method's own.
 
     A training whose projections have become alike has collapsed, which is told in that epoch; what else looks wrong is
-    told once it has lasted.
+    told once it has lasted. Untrained projections are rather alike, too, and an epoch may be a few steps: in the first
+    one, only what is more alike than those has collapsed.
 
     The features are those that training or validation computes anyway: the epoch's last validation images, or the last
     training crops where nothing was validated, of the first process. No pass over the data and no wait for the device
@@ -126,7 +128,8 @@ class CollapseMonitor(pl.Callback):
             symptoms |= pl_module.symptoms(logged, measured, self.recipe.optimizer.batch_size * trainer.world_size)
         pl_module.log_dict(measured, rank_zero_only=True)
         self._tell(symptoms, trainer.current_epoch)
-        return symptoms_of_projections(measured, getattr(pl_module, "alike_below", OnlineHeads.alike_below))
+        alike_below = getattr(pl_module, "alike_below", OnlineHeads.alike_below)
+        return symptoms_of_projections(measured, alike_below if trainer.current_epoch else _UNTRAINED)
 
     def _tell(self, symptoms: dict[str, str], epoch: int) -> None:
         """Warn of the symptoms that have just lasted long enough; one that goes away may be told again."""

@@ -54,6 +54,14 @@ def _loss_and_gradient(rank: int, world_size: int) -> tuple[float, Tensor]:
 
 
 def _process(rank: int, store: str, out: Any) -> None:
+    try:
+        _answer_over_gloo(rank, store, out)
+    except Exception as error:
+        first_line = str(error).partition("\n")[0]
+        out.put(first_line.rpartition("cc:")[2].partition("] ")[2] or first_line)  # gloo begins with its source's line
+
+
+def _answer_over_gloo(rank: int, store: str, out: Any) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     loss, gradient = _loss_and_gradient(rank, 2)
@@ -85,9 +93,12 @@ def _on_two_processes(timeout: float) -> tuple[float, Tensor]:
 def _answer(out: Any, processes: list[Any], deadline: float) -> list[float]:
     while time.monotonic() < deadline:
         try:
-            values: list[float] = out.get(timeout=0.2)
-            return values
+            answer: list[float] | str = out.get(timeout=0.2)
         except queue.Empty:
             if dead := [p.exitcode for p in processes if p.exitcode]:
                 raise RuntimeError(f"one ended with {dead[0]}") from None
+            continue
+        if isinstance(answer, str):
+            raise RuntimeError(answer)
+        return answer
     raise TimeoutError("no answer in time")

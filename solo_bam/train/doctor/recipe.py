@@ -22,9 +22,12 @@ from solo_bam.data import PretrainData, Source, find_source
 from solo_bam.data.module import fraction
 from solo_bam.runs.folder import RunFolder, recipe_hash
 from solo_bam.train.callbacks import OnlineKNN
+from solo_bam.train.doctor.devices import Device, device_here, device_named
+from solo_bam.train.doctor.estimate import Loader, crops_work, tell, time_loader
 from solo_bam.train.doctor.finding import Finding
 from solo_bam.train.doctor.gradients import check_gradients
 from solo_bam.train.doctor.machine import GIB, disk
+from solo_bam.train.doctor.work import work_of
 from solo_bam.train.pretrain import (
     build_model,
     build_trainer,
@@ -38,28 +41,69 @@ from solo_bam.train.pretrain import (
 _STATES = {"adam": 2, "adamw": 2, "sgd": 1, "lars": 1}
 
 
-def examine_recipe(recipe: Recipe) -> list[Finding]:
-    """Devices, data, batch and rate, network, disk, earlier runs and the loss on two processes.
+def examine_recipe(recipe: Recipe, device: str | None = None) -> list[Finding]:
+    """Devices, data, batch and rate, network, speed, disk, earlier runs and the loss on two processes.
 
     A step that fails leaves out those that need it.
+
+    Args:
+        recipe: a checked one.
+        device: that the run is planned for, a name of :mod:`solo_bam.train.doctor.devices`; None: what is here.
+
+    Raises:
+        UserError: there is no device of that name.
     """
+    planned = None if device is None else device_named(device)
     crops = f"{recipe.num_large_crops} large and {recipe.num_small_crops} small crops"
     findings = [Finding("ok", "recipe", f"{recipe.method}, {crops}, {recipe.max_epochs} epochs, seed {recipe.seed}")]
-    found = _try(findings, "devices", lambda: find_devices(recipe))
+    found = _try(findings, "devices", lambda: _devices(recipe, planned))
     source = _try(findings, "data", lambda: find_source(recipe.data, download=False))
     if source is not None:
         findings.append(_data(recipe, source))
+    elif planned is not None:  # the data may be where the device is
+        findings[-1] = replace(findings[-1], status="warning")
     if found is not None:
         devices, processes = found
-        findings.append(Finding("ok", "devices", f"{processes} process(es) on {devices.accelerator}"))
-        if source is not None and (cfg := _try(findings, "batch", lambda: _cfg(recipe, source, processes))) is not None:
-            findings.append(_batch(recipe, cfg, processes))
-            if (steps := _try(findings, "steps", lambda: _steps(recipe, source, processes))) is not None:
-                findings.append(steps)
-                _try(findings, "trainer", lambda: _check_trainer(recipe, source, devices))
-            _try(findings, "network", lambda: findings.extend(_network(recipe, cfg, devices)))
+        _examine_run(findings, recipe, source, devices, processes, planned)
     findings += [*_earlier_runs(recipe), check_gradients()]
     return findings
+
+
+def _examine_run(
+    findings: list[Finding],
+    recipe: Recipe,
+    source: Source | None,
+    devices: hardware.Devices,
+    processes: int,
+    planned: Device | None,
+) -> None:
+    """Add what depends on the devices; without the data only what is planned for others."""
+    where = f"{devices.accelerator}" if planned is None else f"{planned.name}, as planned"
+    findings.append(Finding("ok", "devices", f"{processes} process(es) on {where}"))
+    if source is None and planned is None:
+        return
+    if (cfg := _try(findings, "batch", lambda: _cfg(recipe, source, processes))) is None:
+        return
+    findings.append(_batch(recipe, cfg, processes))
+    data = None
+    if source is not None:
+        here = recipe if planned is None else recipe.model_copy(update={"accelerator": "cpu", "devices": 1})
+        data = _try(findings, "steps", lambda: _prepared(here, source, processes))
+    if data is not None:
+        findings.append(_steps(recipe, data, processes))
+        if planned is None:
+            _try(findings, "trainer", lambda: _check_trainer(recipe, data.source, devices))
+    model = _try(findings, "network", lambda: build_model(recipe, cfg, devices))
+    if model is not None:
+        findings += [_network(recipe, model), _checkpoints(recipe, model)]
+        findings += _speed(recipe, cfg, model, data, devices, processes, planned)
+
+
+def _devices(recipe: Recipe, planned: Device | None) -> tuple[hardware.Devices, int]:
+    if planned is None:
+        return find_devices(recipe)
+    count = hardware.asked_for(recipe.devices)
+    return hardware.Devices("cpu" if planned.is_cpu else "cuda", count, count), count * recipe.num_nodes
 
 
 def _try(findings: list[Finding], topic: str, step: Callable[[], Any]) -> Any:
@@ -100,36 +144,71 @@ def _silence() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def _cfg(recipe: Recipe, source: Source, processes: int) -> DictConfig:
-    return resolve(recipe, source.num_classes, source.val is not None, processes)
+def _cfg(recipe: Recipe, source: Source | None, processes: int) -> DictConfig:
+    classes, has_val = (1000, True) if source is None else (source.num_classes, source.val is not None)
+    return resolve(recipe, classes, has_val, processes)
 
 
 def _batch(recipe: Recipe, cfg: DictConfig, processes: int) -> Finding:
     size = recipe.optimizer.batch_size * processes
-    accumulated = f" x {recipe.accumulate_grad_batches} accumulated" * (recipe.accumulate_grad_batches > 1)
-    rate = f"{cfg.optimizer.lr:g} (optimizer.lr {recipe.optimizer.lr:g} x {size} / 256)"
+    times = recipe.accumulate_grad_batches  # solo-learn multiplies the rates by it, too
+    accumulated, factor = (f" x {times} accumulated", f" x {times}") if times > 1 else ("", "")
+    rate = f"{cfg.optimizer.lr * times:g} (optimizer.lr {recipe.optimizer.lr:g} x {size}{factor} / 256)"
     return Finding("ok", "batch", f"{size} images{accumulated} on {processes} process(es), peak learning rate {rate}")
 
 
-def _steps(recipe: Recipe, source: Source, processes: int) -> Finding:
+def _prepared(recipe: Recipe, source: Source, processes: int) -> PretrainData:
+    """The data as the run would have it."""
     data = PretrainData(recipe, source)
-    images, size = len(data.train_set), recipe.optimizer.batch_size * processes
-    check_size(images, recipe.optimizer.batch_size, processes)
+    check_size(len(data.train_set), recipe.optimizer.batch_size, processes)
     if recipe.knn_eval.freq is not None and data.val_set is not None:
         OnlineKNN.of(data)  # its k may not fit the bank
-    steps = images // size
+    return data
+
+
+def _steps(recipe: Recipe, data: PretrainData, processes: int) -> Finding:
+    images = len(data.train_set)
+    steps = images // (recipe.optimizer.batch_size * processes)
     return Finding("ok", "steps", f"{steps:,} an epoch, {steps * recipe.max_epochs:,} in all, of {images:,} images")
 
 
-def _network(recipe: Recipe, cfg: DictConfig, devices: hardware.Devices) -> list[Finding]:
-    """Built once, as a run would build it."""
-    model = build_model(recipe, cfg, devices)
+def _network(recipe: Recipe, model: pl.LightningModule) -> Finding:
     weights = sum(p.numel() for p in model.parameters())
     stem = ""
     if is_resnet(recipe.backbone.name):
         stem = ", the stem for small images (3x3)" if uses_cifar_stem(recipe) else ", ImageNet's stem (7x7)"
-    text = f"{recipe.backbone.name}{stem}; {weights / 1e6:.1f} million parameters with heads"
-    return [Finding("ok", "network", text), _checkpoints(recipe, model)]
+    return Finding("ok", "network", f"{recipe.backbone.name}{stem}; {weights / 1e6:.1f} million parameters with heads")
+
+
+def _speed(
+    recipe: Recipe,
+    cfg: DictConfig,
+    model: pl.LightningModule,
+    data: PretrainData | None,
+    devices: hardware.Devices,
+    processes: int,
+    planned: Device | None,
+) -> list[Finding]:
+    """How fast and how large the run would be; the model ends up without data."""
+    device = planned or device_here(devices.accelerator)
+    if device is None:
+        text = f"no figures of this {devices.accelerator} device are known; device=h100 tells that one's"
+        return [Finding("ok", "speed", text)]
+    if recipe.performance.compile:
+        eager = recipe.performance.model_copy(update={"compile": False})
+        model = build_model(recipe.model_copy(update={"performance": eager}), cfg, devices)
+    try:
+        work = work_of(model, recipe)
+        if data is not None:
+            work.operations.extend(crops_work(data))
+    except Exception as error:  # other people's methods may do anything
+        told = str(error).partition("\n")[0]
+        text = (
+            f"no estimate: a step of {recipe.method} cannot be followed without data ({type(error).__name__}: {told})"
+        )
+        return [Finding("ok", "speed", text)]
+    loader = Loader(None, 0) if data is None else time_loader(data)
+    return tell(recipe, work, device, processes, loader, None if data is None else len(data.train_set))
 
 
 def _checkpoints(recipe: Recipe, model: pl.LightningModule) -> Finding:

@@ -114,9 +114,9 @@ def test_a_collapsed_run_says_so_at_its_end_or_is_stopped(
     monkeypatch.setattr(BAM, "alike_below", 1.1)
     trained, said = _train(tmp_path / "warned", *HEALTHY)
     command.report_pretrained(trained)
-    assert capsys.readouterr().out.startswith("COLLAPSED since epoch 0, finished: bam_loss ")
-    assert [text[:21] for text in said] == ["Collapsed in epoch 0:"]
-    with pytest.raises(UserError, match=r"optimizer.lr: the training collapsed in epoch 0; .*on_collapse=warn"):
+    assert capsys.readouterr().out.startswith("COLLAPSED since epoch 1, finished: bam_loss ")
+    assert [text[:21] for text in said] == ["Collapsed in epoch 1:"]
+    with pytest.raises(UserError, match=r"optimizer.lr: the training collapsed in epoch 1; .*on_collapse=warn"):
         _train(tmp_path / "stopped", *HEALTHY, "on_collapse=stop")
     (record,) = (tmp_path / "stopped").glob("*/*/run.json")
     assert RunFolder(record.parent).record()["status"] == "stopped"

@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric
 from solo_bam.runs import log
 from solo_bam.train import run
 from solo_bam.train.callbacks import EpochMeans
+from solo_bam.train.logger import LineLogger
 from solo_bam.train.pretrain import without_known_warnings
 from tests.recipes import tiny
 
@@ -60,7 +61,7 @@ def fit(folder: Path, callbacks: list[pl.Callback], every: int, **arguments: Any
     torch.manual_seed(0)
     model, batches = Everything(), DataLoader(torch.randn(4 * STEPS, 2), 4)
     trainer = pl.Trainer(
-        max_epochs=2, accelerator="cpu", logger=log.LineLogger(folder), callbacks=callbacks, log_every_n_steps=every,
+        max_epochs=2, accelerator="cpu", logger=LineLogger(folder), callbacks=callbacks, log_every_n_steps=every,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, **arguments,
     )  # fmt: skip
     with without_known_warnings():

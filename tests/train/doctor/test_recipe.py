@@ -12,6 +12,7 @@ import torch
 import torchvision.datasets
 
 from solo_bam.cli import main
+from solo_bam.config import Recipe
 from solo_bam.runs.folder import recipe_hash
 from solo_bam.train.doctor import gradients
 from solo_bam.train.doctor import recipe as recipe_module
@@ -32,18 +33,37 @@ def _without_processes(request: pytest.FixtureRequest, monkeypatch: Any) -> None
 
 
 def examine(tmp_path: Path, *overrides: str) -> dict[str, Finding]:
-    return {f.topic: f for f in examine_recipe(tiny(tmp_path / "runs", "digits/bam", *SMALL, *overrides))}
+    return _told(tiny(tmp_path / "runs", "digits/bam", *SMALL, *overrides))
+
+
+def _told(recipe: Recipe) -> dict[str, Finding]:
+    return {f.topic: f for f in examine_recipe(recipe)}
 
 
 def test_a_good_recipe(tmp_path: Path) -> None:
     found = examine(tmp_path, "optimizer.lr=0.4", "max_epochs=3", "accumulate_grad_batches=2")
     assert {f.status for f in found.values()} == {"ok"}
     assert found["data"].text == "digits: 1,437 training and 360 validation images of 10 classes"
-    assert found["batch"].text.startswith("16 images x 2 accumulated on 1 process(es), peak learning rate 0.025 (")
+    assert found["batch"].text.startswith("16 images x 2 accumulated on 1 process(es), peak learning rate 0.05 (")
     assert found["steps"].text == "4 an epoch, 12 in all, of 71 images"
     assert found["network"].text.startswith("resnet18, ImageNet's stem (7x7); 11.2 million")
     assert "a checkpoint takes about 0.1" in found["checkpoints"].text
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("times", [1, 4])
+def test_the_rate_told_is_the_rate_that_trains(times: int, tmp_path: Path) -> None:
+    from solo_bam.config.resolve import resolve
+    from solo_bam.train.pretrain import build_model, find_devices
+
+    recipe = tiny(tmp_path / "runs", "digits/bam", *SMALL, f"accumulate_grad_batches={times}")
+    model = build_model(recipe, resolve(recipe, 10, True, 1), find_devices(recipe)[0])
+    told = re.search(
+        r"peak learning rate (\S+) \(optimizer.lr (\S+) x 16(?: x 4)? / 256\)", _told(recipe)["batch"].text
+    )
+    assert told is not None
+    assert float(told[1]) == pytest.approx(model.lr, rel=1e-5)
+    assert float(told[1]) == pytest.approx(float(told[2]) * 16 * times / 256, rel=1e-5)
 
 
 def test_the_estimate_is_the_size_of_a_checkpoint(tmp_path: Path) -> None:
@@ -141,6 +161,14 @@ def test_the_exit_code(tmp_path: Path, capsys: Any) -> None:
 def test_two_processes_give_the_result_of_one() -> None:
     found = check_gradients(timeout=120)
     assert found.status == "ok", found
+
+
+def test_processes_that_cannot_reach_one_another_say_so_in_one_line(monkeypatch: Any, capfd: Any) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nowhere0")
+    found = check_gradients(timeout=60)
+    assert found.status == "warning"
+    assert re.fullmatch(r"two gloo processes do not work together \([^[\n]*nowhere0[^\n]*\)", found.text)
+    assert capfd.readouterr().err == ""
 
 
 def test_processes_that_differ_are_a_failure(monkeypatch: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from solo_bam.backbones import timm_call
+from solo_bam.config import Recipe
 from solo_bam.config.resolve import uses_cifar_stem
 from solo_bam.data.transforms.augmentations import mean_and_std
 from solo_bam.runs.checkpoints.export.weights import shareable
@@ -67,7 +68,7 @@ def _facts(card: Card) -> str:
         "branch": p.branch,
         "epochs": f"{p.epoch} of {p.recipe.max_epochs}" if own else p.epoch,
         "seed": card.run.get("seed"),
-        "images per process and step": p.recipe.optimizer.batch_size if own else None,
+        "images per process and step": _images_per_step(p.recipe) if own else None,
         "values": "16-bit floating point" if card.half else "32-bit floating point",
         "recipe": recipe_hash(p.recipe) if own else None,
         "weights": p.weights + (" (before rounding to 16 bits)" if card.half else ""),
@@ -76,6 +77,11 @@ def _facts(card: Card) -> str:
     }
     rows = [f"| {name} | {value} |" for name, value in facts.items() if value is not None]
     return "\n".join(["| | |", "|---|---|", *rows])
+
+
+def _images_per_step(recipe: Recipe) -> str:
+    times = recipe.accumulate_grad_batches
+    return f"{recipe.optimizer.batch_size}" + f" x {times} accumulated" * (times > 1)
 
 
 def _accuracies(card: Card) -> str:
@@ -108,7 +114,8 @@ def timm_snippet(card: Card) -> str:
 def _timm_lines(card: Card, name: str, arguments: Mapping[str, Any]) -> str:
     words = "".join(f", {key}={_python(value)}" for key, value in arguments.items())
     imported = "import torch\n" if "torch." in words else ""
-    if not uses_cifar_stem(card.pretrained.recipe):
+    stride = int(uses_cifar_stem(card.pretrained.recipe))
+    if not stride:
         created = f'timm.create_model("{name}"{words}, checkpoint_path="{card.file}")'
         return f"import timm\n{imported}\nbackbone = {created}.eval()"
     width = card.pretrained.backbone.bn1.num_features  # type: ignore[union-attr]
@@ -118,7 +125,7 @@ from safetensors.torch import load_file
 
 backbone = timm.create_model("{name}"{words})
 # The stem for small images, which timm has no argument for.
-backbone.conv1 = torch.nn.Conv2d(3, {width}, kernel_size=3, stride=1, padding=2, bias=False)
+backbone.conv1 = torch.nn.Conv2d(3, {width}, kernel_size=3, stride={stride}, padding=2, bias=False)
 backbone.maxpool = torch.nn.Identity()
 backbone.load_state_dict(load_file("{card.file}"))
 backbone.eval()"""

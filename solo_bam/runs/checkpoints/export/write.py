@@ -27,11 +27,12 @@ def export(checkpoint: Path, settings: ExportOptions) -> Path:
     pretrained = load_pretrained(checkpoint, settings.branch)
     records = records_folder(pretrained.path)
     folder = expanded(settings.output or records.with_name("export") / f"{pretrained.branch}-{settings.format}")
-    writable(folder, "output").mkdir(parents=True, exist_ok=True)
+    writable(folder, "output")
     if settings.format == "timm":
         name, content = "backbone.safetensors", safetensors_file(pretrained, settings.half)
     else:
         name, content = "backbone.pkl", detectron2_file(pretrained.backbone, pretrained.recipe.backbone.name)
+    folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / f"{name}.part"
     scratch.write_bytes(content)
     path = scratch.replace(folder / name)  # whole or not at all

@@ -1,0 +1,118 @@
+"""Processor time of a training step beside network, loss and optimiser: Lightning's loop, callbacks, logging.
+
+A run of Lightning's Trainer with all that ``solo-bam pretrain`` gives it, on a network without layers, less the same
+steps without a Trainer.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from solo_bam import solo_learn
+from solo_bam.config import Recipe, load_recipe
+from solo_bam.config.resolve import resolve
+from solo_bam.data import PretrainData, find_source
+from solo_bam.runs.folder import RunFolder
+from solo_bam.train import run
+from solo_bam.train.callbacks import EpochMeans
+from solo_bam.train.pretrain import build_trainer, find_devices, told_images, without_known_warnings
+
+WARM_UP = 20  # steps
+_NARROW = ("proj_hidden_dim", "proj_output_dim", "pred_hidden_dim", "num_prototypes")
+
+
+class Empty(nn.Module):
+    """Four of an image's pixels times four weights."""
+
+    num_features = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.ones(4))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :4] * self.weights
+
+
+class _Marks(pl.Callback):
+    """Processor time at each step's start."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.seconds.append(time.process_time())
+
+
+def recipe_of(method: str, device: str, folder: str) -> Recipe:
+    """The digits' recipe with heads of 8."""
+    recipe = load_recipe(f"digits/{method}", [f"accelerator={device}", f"checkpoint.dir={folder}", "max_epochs=1"])
+    recipe.method_kwargs |= {key: 8 for key in _NARROW if key in recipe.method_kwargs}
+    recipe.knn_eval.freq, recipe.scheduler.warmup_epochs = None, 0
+    return recipe
+
+
+def model_of(recipe: Recipe) -> pl.LightningModule:
+    """The method on the empty network."""
+    torch.manual_seed(0)
+    return solo_learn.build_method(resolve(recipe, num_classes=10, has_val=True, world_size=1), Empty)
+
+
+def batch_of(device: str) -> list[Any]:
+    """Two crops of 2 pixels a side of 8 images."""
+    crops = [torch.randn(8, 3, 2, 2, device=device) for _ in range(2)]
+    return [torch.arange(8, device=device), crops, torch.arange(8, device=device)]
+
+
+def trained(recipe: Recipe, batch: list[Any], steps: int, means: bool) -> list[float]:
+    """Milliseconds of each step of a run, warmed up; ``means`` off: what it logs goes to Lightning at each step."""
+    source, marks = find_source(recipe.data), _Marks()
+    data = PretrainData(recipe, source)
+    folder, (devices, _) = RunFolder.new(recipe), find_devices(recipe)
+    callbacks = run._callbacks(recipe, folder, data, told_images(data.plain_images().split, source.val))
+    chosen = [one for one in callbacks if means or not isinstance(one, EpochMeans)]
+    trainer = build_trainer(recipe, devices, folder, [marks, *chosen], steps)
+    with without_known_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        trainer.fit(model_of(recipe), DataLoader([batch] * (WARM_UP + steps), batch_size=None))  # type: ignore[arg-type]
+    return _milliseconds(marks.seconds)
+
+
+def alone(step: Callable[[], None], steps: int) -> list[float]:
+    """Milliseconds of each step without a Trainer, warmed up."""
+    seconds = []
+    for _ in range(WARM_UP + steps):
+        seconds.append(time.process_time())
+        step()
+    return _milliseconds(seconds)
+
+
+def _milliseconds(marks: Sequence[float]) -> list[float]:
+    return [1e3 * (after - before) for before, after in zip(marks[WARM_UP:], marks[WARM_UP + 1 :])]
+
+
+def beside(
+    method: str, device: str, step_of: Callable[[Any, list[Any]], Callable[[], None]], rounds: int, steps: int = 150
+) -> dict[str, list[float]]:
+    """Medians of milliseconds, in turns: of a step alone, and of what a run adds, with Lightning's log and as it is."""
+    found: dict[str, list[float]] = {"step alone": [], "beside it, Lightning's log": [], "beside it": []}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            recipe, batch = recipe_of(method, device, str(Path(folder))), batch_of(device)
+            step = step_of(model_of(recipe).to(device), batch)
+            bare = statistics.median(alone(step, steps))
+            found["step alone"].append(bare)
+            for name, means in (("beside it, Lightning's log", False), ("beside it", True)):
+                found[name].append(statistics.median(trained(recipe, batch, steps, means)) - bare)
+    return found
