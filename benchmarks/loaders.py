@@ -1,11 +1,11 @@
 """The loaders of a pretraining: images per second, and where the time of an image goes.
 
-    python -m benchmarks.loaders [--tiny] [--cifar FOLDER] [--threads 2] [--repeats 5] [--out FILE.json]
+    python -m benchmarks.loaders [--tiny] [--device cpu] [--cifar FOLDER] [--threads 2] [--repeats 5] [--out FILE.json]
 
 Nothing is trained: an epoch's batches are made and dropped. ``FOLDER`` has class folders of 32-pixel images, CIFAR's
-for one; without it, and of ImageNet's size, smooth pictures are made. Stages are CPU time of one process with one
-thread, for one image with all its crops. *Decide*: taking the random decisions, which for torchvision is a part of
-*augment*.
+for one; without it, and of ImageNet's size, smooth pictures are made. ``--device``: where DALI and the tensor loader
+make crops. Stages (on the CPU alone) are CPU time of one process with one thread, for one image with all its crops.
+*Decide*: taking the random decisions, which for torchvision is a part of *augment*.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _MULTI_CROP = (
 LOADERS = {  # data.format, processes beside this one
     "torchvision, 0 workers": ("image_folder", 0),
     "torchvision, 2 workers": ("image_folder", 2),
-    "DALI, cpu, 0 workers": ("dali", 0),
-    "DALI, cpu, 2 workers": ("dali", 2),
+    "DALI, 0 workers": ("dali", 0),
+    "DALI, 2 workers": ("dali", 2),
     "tensor": ("tensor", 0),
 }
 FILE_LOADERS = tuple(name for name, (data_format, _) in LOADERS.items() if data_format != "tensor")
@@ -79,18 +79,21 @@ def pictures(folder: Path, count: int, size: tuple[int, int]) -> Path:
     return folder
 
 
-def data_of(case: Case, loader: str, folder: Path) -> PretrainData:
-    """The data of a case; about as many images as it asks for."""
+def data_of(case: Case, loader: str, folder: Path, device: str = "cpu") -> PretrainData:
+    """The data of a case; about as many images as it asks for. DALI and the tensor loader use the device."""
     data_format, workers = LOADERS[loader]
     given = [f"data.format={data_format}", f"data.num_workers={workers}", f"optimizer.batch_size={case.batch_size}"]
-    given += [*case.overrides, "dali.device=cpu", "accelerator=cpu"]
+    given += [*case.overrides, f"dali.device={'gpu' if device == 'cuda' else 'cpu'}", f"accelerator={device}"]
     if case.size:
         given += ["data.dataset=custom", f"data.train_path={folder}", f"data.val_path={folder}"]
     recipe: Recipe = load_recipe(case.recipe, given)
     source = find_source(recipe.data)
     if case.images < len(source.train):
         recipe.data.fraction = case.images / len(source.train)
-    return PretrainData(recipe, source)
+    data = PretrainData(recipe, source)
+    if isinstance(data.train_set, TensorImages):
+        data.train_set.pixels = data.train_set.pixels.to(device)
+    return data
 
 
 def epoch_of(data: PretrainData) -> Callable[[], int]:
@@ -144,18 +147,20 @@ def stages(data: PretrainData, tensor: TensorLoader | None, images: int) -> dict
     return found
 
 
-def measure(name: str, case: Case, folder: Path, repeats: int) -> dict[str, Any]:
-    """Seconds of every loader's epochs, their images, and the stages."""
+def measure(name: str, case: Case, folder: Path, repeats: int, device: str) -> dict[str, Any]:
+    """Seconds of every loader's epochs, their images, and on the CPU the stages."""
     dali = importlib.util.find_spec("nvidia.dali") is not None
-    data = {loader: data_of(case, loader, folder) for loader in case.loaders if dali or LOADERS[loader][0] != "dali"}
-    seconds = side_by_side({loader: epoch_of(one) for loader, one in data.items()}, repeats)
+    loaders = [loader for loader in case.loaders if dali or LOADERS[loader][0] != "dali"]
+    data = {loader: data_of(case, loader, folder, device) for loader in loaders}
+    seconds = side_by_side({loader: epoch_of(one) for loader, one in data.items()}, repeats, device)
     plain: Any = data["torchvision, 0 workers"]
     tensor: Any = data["tensor"].train_dataloader() if "tensor" in data else None
     return {
         "case": name,
         "images": len(plain.train_dataloader()) * case.batch_size,
         "seconds": seconds,
-        "microseconds": stages(plain, tensor, min(case.images, 4 * case.batch_size)),
+        "device": device,
+        "microseconds": stages(plain, tensor, min(case.images, 4 * case.batch_size)) if device == "cpu" else {},
     }
 
 
@@ -186,6 +191,7 @@ def main() -> None:
     """Measure, print tables, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="a few images, to see that it runs")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of DALI and the tensor loader")
     parser.add_argument("--cifar", type=Path, metavar="FOLDER", help="class folders of 32-pixel images")
     parser.add_argument("--threads", type=int, default=2, help="of the tensor loader")
     parser.add_argument("--repeats", type=int, default=5)
@@ -201,12 +207,13 @@ def main() -> None:
                 folder = options.cifar
             elif case.size:
                 pictures(folder, case.images, case.size)
-            results.append(measure(name, case, folder, options.repeats))
+            results.append(measure(name, case, folder, options.repeats, options.device))
             gc.collect()  # ends the loader processes
             print(markdown(rows(results[-1])) + "\n", flush=True)
-    print("CPU microseconds of an image, one thread:\n")
-    print(markdown([row for found in results for row in stage_rows(found)]))
-    write(options.out, {"machine": machine(), "results": results})
+    if options.device == "cpu":
+        print("CPU microseconds of an image, one thread:\n")
+        print(markdown([row for found in results for row in stage_rows(found)]))
+    write(options.out, {"machine": machine(options.device), "results": results})
 
 
 if __name__ == "__main__":

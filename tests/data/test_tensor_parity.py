@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
 from solo_bam.cli import main
+from solo_bam.core.hardware import Devices
 from solo_bam.data.loaders import parity
+from solo_bam.data.loaders.tensor import TensorImages
 from solo_bam.data.transforms import batch_draws
 from tests.data.pictures import cifar
 from tests.recipes import tiny
@@ -35,13 +39,30 @@ def differing(tmp_path: Path, *overrides: str) -> list[str]:
     return [row.name for row in parity.compare(recipe, 512) if not row.ok]
 
 
+def test_crops_are_made_where_the_run_would_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device that has shapes and no data."""
+    path = tmp_path / "image.png"
+    Image.new("RGB", (8, 8)).save(path)
+    places: list[str] = []
+
+    def loader(images: TensorImages, *_: Any) -> list[Any]:
+        places.append(images.pixels.device.type)
+        return [(0, (torch.zeros(1, 3, 16, 16),), 0)]
+
+    monkeypatch.setattr(parity, "find_devices", lambda accelerator, devices: Devices("meta", 1, 1))
+    monkeypatch.setattr(parity, "TensorLoader", loader)
+    recipe = tiny(tmp_path, "digits/bam", "data.format=tensor")
+    parity._tensor(recipe)([path], recipe.augmentations[0])
+    assert places == ["meta"]
+
+
 def test_the_loaders_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """Over images that are no files, too."""
     where = ["data.dataset=cifar10", f"data.train_path={cifar(tmp_path, 'CIFAR10', monkeypatch)}"]
     assert main(["doctor", "--loaders", "digits/bam", "data.format=tensor", ALL, *where]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r" +torchvision +tensor +difference +tolerance", lines[0])
-    assert lines[-1] == f"{len(lines) - 2} figures of 1024 crops each, seed 5, data.format tensor: all agree"
+    assert lines[-1] == f"{len(lines) - 2} figures of 1024 crops each, seed 5, data.format tensor on cpu: all agree"
     assert not [line for line in lines if "same crops" in line]
     for operation in ("crop: area, mean", "equalization: probability"):
         assert any(f"augmentations.0 {operation}" in line for line in lines)

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from solo_bam.config.schema import Augmentation, RandomResizedCrop, Recipe
+from solo_bam.core.hardware import find_devices
 from solo_bam.data.datasets.images import ImageFiles, Split, in_rgb
 from solo_bam.data.datasets.sources import find_source
 from solo_bam.data.loaders.dali import DaliLoader, check_dali, files_of
@@ -66,7 +67,7 @@ def compare_loaders(recipe: Recipe, images: int | None = None) -> int:
     rows = compare(recipe, images)
     print(format_table(rows, "tensor" if _is_tensor(recipe) else "DALI"))
     differing = sum(not row.ok for row in rows)
-    which = "data.format tensor" if _is_tensor(recipe) else f"dali.device {recipe.dali.device}"
+    which = f"data.format tensor on {_device(recipe)}" if _is_tensor(recipe) else f"dali.device {recipe.dali.device}"
     print(f"{len(rows)} figures of {_count(images)} crops each, seed {recipe.seed}, {which}: ", end="")
     print(f"{differing} differ" if differing else "all agree")
     return int(differing > 0)
@@ -136,13 +137,22 @@ def _dali(recipe: Recipe) -> Loader:
     return crops
 
 
+def _device(recipe: Recipe) -> str:
+    """That would train, where the tensor loader makes its crops."""
+    return find_devices(recipe.accelerator, 1).accelerator
+
+
 def _tensor(recipe: Recipe) -> Loader:
+    device = _device(recipe)
+
     def crops(paths: Sequence[Path], a: Augmentation) -> Tensor:
         split = Split(ImageFiles([str(path) for path in paths]), np.full(len(paths), -1), (), Path(), "data.train_path")
         order = [(0, i) for i in range(len(paths))]
         pipelines = Crops(recipe.data.dataset, [a]).pipelines
-        loader = TensorLoader(TensorImages(split(np.array)), pipelines, order, recipe.seed, BATCH)
-        return torch.cat([crop for _, (crop,), _ in loader])
+        images = TensorImages(split(np.array), accelerator=device)
+        images.pixels = images.pixels.to(device)
+        loader = TensorLoader(images, pipelines, order, recipe.seed, BATCH)
+        return torch.cat([crop.cpu() for _, (crop,), _ in loader])
 
     return crops
 
