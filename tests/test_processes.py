@@ -48,4 +48,4 @@ def test_a_death_is_reported() -> None:
 
 def test_a_hang_is_reported() -> None:
     with pytest.raises(AssertionError, match="only processes .* answered"):
-        processes.run(2, _hang_in_one, timeout=20)
+        processes.run(2, _hang_in_one, timeout=3)

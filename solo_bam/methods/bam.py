@@ -83,6 +83,8 @@ class BAM(BaseMethod):
     def __init__(self, cfg: DictConfig):
         super().__init__(cfg)
         self.options = BAMOptions.model_validate(dict(self.cfg.method_kwargs))
+        if self.options.positive_weight > 0:
+            self.alike_below = BaseMethod.alike_below  # InfoNCE's projections are nearer to one another
         self.projector = build_projector(self.features_dim, self.options)
         self.loss_fn = self.Loss(
             num_crops=self.num_crops,

@@ -19,10 +19,16 @@ _HEAD = {
 }  # fmt: skip
 _TINY = [
     "data.dataset=digits", "data.train_path=null", "data.val_path=null", "data.fraction=0.02", "data.num_workers=0",
-    "optimizer.batch_size=8", "knn_eval.k=5", "scheduler.warmup_epochs=0", "scheduler.min_lr=0", "max_epochs=1",
+    "optimizer.batch_size=8", "knn_eval.k=5", "knn_eval.eval_fraction=0.05", "scheduler.warmup_epochs=0", "scheduler.min_lr=0", "max_epochs=1",
     "limit_train_batches=2", "limit_val_batches=1", "precision=32", "sync_batchnorm=False", "accelerator=cpu",
     "log_every_n_steps=1", "enable_progress_bar=False", "enable_model_summary=False", "checkpoint.enabled=False",
 ]  # fmt: skip
+# Smaller networks of the same kind; two recipes keep their own ResNet.
+_NETWORKS = {
+    "resnet18": "backbone.name=test_resnet",
+    "vit_base_patch16_224": "+backbone.kwargs.depth=2",
+    "vit_small_patch16_224": "+backbone.kwargs.depth=2",
+}
 
 
 def _overrides(name: str) -> list[str]:
@@ -32,7 +38,15 @@ def _overrides(name: str) -> list[str]:
     crops = [f"augmentations.{i}.crop_size={sizes[a.crop_size]}" for i, a in enumerate(recipe.augmentations)]
     # CAFormer's last feature map of a 32-px image is a single point, which has no box.
     boxes = [f"data.contrastive_crop.enabled={recipe.data.contrastive_crop.enabled and 'caformer' not in name}"]
-    return [*_TINY, *boxes, *crops, *(f"method_kwargs.{key}={value}" for key, value in _HEAD.items() if key in known)]
+    whole = name in ("cifar/bam", "imagenet-100/bam")
+    network = [line for key, line in _NETWORKS.items() if key == recipe.backbone.name and not whole]
+    return [
+        *_TINY,
+        *network,
+        *boxes,
+        *crops,
+        *(f"method_kwargs.{key}={value}" for key, value in _HEAD.items() if key in known),
+    ]
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -204,9 +204,11 @@ def test_a_signal_saves_and_stops(
         assert "Traceback" not in start.output.read_text()
         in_mid_epoch += "-step=" in told[0]
     assert in_mid_epoch
+    begun = time.monotonic()
     last = pretrain(zygote, tmp_path, overrides, "--resume")
     assert last.wait() == 0, last.output.read_text()[-3000:]
     assert_same(finished(tmp_path), runs(kind, 4))
+    assert finished(tmp_path).costs()[-1]["seconds"] < time.monotonic() - begun
 
 
 # ------------------------------------------------------------------------------------ broken checkpoints

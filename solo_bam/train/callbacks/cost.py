@@ -32,7 +32,14 @@ class CostMeter(pl.Callback):
         self._steps, self._started = 0, 0.0
         self._processor: dict[int | None, float] = {}
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, *_: Any) -> None:
+        """Begin to count, also where a run is resumed within an epoch, whose start it does not see."""
+        self._begin()
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self._steps = 0
         self._started, self._processor = time.perf_counter(), processor_seconds()
 
