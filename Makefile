@@ -1,6 +1,7 @@
 # make demo   install everything into .venv and pretrain BAM on handwritten digits (a few minutes)
 # make check  lint, types, import contracts and the fast tests
 # make house  size of the code, and what is longer than it should be
+# make wheel  a wheel in dist/, tried in an empty environment away from the checkout
 # make docs   the documentation site, in site/
 # make test   the tests, ruff and mypy; make test SOLO=/path/to/solo-learn runs them on a checkout of solo-learn's head
 
@@ -12,7 +13,7 @@ WORKERS ?= 2
 # A checkout of solo-learn to test on, in place of the installed release; make test ends with the edition that it saw.
 SOLO ?=
 
-.PHONY: install demo check test lint house docs clean
+.PHONY: install demo check test lint house wheel docs clean
 
 install: $(VENV)/.installed
 
@@ -43,6 +44,13 @@ house:
 
 # The pages and the files that they link to, as they lie in the tree.
 PAGES := README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md LICENSE docs benchmarks scripts zoo solo_bam tests
+
+wheel: install
+	rm -rf build/wheel dist && $(PYTHON) -m venv build/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	build/wheel/bin/python -m pip install --quiet --constraint constraints.txt $$(ls dist/*.whl)
+	build/wheel/bin/python -m pip install --quiet --no-deps solo-learn==1.0.2
+	cd build/wheel && bin/solo-bam --version && bin/solo-bam compare digits --dry-run
 
 docs: $(VENV)/.docs
 	rm -rf build/docs site && mkdir -p build/docs && ln -s $(addprefix $(CURDIR)/,$(PAGES)) build/docs
