@@ -46,7 +46,7 @@ MAY_CHANGE = (
 )  # fmt: skip
 _PACKAGES = (
     "solo-bam", "solo-learn", "torch", "torchvision", "lightning", "timm", "torchmetrics", "omegaconf", "hydra-core",
-    "pydantic", "numpy", "nvidia-dali-cuda120", "kornia",
+    "pydantic", "numpy", "nvidia-dali-cuda120",
 )  # fmt: skip
 
 

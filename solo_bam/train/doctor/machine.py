@@ -28,7 +28,6 @@ _EXTRAS = {  # module, extra, what for
     "h5py": ("h5", "data.format=h5"),
     "matplotlib": ("plots", "pictures"),
     "nvidia.dali": ("dali", "data.format=dali"),
-    "kornia": ("tensor", "data.format=tensor"),
     "wandb": ("wandb", "wandb.enabled=True"),
     "umap": ("umap", "UMAP plots"),
 }
