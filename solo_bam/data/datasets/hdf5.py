@@ -55,7 +55,7 @@ def _check_member(path: Path, name: str, group: Any, key: str) -> None:
     if not hasattr(member, "dtype"):
         problem = f"{place} is a group, not an encoded image"
         raise UserError(key, problem, "give a file of one split, a group per class")
-    if member.ndim > 1 or member.dtype.kind == "O":
+    if member.ndim > 1 or (member.ndim == 1 and member.dtype.kind == "O"):
         problem = f"{place} is an array of {member.dtype} and shape {member.shape}, not an encoded image"
         raise UserError(key, problem, "store each image's bytes (JPEG, PNG, …) as an array of its own")
 
