@@ -80,7 +80,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     regs = {name: sorted({row["reg"] for row in rows if row["recipe"] == name}, key=lambda r: r or 0) for name in names}
     known = [row["knn"] for row in rows if row["knn"] is not None]
     with context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(3.0 * len(names) + 1, 1.2 + 0.75 * max(map(len, regs.values()))), layout="constrained")
+        figure = Figure(figsize=(3.0 * len(names) + 1, 2.2 + 0.75 * max(map(len, regs.values()))), layout="constrained")
         panels = figure.subplots(1, len(names), squeeze=False)[0]
         for axis, name in zip(panels, names):
             grid = np.full((len(regs[name]), len(TIMES)), np.nan)
