@@ -43,7 +43,7 @@ house:
 	@$(BIN)/python -m tests.house
 
 # The pages and the files that they link to, as they lie in the tree.
-PAGES := README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md LICENSE docs benchmarks scripts zoo solo_bam tests
+PAGES := README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md CITATION.cff LICENSE docs benchmarks scripts zoo solo_bam tests
 
 wheel: install
 	rm -rf build/wheel dist && $(PYTHON) -m venv build/wheel
