@@ -189,7 +189,7 @@ def test_a_signal_saves_and_stops(
 ) -> None:  # fmt: skip
     """In mid-epoch; the run that goes on from there has the bits of an uninterrupted one, however seldom it is saved."""
     overrides = [*KINDS[kind], "max_epochs=4", f"checkpoint.frequency={frequency}"]
-    in_mid_epoch = 0
+    in_mid_epoch, begun = 0, time.monotonic()
     for rows in (2, 5, 6):
         before = set(tmp_path.glob("bam_momentum/*/logs/*.jsonl"))
         start = pretrain(zygote, tmp_path, overrides, **environment)
@@ -204,11 +204,10 @@ def test_a_signal_saves_and_stops(
         assert "Traceback" not in start.output.read_text()
         in_mid_epoch += "-step=" in told[0]
     assert in_mid_epoch
-    begun = time.monotonic()
     last = pretrain(zygote, tmp_path, overrides, "--resume")
     assert last.wait() == 0, last.output.read_text()[-3000:]
     assert_same(finished(tmp_path), runs(kind, 4))
-    assert finished(tmp_path).costs()[-1]["seconds"] < time.monotonic() - begun
+    assert all(one["seconds"] < time.monotonic() - begun for one in finished(tmp_path).costs())
 
 
 # ------------------------------------------------------------------------------------ broken checkpoints
