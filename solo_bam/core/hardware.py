@@ -109,6 +109,17 @@ def precision_as_run(precision: int | str, accelerator: str) -> str:
     return asked
 
 
+def has_slow_bfloat16(precision: int | str, accelerator: str) -> bool:
+    """Whether networks run several times slower in this half precision than in float32.
+
+    A processor without AVX-512 has no kernels for bfloat16: a ResNet takes about eight times as long (AMD EPYC, Zen 3).
+    """
+    import torch
+
+    on_cpu = accelerator == "cpu" and precision_as_run(precision, accelerator) == "bf16-mixed"
+    return on_cpu and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
+
+
 def _has_tf32() -> bool:
     import torch
 

@@ -86,6 +86,8 @@ def build_trainer(
         UserError: an argument that Lightning refuses.
     """
     hardware.check_slurm(devices.count, recipe.num_nodes)
+    if hardware.has_slow_bfloat16(recipe.precision, devices.accelerator):
+        rank_zero_warn(f"precision={recipe.precision}: slow on this processor, which has no AVX-512; use precision=32")
     try:
         return pl.Trainer(
             accelerator=devices.accelerator,

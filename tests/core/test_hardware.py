@@ -42,6 +42,23 @@ def test_float32_without_tf32_is_float32(monkeypatch: pytest.MonkeyPatch) -> Non
     assert hardware.precision_as_run(32, "cuda") == "32"
 
 
+@pytest.mark.parametrize(
+    ("precision", "accelerator", "capability", "slow"),
+    [
+        ("bf16-mixed", "cpu", "AVX2", True),
+        ("16-mixed", "cpu", "DEFAULT", True),
+        ("bf16-mixed", "cpu", "AVX512", False),
+        (32, "cpu", "AVX2", False),
+        ("bf16-mixed", "cuda", "AVX2", False),
+    ],
+)
+def test_half_precision_that_is_slower_than_float32_is_told(
+    precision: int | str, accelerator: str, capability: str, slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert hardware.has_slow_bfloat16(precision, accelerator) is slow
+
+
 def test_a_run_on_the_cpu_says_bfloat16(tmp_path: Path) -> None:
     seen: set[torch.dtype] = set()
     ordinary = torch.nn.functional.linear
