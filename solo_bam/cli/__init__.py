@@ -12,6 +12,8 @@ from solo_bam.core.errors import UserError, nearest
 from solo_bam.core.requirements import check_requirements
 
 COMMANDS = {
+    "list": "name what there is: recipes, comparisons, methods, backbones, data sets, metrics, figures",
+    "show": "print a recipe as it is resolved, each value with the file that it comes from",
     "new": "write a recipe for a folder of images",
     "pretrain": "train a method from a recipe",
     "knn": "k-NN accuracy of a checkpoint's features",
@@ -44,7 +46,7 @@ solo-bam COMMAND --help tells more.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 when all went well, 2 for an error that the user can mend."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a command's module here
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is no reason to stop
             stream.reconfigure(errors="backslashreplace")
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0

@@ -15,7 +15,7 @@ _KEYS = """keys (and their defaults):
                             changes to the recipe's section data
   batch_size=64  num_workers=  accelerator=auto
 """
-_TOLD = {
+MEASURES = {
     "RankMe": "effective rank, 1 to the smaller of images and dimensions; higher uses more dimensions",
     "alpha-ReQ": "decay of the spectrum; near 1 is best according to its authors",
     "alignment": "squared distance between two views of an image, 0 to 4; lower is better",
@@ -34,6 +34,6 @@ def main(arguments: Sequence[str]) -> int:
 
     records, path = measure(asked.checkpoint, options)
     for record in records:
-        print(f"{record.metric:<11}{record.value:>8.3f}   {_TOLD[record.metric]}")
+        print(f"{record.metric:<11}{record.value:>8.3f}   {MEASURES[record.metric]}")
     print(f"{records[0].images:,} images of {records[0].data}. Records: {path}")
     return 0

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from solo_bam.core.errors import UserError
+from solo_bam.core.errors import UserError, nearest
 from solo_bam.core.files import expanded
 from solo_bam.runs.checkpoints.find import find_checkpoint
 
@@ -19,7 +20,15 @@ class Parser(argparse.ArgumentParser):
     """argparse whose errors are ours: one line, exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(self.prog, message, f"see {self.prog} --help")
+        raise UserError(self.prog, f"{message}{self._meant(message)}", f"see {self.prog} --help")
+
+    def _meant(self, message: str) -> str:
+        """The nearest of what argparse says that it allows."""
+        if found := re.search(r"invalid choice: '?(.+?)'? \(choose from (.*)\)", message):
+            return nearest(found[1], re.findall(r"[^\s',]+", found[2]))
+        if found := re.search(r"unrecognized arguments: (-[^\s=]*)", message):
+            return nearest(found[1], self._option_string_actions)
+        return ""
 
 
 def recipe_parser(command: str, description: str) -> Parser:

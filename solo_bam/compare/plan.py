@@ -15,7 +15,7 @@ from solo_bam.compare.fairness import OWN, Difference, differences, is_own, uneq
 from solo_bam.compare.space import DEFAULT, Range, Space, load_space
 from solo_bam.config import Recipe, load_recipe, recipe_folders
 from solo_bam.config.comparison import Comparison, Entry
-from solo_bam.config.recipe import recipe_names
+from solo_bam.config.find import recipe_names
 from solo_bam.config.resolve import resolve
 from solo_bam.core.errors import UserError
 from solo_bam.core.files import expanded

@@ -6,7 +6,6 @@ import ast
 import functools
 import importlib.util
 import inspect
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from solo_bam import solo_learn
+from solo_bam.config.find import find_recipe, recipe_folders
 from solo_bam.config.overrides import parse_overrides
 from solo_bam.config.schema import Recipe, Run
 from solo_bam.core.errors import UserError, nearest
@@ -28,22 +28,6 @@ _CALLS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 _OURS = ("callbacks", "logger", "default_root_dir", "plugins", "profiler", "use_distributed_sampler")
 AnyRun = TypeVar("AnyRun", bound=Run)
 ON_COMMAND_LINE = "correct it in the recipe or on the command line (key=value)"
-
-
-def recipe_folders(kind: str) -> Path:
-    """Folder of the shipped recipes of a kind (``pretrain``, ``linear``): beside the package, or in it if installed."""
-    package = Path(__file__).parents[1]
-    for folder in (package / "scripts" / kind, package.parent / "scripts" / kind):
-        if folder.is_dir():
-            return folder
-    raise UserError("--config-name", "the shipped recipes are not installed", "install solo-bam again")
-
-
-def recipe_names(folder: Path) -> list[str]:
-    """Names of the recipes in a folder; the parts that they share are left out."""
-    parts = {"augmentations", "methods", "protocols", "wandb"}
-    paths = [p.relative_to(folder).with_suffix("") for p in folder.glob("**/*.yaml")]
-    return sorted(str(p) for p in paths if p.name != "base" and not parts & set(p.parts[:-1]))
 
 
 def load_recipe(
@@ -66,13 +50,17 @@ def load_recipe(
 
 def compose_recipe(config_name: str, overrides: Sequence[str], config_path: str | None, kind: str) -> dict[str, Any]:
     """The recipe as Hydra composes it, unchecked."""
-    path = _find(config_name, config_path, kind)
+    path = find_recipe(config_name, config_path, kind)
     GlobalHydra.instance().clear()
     try:
         changes = parse_overrides(overrides)
         _refuse_hydra(changes)
         # Hydra chooses files of a group by name only; a group's content given in place is set afterwards.
-        direct = {c.key_or_group: c.value() for c in changes if _is_group(c, path.parent) and not _names_files(c)}
+        direct = {
+            c.key_or_group: c.value()
+            for c in changes
+            if _is_group(c, path.parent) and not chooses_files(c, path.parent)
+        }
         lines = [_addable(c, path.parent) for c in changes if c.key_or_group not in direct]
         with initialize_config_dir(config_dir=str(path.parent), version_base="1.2"):
             # Any recipe may use the shipped parts, e.g. `methods/byol@_global_` in its defaults.
@@ -96,25 +84,6 @@ def compose_recipe(config_name: str, overrides: Sequence[str], config_path: str 
     return {str(key): value for key, value in raw.items()}
 
 
-def _find(config_name: str, config_path: str | None, kind: str) -> Path:
-    root = recipe_folders(kind) if config_path is None else Path(os.path.abspath(os.path.expanduser(config_path)))
-    if not os.path.isdir(root):  # unlike Path's, it says no to names that no system allows
-        raise UserError("--config-path", f"there is no folder {root}", "give the folder that holds the recipe")
-    name = config_name.removesuffix(".yaml")
-    path = root / f"{name}.yaml"
-    if os.path.isfile(path):
-        return path
-    if os.path.isfile(root / f"{name.removesuffix('.yml')}.yml"):  # False for any name, however odd
-        raise UserError("--config-name", f"got {config_name!r}, Hydra reads files that end in .yaml alone", "rename it")
-    known = recipe_names(root)
-    shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
-    raise UserError(
-        "--config-name",
-        f"there is no recipe {config_name!r} in {root}{nearest(name, known)}",
-        f"use one of: {shown or 'none there'}",
-    )
-
-
 def _refuse_hydra(changes: Sequence[Any]) -> None:
     """Hydra only composes: its own settings would do nothing, but that a search path is imported."""
     for change in changes:
@@ -127,9 +96,11 @@ def _is_group(override: Any, folder: Path) -> bool:
     return (folder / override.key_or_group).is_dir()
 
 
-def _names_files(override: Any) -> bool:
+def chooses_files(override: Any, folder: Path) -> bool:
+    """Whether it names files of a group in the recipe's folder (``augmentations=asymmetric``)."""
     value = override.value()
-    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value))
+    names = isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value))
+    return names and _is_group(override, folder)
 
 
 def _addable(override: Any, folder: Path) -> str:

@@ -31,6 +31,7 @@ from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 from solo_bam import solo_learn
+from solo_bam.config.keys import flat as flat
 from solo_bam.config.schema import Run
 from solo_bam.core.errors import UserError
 from solo_bam.core.files import PART, expanded, locked, written_whole
@@ -86,16 +87,6 @@ def told_changes(found: Mapping[str, tuple[Any, Any]], shown: int = 8) -> str:
     """``optimizer.lr 0.1 -> 0.2, seed 5 -> 6`` for a message."""
     told = [f"{key} {old} -> {new}" for key, (old, new) in found.items()]
     return ", ".join(told[:shown]) + (f" and {len(told) - shown} more" if len(told) > shown else "")
-
-
-def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings and lists with their dotted keys."""
-    children = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else None
-    if not children:
-        yield prefix.rstrip("."), node
-        return
-    for key, child in children:
-        yield from flat(child, f"{prefix}{key}.")
 
 
 class RunFolder:

@@ -20,8 +20,8 @@ from solo_bam.cli import main
 from solo_bam.cli.linear import _parser
 from solo_bam.cli.options import parse, split_settings
 from solo_bam.config import recipe_folders
+from solo_bam.config.find import recipe_names
 from solo_bam.config.linear import load_linear_recipe
-from solo_bam.config.recipe import recipe_names
 from solo_bam.data.labelled import LabelledData, find_labelled
 from solo_bam.runs.checkpoints.read import hash_weights, load_pretrained
 from solo_bam.runs.records import read_records, wilson_interval

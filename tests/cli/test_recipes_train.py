@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from solo_bam.config import load_recipe, recipe_folders
-from solo_bam.config.recipe import recipe_names
+from solo_bam.config.find import recipe_names
 from solo_bam.train.run import pretrain
 from tests.recipes import known_kwargs
 

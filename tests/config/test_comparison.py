@@ -6,7 +6,7 @@ import pytest
 
 from solo_bam.config import load_recipe, recipe_folders
 from solo_bam.config.comparison import load_comparison, parse_comparison
-from solo_bam.config.recipe import recipe_names
+from solo_bam.config.find import recipe_names
 from solo_bam.core.errors import UserError
 
 

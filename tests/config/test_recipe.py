@@ -10,7 +10,7 @@ import yaml
 
 from solo_bam import solo_learn
 from solo_bam.config import load_recipe, recipe_folders
-from solo_bam.config.recipe import recipe_names
+from solo_bam.config.find import recipe_names
 from solo_bam.config.resolve import resolve, uses_cifar_stem
 from solo_bam.core.errors import UserError
 

@@ -1,0 +1,70 @@
+"""Names that a recipe or a command may give, each with a few words."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+
+from solo_bam import solo_learn
+from solo_bam.config.find import recipe_folders, recipe_names, told_by
+
+Lines = Iterable[tuple[str, str]]  # name, a few words
+DATASETS = {
+    "digits": "scikit-learn's 1,797 handwritten digits, made on first use",
+    "cifar10": "50,000 images of 32 px, 10 classes; downloaded where missing",
+    "cifar100": "50,000 images of 32 px, 100 classes; downloaded where missing",
+    "stl10": "105,000 images of 96 px, 5,000 of them labelled, 10 classes; downloaded where missing",
+    "imagenet100": "a hundred classes of ImageNet; class folders or HDF5 files",
+    "imagenet": "1,000 classes; class folders or HDF5 files",
+    "custom": "your own class folders, images without labels (data.no_labels=True), or HDF5 files",
+}
+METRICS = {
+    "train_loss": "of the method and the online linear head together",
+    "val_acc1": "online linear head on the validation images, %; val_acc5: top-5",
+    "knn_acc1": "k-NN against clean training images, %; knn_eval.freq: every so many epochs",
+    "val_knn_acc1": "solo-learn's k-NN against augmented crops, %; knn_eval.enabled=True",
+    "momentum_knn_acc1": "knn_acc1 of the momentum teacher",
+    "rankme": "effective rank of the features, 1 to the smaller of images and dimensions",
+    "feature_spread": "standard deviation of unit-length features, 0 (collapsed) to 1",
+    "projection_spread": "the same of the projections, which a collapse is told by",
+}
+
+
+def recipes(kind: str) -> Lines:
+    """The shipped ones of a kind, by their first comment; light."""
+    folder = recipe_folders(kind)
+    return ((name, told_by(folder, name)) for name in recipe_names(folder))
+
+
+def methods() -> Lines:
+    """Those that a recipe may name."""
+    for name in solo_learn.method_names():
+        cls = solo_learn.METHODS[name]
+        yield name, _first_line(cls.__dict__.get("__doc__") or cls.__init__.__doc__)  # solo-learn's say it there
+
+
+def backbones() -> Lines:
+    """solo-learn's, and all of timm's that do not share a name with one of them."""
+    import timm
+
+    own = list(solo_learn.solo_backbones())
+    yield from ((name, "solo-learn's") for name in own)
+    for name in timm.list_models(exclude_filters=own):
+        made = timm.model_entrypoint(name)
+        yield name, _first_line(made.__doc__) or f"timm's, of {made.__module__}"
+
+
+def metrics() -> Lines:
+    """What every run may log, and what methods log beside it."""
+    yield from METRICS.items()
+    own: dict[str, list[str]] = {}
+    for method in solo_learn.method_names():
+        for panel in solo_learn.panels(method):
+            for key, text in panel.lines.items():
+                told = f"{panel.title}, {text}, {panel.label}"
+                own.setdefault(key.removesuffix("_step"), [f"{told}; method={method}"]).append(method)
+    yield from ((key, ", ".join([told, *methods[1:]])) for key, (told, *methods) in own.items())
+
+
+def _first_line(text: str | None) -> str:
+    return inspect.cleandoc(text or "").partition("\n")[0].rstrip(".")
