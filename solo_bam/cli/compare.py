@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from solo_bam.cli.options import Parser, add_import, import_modules, parse
-from solo_bam.config.comparison import load_comparison
 from solo_bam.core.files import expanded, writable
 
 
@@ -28,6 +27,8 @@ def main(arguments: Sequence[str]) -> int:
     import_modules(options.modules)
     launcher = [line for line in options.overrides if line.lstrip("+").startswith(("hydra.", "hydra/"))]
     overrides = [line for line in options.overrides if line not in launcher]
+    from solo_bam.config.comparison import load_comparison
+
     comparison = load_comparison(options.name, overrides, options.config_path)
 
     from solo_bam.compare.plan import make_plan

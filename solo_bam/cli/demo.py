@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from solo_bam.cli.options import Parser, parse
-from solo_bam.config import load_recipe
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -16,6 +15,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--config-name", default="digits/bam", metavar="NAME", help="a recipe on the digits")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe, e.g. seed=1")
     options = parse(parser, arguments)
+
+    from solo_bam.config import load_recipe
+
     recipe = load_recipe(options.config_name, ["checkpoint.dir=demo", "seed=0", *options.overrides])
 
     from solo_bam.train.demo import demo

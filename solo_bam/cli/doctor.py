@@ -5,10 +5,13 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from solo_bam.cli.options import Parser, add_import, import_modules, parse
-from solo_bam.config import Recipe, load_recipe
 from solo_bam.core.errors import UserError
+
+if TYPE_CHECKING:
+    from solo_bam.config import Recipe
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -74,6 +77,9 @@ def _recipe(options: Namespace) -> Recipe | None:
         if changes or options.config_path:
             raise UserError("solo-bam doctor", "got changes without a recipe", "see solo-bam doctor --help")
         return None
+
+    from solo_bam.config import load_recipe
+
     return load_recipe(name, changes, options.config_path)
 
 

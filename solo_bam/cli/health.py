@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from solo_bam.cli.options import checkpoint_parser, parse
-from solo_bam.config.options import parse_options
-from solo_bam.config.plotting import NetworkOptions
 
 _KEYS = """keys (and their defaults):
   num_images=4096           drawn at random from the validation images, else from the training images
@@ -28,6 +26,10 @@ def main(arguments: Sequence[str]) -> int:
     """Measure, print and write the records."""
     description = "Measures of a checkpoint's features that need no labels."
     asked = parse(checkpoint_parser("health", description, "settings, e.g. branch=teacher", _KEYS), arguments)
+
+    from solo_bam.config.options import parse_options
+    from solo_bam.config.plotting import NetworkOptions
+
     options = parse_options(NetworkOptions, asked.settings)
 
     from solo_bam.evaluate.offline_health import measure

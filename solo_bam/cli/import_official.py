@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 from solo_bam.cli.options import Parser, parse
-from solo_bam.config.options import ImportOptions, PublishedName, parse_options
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -15,9 +13,13 @@ def main(arguments: Sequence[str]) -> int:
     description = "Read a checkpoint of the published BAM code, without running code from it, into a run of solo-bam."
     parser = Parser(prog="solo-bam import-official", description=description)
     parser.add_argument("file", type=Path, metavar="FILE", help="the published checkpoint")
-    words = f"backbone.name={'|'.join(get_args(PublishedName))}, head=FILE, branch=student|teacher, output=FOLDER"
+    names = "vit_small_patch16_224|vit_base_patch16_224|caformer_m36"
+    words = f"backbone.name={names}, head=FILE, branch=student|teacher, output=FOLDER"
     parser.add_argument("settings", nargs="*", metavar="key=value", help=words)
     asked = parse(parser, arguments)
+
+    from solo_bam.config.options import ImportOptions, parse_options
+
     options = parse_options(ImportOptions, asked.settings)
 
     from solo_bam.runs.checkpoints.import_published import import_official

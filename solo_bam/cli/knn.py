@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from solo_bam.cli.options import checkpoint_parser, parse
-from solo_bam.config.options import KNNOptions, parse_options
 
 _KEYS = """keys (and their defaults):
   k=[1,5,10,20,50,100,200]  temperature=[0.07]  distance=[cosine,euclidean]
@@ -23,6 +22,9 @@ def main(arguments: Sequence[str]) -> int:
     """Evaluate, print a table and say where the records are."""
     description = "k-NN accuracy of a checkpoint's frozen features on the validation images."
     asked = parse(checkpoint_parser("knn", description, "settings, e.g. k=20 branch=teacher", _KEYS), arguments)
+
+    from solo_bam.config.options import KNNOptions, parse_options
+
     options = parse_options(KNNOptions, asked.settings)
 
     from solo_bam.evaluate.offline_knn import evaluate_knn, format_table

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from solo_bam.cli.options import Parser, parse, split_settings
-from solo_bam.config.options import parse_options
-from solo_bam.config.plotting import PlotOptions
 from solo_bam.core.errors import UserError
 from solo_bam.core.files import expanded, writable
+
+if TYPE_CHECKING:
+    from solo_bam.config.plotting import PlotOptions
 
 WHAT = {
     "curves": ("RUN…", "losses and accuracies; several runs in one picture"),
@@ -50,6 +52,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("of", nargs="+", metavar="RUN|CHECKPOINT", help="a run's folder, or a checkpoint")
     asked = parse(parser, arguments)
     given, settings = split_settings(asked.of)
+
+    from solo_bam.config.options import parse_options
+    from solo_bam.config.plotting import PlotOptions
+
     options = parse_options(PlotOptions, settings)
     if not given or (len(given) > 1 and asked.what != "curves"):
         raise UserError(asked.what, f"got {len(given)} paths, takes {WHAT[asked.what][0]}", "see solo-bam plot --help")

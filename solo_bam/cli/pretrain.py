@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from solo_bam.cli.options import import_modules, parse, recipe_parser
-from solo_bam.config import load_recipe
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -14,6 +13,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--resume", action="store_true", help="continue the newest unfinished run of this recipe")
     options = parse(parser, arguments)
     import_modules(options.modules)
+
+    from solo_bam.config import load_recipe
+
     recipe = load_recipe(options.config_name, options.overrides, options.config_path)
 
     from solo_bam.train.run import pretrain, report_pretrained

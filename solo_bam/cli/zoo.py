@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from omegaconf import OmegaConf
-
 from solo_bam.cli.options import Parser, parse
-from solo_bam.runs.zoo import entries, entry, table
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -20,6 +17,11 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="of an entry, for show and load")
     options = parse(parser, arguments)
+
+    from omegaconf import OmegaConf
+
+    from solo_bam.runs.zoo import entries, entry, table
+
     if options.what == "table":
         print(table(entries()))
     elif options.what == "list":

@@ -6,16 +6,26 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from solo_bam.cli import COMMANDS
 
 HEAVY = ["torch", "lightning", "timm", "torchvision", "sklearn", "scipy", "matplotlib", "pandas", "solo"]
+PARSING = ["hydra", "pydantic"]  # of recipes: half a second
+HELP = [[], ["--help"], ["prtrain"], *([command, "--help"] for command in COMMANDS)]
+HELP += [["list"], ["list", "recipes"], ["list", "comparisons", "d*"], ["list", "figures"], ["list", "recpes"]]
+HELP += [["pretrain", "--resumm"], ["pretrain", "digits/bam"], ["show", "digits/bma"], ["knn", "nowhere"]]
 RIGHT_AWAY = [
-    *([command, "--help"] for command in COMMANDS),
+    *HELP,
+    ["show", "digits/bam", "seed=1"],
+    ["show", "digits"],
+    ["show", "cifar/linear"],
+    ["show", "digits/bam", "optimizer.lrr=1"],
+    ["list", "recipes", "nothing"],
     ["zoo", "list"],
     ["pretrain", "--config-name", "digits/bam", "optimizer.lrr=1"],
     ["pretrain", "--config-name", "digits/bam", "max_epoch=1"],
     ["pretrain", "--config-name", "no/such"],
-    ["knn", "nowhere"],
     ["health", "nowhere"],
     ["knn", ".", "kk=1"],
 ]
@@ -28,15 +38,15 @@ for arguments in json.loads(sys.argv[1]):
         main(arguments)
     except SystemExit:
         pass
-    heavy = [name for name in json.loads(sys.argv[2]) if name in sys.modules]
-    found[" ".join(arguments)] = heavy
+    found[" ".join(arguments)] = [name for name in json.loads(sys.argv[2]) if name in sys.modules]
 print("FOUND" + json.dumps(found))
 """
 
 
-def test_nothing_heavy_is_imported() -> None:
-    words = [sys.executable, "-c", _CODE, json.dumps(RIGHT_AWAY), json.dumps(HEAVY)]
+@pytest.mark.parametrize(("commands", "heavy"), [(HELP, [*HEAVY, *PARSING]), (RIGHT_AWAY, HEAVY)])
+def test_nothing_heavy_is_imported(commands: list[list[str]], heavy: list[str]) -> None:
+    words = [sys.executable, "-c", _CODE, json.dumps(commands), json.dumps(heavy)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     found = json.loads(done.stdout.rpartition("FOUND")[2])
     assert {command: heavy for command, heavy in found.items() if heavy} == {}
-    assert len(found) == len(RIGHT_AWAY)
+    assert len(found) == len(commands)
