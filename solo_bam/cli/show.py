@@ -13,7 +13,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="solo-bam show",
         description="Print a recipe as it is resolved, each value with the file that it comes from. "
-        "What it prints is the same recipe: solo-bam show digits/simclr > mine.yaml",
+        "What it prints is the same recipe: solo-bam show RECIPE > mine.yaml",
     )
     parser.add_argument("recipe", metavar="RECIPE", help="of pretraining, linear evaluation or comparison")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to it, e.g. optimizer.lr=0.1")
