@@ -27,7 +27,8 @@ from solo_bam.data import PretrainData, find_source
 from solo_bam.runs.folder import RunFolder
 from solo_bam.train import run
 from solo_bam.train.callbacks import EpochMeans
-from solo_bam.train.pretrain import build_trainer, find_devices, told_images, without_known_warnings
+from solo_bam.train.pretrain import build_trainer, find_devices, without_known_warnings
+from solo_bam.train.resume import told_images
 
 WARM_UP = 20  # steps
 _NARROW = ("proj_hidden_dim", "proj_output_dim", "pred_hidden_dim", "num_prototypes")

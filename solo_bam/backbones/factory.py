@@ -89,12 +89,7 @@ def create_backbone(
     check_backbone_name(name)
     asked = dict(kwargs or {})
     _check_keys(name, asked)
-    try:
-        network, _ = _build(_constructor(name, method), asked, _defaults(name, crop_sizes, any_size))
-    except UserError:
-        raise
-    except Exception as error:  # networks refuse values with whatever exception comes first
-        raise _refusal(name, asked, error) from None
+    network = _built_or_refused(name, asked, method, _defaults(name, crop_sizes, any_size))
     if cifar_stem:
         _put_cifar_stem(name, network, stride=int(cifar_stem))
     if fixed_positions:
@@ -102,6 +97,15 @@ def create_backbone(
     if frozen_patches:
         _as_vit(network, name, "frozen_patches").patch_embed.requires_grad_(False)
     return network
+
+
+def _built_or_refused(name: str, asked: dict[str, Any], method: str, defaults: dict[str, Any]) -> nn.Module:
+    try:
+        return _build(_constructor(name, method), asked, defaults)[0]
+    except UserError:
+        raise
+    except Exception as error:  # networks refuse values with whatever exception comes first
+        raise _refusal(name, asked, error) from None
 
 
 def check_backbone_name(name: str) -> None:

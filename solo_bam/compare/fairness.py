@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from solo_bam.config.keys import flat
 from solo_bam.config.resolve import uses_cifar_stem
 from solo_bam.config.schema import Recipe
-from solo_bam.runs.folder import MAY_CHANGE, flat
+from solo_bam.runs.identity import MAY_CHANGE
 
 # The method's own part: everything else must be the same for all.
 OWN = (

@@ -23,7 +23,8 @@ from solo_bam.compare.plan import PlannedRun, quoted
 from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
 from solo_bam.core.files import locked, writable, written_whole
-from solo_bam.runs.folder import RunFolder, recipe_hash
+from solo_bam.runs.folder import RunFolder
+from solo_bam.runs.identity import recipe_hash
 
 RUNNING, FINISHED, FAILED = "running", "finished", "failed"
 

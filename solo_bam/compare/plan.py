@@ -16,10 +16,12 @@ from solo_bam.compare.space import DEFAULT, Range, Space, load_space
 from solo_bam.config import Recipe, load_recipe, recipe_folders
 from solo_bam.config.comparison import Comparison, Entry
 from solo_bam.config.find import recipe_names
+from solo_bam.config.keys import flat
 from solo_bam.config.resolve import resolve
 from solo_bam.core.errors import UserError
 from solo_bam.core.files import expanded
-from solo_bam.runs.folder import RunFolder, changes, flat
+from solo_bam.runs.folder import RunFolder
+from solo_bam.runs.identity import changes
 
 RUNS = "runs"  # within a comparison's folder
 _PLAIN = re.compile(r"[A-Za-z_/][\w/.+-]*")

@@ -21,8 +21,9 @@ from solo_bam.compare.collect import held_out, why_it_failed, write_plan
 from solo_bam.compare.edges import best, edges, told_edges
 from solo_bam.compare.plan import Plan, PlannedRun, Tried, check_spaces
 from solo_bam.compare.space import Choices, Range, Space
+from solo_bam.config.keys import flat
 from solo_bam.core.errors import UserError
-from solo_bam.runs.folder import flat, recipe_hash
+from solo_bam.runs.identity import recipe_hash
 
 DATABASE = "search.db"  # within a comparison's folder
 LOST = ("the loss became", "the training collapsed")  # how trials end that have been a try all the same

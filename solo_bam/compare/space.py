@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
+from solo_bam.config.keys import flat
 from solo_bam.config.recipe import compose_recipe, user_error
 from solo_bam.config.schema import Recipe, Section
 from solo_bam.core.errors import UserError
-from solo_bam.runs.folder import flat
 
 DEFAULT = "default"  # the space of a method that has no file
 Plain = bool | int | float | str | None

@@ -34,12 +34,6 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
-# ------------------------------------------------------------------------------------------------ BAM
-
-
-# ------------------------------------------------------------------------------------- augmentations
-
-
 class RandomResizedCrop(Section):
     """Crop of a random area (share of the image) and aspect ratio (3/4 to 4/3); off: a plain resize."""
 
@@ -98,9 +92,6 @@ class Augmentation(Section):
     horizontal_flip: Chance = Chance()
     mean: list[float] | None = None
     std: list[Positive] | None = None
-
-
-# ------------------------------------------------------------------------------------------- the rest
 
 
 class Backbone(Section):
@@ -256,8 +247,7 @@ class PretrainPerformance(Performance):
     """``compile``: compile backbone and heads (``torch.compile``), the teacher's too; the first steps take minutes, the
     rest is faster. Results differ in their last bits. Needs torch 2.2 and a C++ compiler.
     ``gradient_checkpointing``: keep less of the student's backbone for the backward pass and compute it again there:
-    less memory, the same gradients, about a third more time. For timm's networks without batch norm (ViTs, Swins,
-    CAFormers).
+    less memory, the same gradients, a third more time. For timm's networks without batch norm (ViTs, Swins, CAFormers).
     """
 
     compile: bool = False

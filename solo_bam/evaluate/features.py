@@ -79,26 +79,21 @@ def extract_chunks(
         progress: shows a bar of this name.
         bf16: the networks run in bfloat16 autocast.
     """
-    parameter = next(networks[0].parameters())
+    like = next(networks[0].parameters())
     batches = [list(chunk[i : i + batch_size]) for chunk in chunks for i in range(0, len(chunk), batch_size)]
+    own = torch.Generator()
     loader = DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=workers,
-        generator=torch.Generator(),
-        worker_init_fn=ignore_termination,
+        dataset, batch_sampler=batches, num_workers=workers, generator=own, worker_init_fn=ignore_termination
     )
     source = iter(_with_bar(loader, progress))
     for chunk in chunks:
-        values: list[list[Tensor]] = [[] for _ in networks]
-        labels = []
+        values, labels = [list[Tensor]() for _ in networks], []
         for _ in range(0, len(chunk), batch_size):
             images, targets = next(source)
-            images = images.to(parameter.device, parameter.dtype)
+            images = images.to(like.device, like.dtype)
             for kept, network in zip(values, networks):
                 with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-                    found = network(images)
-                kept.append(found.float().cpu())
+                    kept.append(network(images).float().cpu())
             labels.append(targets)
         yield Chunk(chunk, [torch.cat(kept) for kept in values], torch.cat(labels))
 

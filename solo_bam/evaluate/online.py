@@ -32,23 +32,7 @@ def online_records(
         checkpoint: of the run's end.
     """
     images, name = len(val), told(recipe.data, val, recipe.data.val_name)
-    crop = describe_plain_view(recipe.augmentations[0])
-    linear: dict[str, Plain] = {
-        "kind": "linear",
-        "online": True,
-        "probe": "a linear layer trained beside the method, on detached features of the augmented large crops",
-        "lr": recipe.optimizer.classifier_lr,
-        "crop": crop,
-    }
-    knn: dict[str, Plain] = {
-        "kind": "k-NN",
-        "online": True,
-        "bank": "train, the last epoch's augmented crops",
-        "k": recipe.knn_eval.k,
-        "temperature": recipe.knn_eval.temperature,
-        "distance": recipe.knn_eval.distance_func,
-        "crop": crop,
-    }
+    linear, knn = _protocols(recipe)
     networks = {"student": model.backbone, "teacher": getattr(model, "momentum_backbone", None)}
     weights = {branch: hash_weights(network) for branch, network in networks.items() if network is not None}
     return [
@@ -70,3 +54,25 @@ def online_records(
         for key, metric in metrics_of_branch.items()
         if key in metrics
     ]
+
+
+def _protocols(recipe: Recipe) -> tuple[dict[str, Plain], dict[str, Plain]]:
+    """Of the linear layer and of the k-NN."""
+    crop = describe_plain_view(recipe.augmentations[0])
+    linear: dict[str, Plain] = {
+        "kind": "linear",
+        "online": True,
+        "probe": "a linear layer trained beside the method, on detached features of the augmented large crops",
+        "lr": recipe.optimizer.classifier_lr,
+        "crop": crop,
+    }
+    knn: dict[str, Plain] = {
+        "kind": "k-NN",
+        "online": True,
+        "bank": "train, the last epoch's augmented crops",
+        "k": recipe.knn_eval.k,
+        "temperature": recipe.knn_eval.temperature,
+        "distance": recipe.knn_eval.distance_func,
+        "crop": crop,
+    }
+    return linear, knn

@@ -108,15 +108,9 @@ def load_extractor(
     assert section is not None, "complete"
     assert size is not None, "complete"
     if trained_by is None:
-        backbone = create_backbone(
-            section.name,
-            section.kwargs,
-            int(section.cifar_stem or 0),
-            [size],
-            section.fixed_positions,
-            section.frozen_patches,
-            method=recipe.pretrain_method or "",
-        ).eval()
+        stem, fixed, frozen = int(section.cifar_stem or 0), section.fixed_positions, section.frozen_patches
+        method = recipe.pretrain_method or ""
+        backbone = create_backbone(section.name, section.kwargs, stem, [size], fixed, frozen, method=method).eval()
         load_weights(backbone, backbone_state(content["state_dict"], recipe.branch, CHECKPOINT), CHECKPOINT)
     else:
         own = trained_by.model_copy(update={"backbone": section})

@@ -12,7 +12,6 @@ evaluation/          numbers with their protocols
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 import platform
@@ -22,71 +21,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from pydantic import ValidationError
 
 from solo_bam import solo_learn
-from solo_bam.config.keys import flat as flat
 from solo_bam.config.schema import Run
 from solo_bam.core.errors import UserError
 from solo_bam.core.files import PART, expanded, locked, written_whole
+from solo_bam.core.hardware import describe
 from solo_bam.runs import log
+from solo_bam.runs.identity import changes, recipe_hash
 
 _LOCK = "running.lock"  # held by the process that trains
 # A process that Lightning starts beside the first one finds the first one's folder here.
 _ENVIRONMENT_KEY = "SOLO_BAM_RUN"
-# What a run may be continued with another value of: how it is resumed, kept, shown and fed changes no number.
-MAY_CHANGE = (
-    "auto_resume", "resume_from_checkpoint", "wandb", "checkpoint", "data.num_workers", "enable_progress_bar",
-    "enable_model_summary", "debug_augmentations", "tuned", "on_collapse", "pictures",
-)  # fmt: skip
 _PACKAGES = (
     "solo-bam", "solo-learn", "torch", "torchvision", "lightning", "timm", "torchmetrics", "omegaconf", "hydra-core",
     "pydantic", "numpy", "nvidia-dali-cuda120",
 )  # fmt: skip
-
-
-def recipe_hash(recipe: Run) -> str:
-    """Eight hexadecimal digits of everything that the recipe asks for, the seed included, but :data:`MAY_CHANGE`."""
-    asked = recipe.model_dump(mode="json")
-    for key in MAY_CHANGE:
-        *sections, name = key.split(".")
-        section = asked
-        for part in sections:
-            section = section[part]
-        section.pop(name, None)
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def changes(before: Mapping[str, Any], recipe: Run) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose values differ between a resolved recipe and another, but :data:`MAY_CHANGE`.
-
-    Args:
-        before: of a run; a key that did not exist then had what is its default now.
-        recipe: a checked one.
-
-    Returns:
-        ``{key: (old, new)}``.
-    """
-    with suppress(ValidationError):  # of a version that had other keys
-        before = type(recipe).model_validate(before).model_dump(mode="json")
-    old, new = dict(flat(before)), dict(flat(recipe.model_dump(mode="json")))
-    return {
-        key: (old.get(key), new.get(key))
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not any(f"{key}.".startswith(f"{free}.") for free in MAY_CHANGE)
-    }
-
-
-def told_changes(found: Mapping[str, tuple[Any, Any]], shown: int = 8) -> str:
-    """``optimizer.lr 0.1 -> 0.2, seed 5 -> 6`` for a message."""
-    told = [f"{key} {old} -> {new}" for key, (old, new) in found.items()]
-    return ", ".join(told[:shown]) + (f" and {len(told) - shown} more" if len(told) > shown else "")
 
 
 class RunFolder:
@@ -127,7 +83,7 @@ class RunFolder:
         return sorted(found, key=lambda folder: (folder.path / "run.json").stat().st_mtime, reverse=True)
 
     def is_of(self, recipe: Run) -> bool:
-        """Whether it is a run of the recipe, but for :data:`MAY_CHANGE`."""
+        """Whether it is a run of the recipe, but for :data:`solo_bam.runs.identity.MAY_CHANGE`."""
         before = self.recipe()
         return before is not None and not changes(before, recipe)
 
@@ -165,8 +121,6 @@ class RunFolder:
         except Exception:  # missing or broken, in whatever way
             return None
         return content if isinstance(content, dict) else None  # type: ignore[return-value]
-
-    # ----------------------------------------------------------------------------------- checkpoints
 
     @property
     def checkpoints(self) -> Path:
@@ -210,16 +164,14 @@ class RunFolder:
         for path in self.checkpoints.glob(f"*{PART}"):
             path.unlink()
 
-    # ---------------------------------------------------------------------------------------- record
-
     @contextmanager
-    def running(self, recipe: Run, hardware: Mapping[str, object]) -> Iterator[None]:
+    def running(self, recipe: Run, accelerator: str) -> Iterator[None]:
         """Create the folder and write down what runs now; however it ends before :meth:`finish`, that is written, too.
 
         A new folder that Lightning has refused to train in is taken away again.
         """
         new = not self.path.exists()
-        self.start(recipe, hardware)
+        self.start(recipe, describe(recipe.precision, accelerator))
         self.clear_failures()
         with (self.path / _LOCK).open("a") as lock:
             locked(lock)
@@ -307,8 +259,6 @@ class RunFolder:
         with written_whole(self.path / "run.json") as part:
             part.write_text(json.dumps(about, indent=2, default=str) + "\n")
 
-    # --------------------------------------------------------------------------- failures of processes
-
     def tell_failure(self, rank: int, error: Mapping[str, str]) -> None:
         """Leave word for the other processes why this one fails."""
         with written_whole(self.path / f"failure_{rank}.json") as part:
@@ -323,8 +273,6 @@ class RunFolder:
         """Take the words away, which says that they have been read."""
         for path in self.path.glob("failure_*.json*"):
             path.unlink(missing_ok=True)
-
-    # --------------------------------------------------------------------------------------- metrics
 
     @property
     def logs(self) -> Path:

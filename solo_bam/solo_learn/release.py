@@ -1,7 +1,6 @@
-"""solo-learn 1.0.2 (the release edition): its faults mended, and the head edition's contract over it.
+"""solo-learn 1.0.2 (the release edition) with the head edition's contract; ``release_patches.py`` mends its faults.
 
-Imported only once ``solo`` is. What is wrong in both editions is mended in ``patches.py``; the rest here, by the
-same rules.
+Imported only once ``solo`` is.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ import solo.utils.misc
 import solo.utils.whitening
 import timm
 import torch
-import torch.nn.functional as F
 import torchvision.models
 from omegaconf import DictConfig, OmegaConf
 from solo.methods import METHODS
@@ -30,10 +28,9 @@ from solo.utils.pretrain_dataloader import GaussianBlur
 from torch import Tensor
 
 from solo_bam import solo_learn
-from solo_bam.core import collectives
-from solo_bam.solo_learn import patches
 from solo_bam.solo_learn.online import OnlineHeads
 from solo_bam.solo_learn.patches import SoloMethod, SoloMomentumMethod
+from solo_bam.solo_learn.release_patches import layout, mend
 
 __all__ = [
     "METHODS",
@@ -47,159 +44,6 @@ __all__ = [
 ]
 
 Backbones = Callable[[], torch.nn.Module]
-
-
-# ---------------------------------------------------------------------------------------------- mends
-
-
-def mend() -> None:
-    """Mend solo-learn's classes in memory; its files are left as they are."""
-    patches.mend()
-    _mend_validation()
-    _mend_gather()
-    _mend_simclr()
-    _mend_wmse()
-    _name_what_the_head_names()
-    _lay_out_as_the_head_does()
-    SoloMethod._optimizer_settings = _optimizer_settings
-
-
-def _mend_validation() -> None:
-    """Lightning 2 has no ``validation_epoch_end`` and refuses the class while it defines one."""
-    for cls in (SoloMethod, SoloMomentumMethod):
-        del cls.validation_epoch_end
-
-    def on_validation_epoch_start(self: Any) -> None:
-        self.validation_step_outputs = []
-
-    def on_validation_batch_end(self: Any, outputs: Any, *_: Any) -> None:
-        # A momentum method gives a pair, whose second half is None without a momentum classifier.
-        parts = outputs if isinstance(outputs, tuple) else (outputs,)
-        self.validation_step_outputs.append({key: value for part in parts for key, value in (part or {}).items()})
-
-    SoloMethod.on_validation_epoch_start = on_validation_epoch_start
-    SoloMethod.on_validation_batch_end = on_validation_batch_end
-
-
-def gather(X: Tensor, dim: int = 0) -> Tensor:
-    """solo-learn's gather: ``X`` of all processes, concatenated along ``dim``, gradients added up."""
-    return torch.cat(list(collectives.gather(X)), dim=dim)
-
-
-def _mend_gather() -> None:
-    """``gather`` hands each process only its own gradient, so the other processes' losses are lost."""
-    import solo.methods as methods
-
-    solo.utils.misc.gather = gather
-    for module in vars(methods).values():
-        if inspect.ismodule(module) and hasattr(module, "gather"):
-            setattr(module, "gather", gather)  # noqa: B010  mypy knows no such attribute
-
-
-def simclr_loss(z: Tensor, positive: Tensor, temperature: float) -> Tensor:
-    """SimCLR's loss as the head edition has it: this process's rows against the columns of all processes.
-
-    The mean over processes is the loss of the whole batch. An image's views count together, as one positive.
-
-    Args:
-        z: ``(N, D)`` projections of this process, any length.
-        positive: ``(N, N)`` booleans, true where two rows are views of one image, the diagonal left out.
-        temperature: above 0.
-    """
-    z = F.normalize(z, dim=-1)
-    similarity = torch.exp(torch.einsum("if, jf -> ij", z, gather(z)) / temperature)
-    own = slice(collectives.rank() * len(z), (collectives.rank() + 1) * len(z))
-    near = torch.zeros_like(similarity, dtype=torch.bool)
-    near[:, own] = positive
-    far = ~near
-    far[:, own].fill_diagonal_(False)
-    positives, negatives = (similarity * near).sum(1), (similarity * far).sum(1)
-    return -(positives / (positives + negatives)).log().mean()
-
-
-def _mend_simclr() -> None:
-    """SimCLR contrasts within one process only; the negatives of the others are missing.
-
-    With small crops it also averaged over an image's positives where the head edition adds them up.
-    """
-    with_labels = solo.losses.simclr.simclr_loss_func
-
-    def simclr_loss_func(
-        z1: Tensor, z2: Tensor, temperature: float = 0.1, extra_pos_mask: Tensor | None = None
-    ) -> Tensor:
-        if extra_pos_mask is not None:
-            if collectives.is_distributed():
-                raise ValueError("method_kwargs.supervised: True needs one process with solo-learn 1.0.2")
-            loss: Tensor = with_labels(z1, z2, temperature, extra_pos_mask)
-            return loss
-        views = torch.eye(len(z1), dtype=torch.bool, device=z1.device).repeat(2, 2).fill_diagonal_(False)
-        return simclr_loss(torch.cat([z1, z2]), views, temperature)
-
-    def manual_simclr_loss_func(z: Tensor, pos_mask: Tensor, neg_mask: Tensor, temperature: float = 0.1) -> Tensor:
-        return simclr_loss(z, pos_mask, temperature)
-
-    solo.methods.simclr.simclr_loss_func = simclr_loss_func
-    solo.methods.simclr.manual_simclr_loss_func = manual_simclr_loss_func
-
-
-def _mend_wmse() -> None:
-    """W-MSE calls ``torch.cholesky`` and ``torch.triangular_solve``, which torch removed."""
-
-    class TorchOfItsDay:
-        """torch, with the two functions that whitening needs."""
-
-        cholesky = staticmethod(torch.linalg.cholesky)
-
-        @staticmethod
-        def triangular_solve(b: Tensor, a: Tensor, upper: bool = True) -> tuple[Tensor, None]:
-            return torch.linalg.solve_triangular(a, b, upper=upper), None
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(torch, name)
-
-    solo.utils.whitening.torch = TorchOfItsDay()
-
-
-def _name_what_the_head_names() -> None:
-    """The head edition's names for what the release edition calls ``encoder`` and ``momentum_encoder``."""
-    SoloMethod.backbone = property(lambda self: self.encoder)
-    SoloMethod.backbone_name = property(lambda self: self.encoder_name)
-    SoloMomentumMethod.momentum_backbone = property(lambda self: self.momentum_encoder)
-    own = SoloMethod.learnable_params.fget
-
-    def learnable_params(self: Any) -> list[dict[str, Any]]:
-        groups: list[dict[str, Any]] = own(self)
-        return [{**group, "name": "backbone"} if group.get("name") == "encoder" else group for group in groups]
-
-    SoloMethod.learnable_params = property(learnable_params)
-
-
-def _lay_out_as_the_head_does() -> None:
-    """Images go in channels-last, as the network is; other memory layouts change the last bits of the results."""
-
-    def laid_out(ordinary: Callable[[Any, Tensor], Any]) -> Callable[[Any, Tensor], Any]:
-        return lambda self, X: ordinary(self, _layout(self, X))
-
-    SoloMethod.base_forward = laid_out(SoloMethod.base_forward)
-    SoloMomentumMethod.base_momentum_forward = laid_out(SoloMomentumMethod.base_momentum_forward)
-
-
-def _layout(self: Any, X: Tensor) -> Tensor:
-    return X if getattr(self, "no_channel_last", True) else X.contiguous(memory_format=torch.channels_last)
-
-
-def _optimizer_settings(self: Any) -> dict[str, Any]:
-    """What the recipe says of the optimiser, for :func:`solo_bam.solo_learn.schedule.build_optimizer`."""
-    lars = {"eta": self.eta_lars, "clip_lr": self.grad_clip_lars, "exclude_bias_n_norm": self.exclude_bias_n_norm}
-    return {
-        "name": "lars" if self.lars else self.optimizer,
-        "kwargs": {**self.extra_optimizer_args, **(lars if self.lars else {})},
-        "exclude_bias_n_norm_wd": self.extra_args.get("exclude_bias_n_norm_wd", False),
-        "interval": self.extra_args.get("scheduler_interval", "step"),
-    }
-
-
-# ------------------------------------------------------------------------------------------- contract
 
 
 class BaseMethod(OnlineHeads, SoloMethod):
@@ -253,7 +97,7 @@ class BaseMethod(OnlineHeads, SoloMethod):
         self.update_online_knn(torch.cat(outs["feats"][: self.num_large_crops]), targets)
         return outs
 
-    _layout = _layout
+    _layout = layout
 
 
 class BaseMomentumMethod(BaseMethod, SoloMomentumMethod):
@@ -282,9 +126,6 @@ class BaseMomentumMethod(BaseMethod, SoloMomentumMethod):
             self._log_classifier(momentum, "train_momentum_")
             outs["loss"] = outs["loss"] + outs["momentum_loss"]
         return outs
-
-
-# ------------------------------------------------------------------------------------ building methods
 
 
 _SOLO_BACKBONES: dict[str, Callable[..., torch.nn.Module]] = {
@@ -373,8 +214,7 @@ def build_method(cfg: DictConfig, create_backbone: Backbones | None = None) -> p
 
 def _constructor_arguments(cfg: DictConfig) -> dict[str, Any]:
     """The head edition's cfg as the release edition's keyword arguments."""
-    optimizer = _plain(cfg.optimizer.kwargs)
-    lars = cfg.optimizer.name == "lars"
+    optimizer, lars = _plain(cfg.optimizer.kwargs), cfg.optimizer.name == "lars"
     own = {**_plain(cfg.backbone.kwargs), "cifar": bool(cfg.backbone.cifar_stem)}
     arguments = {
         "encoder": _REPLACED if _is_replaced() else cfg.backbone.name,

@@ -16,7 +16,6 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zer
 from solo_bam.config.linear import CHECKPOINT, LinearRecipe, load_linear_recipe, named_keys, recipe_of_run
 from solo_bam.config.options import transferred_from
 from solo_bam.config.schema import Recipe
-from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
 from solo_bam.core.files import short_name
 from solo_bam.data.labelled import LabelledData, find_labelled
@@ -24,22 +23,20 @@ from solo_bam.evaluate.pretrained import complete, load_extractor
 from solo_bam.evaluate.protocol import classifier_records
 from solo_bam.evaluate.tally import Tally, write_confusion, write_per_class
 from solo_bam.runs.checkpoints.read import find_checkpoint, read_checkpoint, recipe_in
-from solo_bam.runs.folder import RunFolder, recipe_hash
+from solo_bam.runs.folder import RunFolder
+from solo_bam.runs.identity import recipe_hash
 from solo_bam.runs.records import Record, records_folder, write_records
 from solo_bam.train.callbacks import EpochMeans, EpochSeed, NonFiniteLoss, ProgressBar, Saving, UnreadableImages
 from solo_bam.train.classifier import Classifier
 from solo_bam.train.pretrain import (
-    Images,
-    RecipeInCheckpoint,
     build_trainer,
     check_size,
     find_devices,
     fit,
-    folder_and_checkpoint,
     seed_everything,
-    told_images,
     without_known_warnings,
 )
+from solo_bam.train.resume import Images, RecipeInCheckpoint, folder_and_checkpoint, told_images
 
 
 @dataclass(frozen=True)
@@ -125,10 +122,8 @@ def linear(
         UserError: data, devices or a checkpoint that do not fit the recipe, or a loss that is not finite.
     """
     devices, world_size = find_devices(recipe)
-    _check_floor(recipe, world_size)
     data = LabelledData(recipe, find_labelled(recipe))
-    check_size(len(data.train_split), recipe.optimizer.batch_size, world_size)
-    _check_test_sets(data, world_size)
+    _check(recipe, data, world_size)
     extractor = load_extractor(content, path, recipe, trained_by)
     images = told_images(data.train_split, data.val_split)
     folder, checkpoint = folder_and_checkpoint(recipe, images, resume, world_size)
@@ -141,8 +136,7 @@ def linear(
     if not recipe.performance.disable_channel_last:
         model = model.to(memory_format=torch.channels_last)
     _announce(recipe, data, trained_by)
-    about = hardware.describe(recipe.precision, devices.accelerator)
-    with folder.running(recipe, about) if trainer.is_global_zero else nullcontext():
+    with folder.running(recipe, devices.accelerator) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
             data.write_subsets(folder.path)
         fit(trainer, model, data, folder, checkpoint)
@@ -158,6 +152,12 @@ def _test(trainer: pl.Trainer, model: Classifier, data: LabelledData) -> None:
     """On the final weights, whenever the recipe validates during the training."""
     with without_known_warnings():
         trainer.validate(model, datamodule=data, verbose=False)
+
+
+def _check(recipe: LinearRecipe, data: LabelledData, world_size: int) -> None:
+    _check_floor(recipe, world_size)
+    check_size(len(data.train_split), recipe.optimizer.batch_size, world_size)
+    _check_test_sets(data, world_size)
 
 
 def _check_floor(recipe: LinearRecipe, world_size: int) -> None:

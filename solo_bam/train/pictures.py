@@ -133,7 +133,9 @@ def plot_entropy(path: Path, options: PlotOptions) -> Path:
     run = _run(path, "RUN")
     if not has_entropy(run.metrics()):
         method = run.record().get("method", "its method")
-        raise UserError("RUN", f"{run.path} has no attention entropy, {method} has no attention", "give a run of bam")
+        raise UserError(
+            "RUN", f"{run.path} has no attention entropy, {method} has no attention", "give one that logs it"
+        )
     target = _target(run.path / "plots", "entropy", options)
     draw_entropy(run.metrics(), target, title=f"Attention entropy of {run.path.name}")
     return target

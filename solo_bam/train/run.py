@@ -13,7 +13,6 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from solo_bam.backbones import is_resnet
 from solo_bam.config import Recipe
 from solo_bam.config.resolve import resolve, uses_cifar_stem
-from solo_bam.core import hardware
 from solo_bam.data import PretrainData, Source, find_source
 from solo_bam.data.transforms.contrastive_crop import BoxSchedule
 from solo_bam.evaluate.online import online_records
@@ -32,18 +31,8 @@ from solo_bam.train.callbacks import (
     Saving,
     UnreadableImages,
 )
-from solo_bam.train.pretrain import (
-    Images,
-    RecipeInCheckpoint,
-    build_model,
-    build_trainer,
-    check_size,
-    find_devices,
-    fit,
-    folder_and_checkpoint,
-    seed_everything,
-    told_images,
-)
+from solo_bam.train.pretrain import build_model, build_trainer, check_size, find_devices, fit, seed_everything
+from solo_bam.train.resume import Images, RecipeInCheckpoint, folder_and_checkpoint, told_images
 
 
 @dataclass(frozen=True)
@@ -89,8 +78,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
         model = model.to(memory_format=torch.channels_last)
     _announce(recipe, source.val is not None)
 
-    about = hardware.describe(recipe.precision, devices.accelerator)
-    with folder.running(recipe, about) if trainer.is_global_zero else nullcontext():
+    with folder.running(recipe, devices.accelerator) if trainer.is_global_zero else nullcontext():
         fit(trainer, model, data, folder, checkpoint)
         # A run that was killed between its last checkpoint and its end has nothing left to train.
         saved = trainer.checkpoint_callback.metrics if isinstance(trainer.checkpoint_callback, Saving) else {}

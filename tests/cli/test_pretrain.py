@@ -16,7 +16,8 @@ import torch
 import yaml
 
 from solo_bam import solo_learn
-from solo_bam.runs.folder import RunFolder, changes
+from solo_bam.runs.folder import RunFolder
+from solo_bam.runs.identity import changes
 from solo_bam.runs.records import Record
 from solo_bam.train.run import pretrain
 from tests.recipes import small, tiny, tiny_overrides

@@ -18,7 +18,7 @@ from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
 from solo_bam.runs.folder import RunFolder, log
 from solo_bam.train.callbacks.saving import steps_between_votes
-from solo_bam.train.pretrain import newest_readable
+from solo_bam.train.resume import newest_readable
 from tests.recipes import tiny_overrides
 from tests.zygote import Start, Zygote
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from solo_bam.compare.report.figures import as_svg, draw_accuracy, draw_cost, draw_course, draw_differences, draw_trials
+from solo_bam.compare.report.curves import draw_course, draw_trials
+from solo_bam.compare.report.figures import as_svg, draw_accuracy, draw_cost, draw_differences
 from solo_bam.compare.report.summary import costs, digits, shown_columns, told_difference, told_mean
 from solo_bam.compare.results import Results, with_untrained
 

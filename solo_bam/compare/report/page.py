@@ -12,17 +12,16 @@ from urllib.parse import quote
 from jinja2 import Environment, StrictUndefined
 
 from solo_bam.compare.report.answer import answer
+from solo_bam.compare.report.facts import facts, sentence
 from solo_bam.compare.report.summary import (
     MISSING,
     UNFAIR,
     Table,
     circumstances,
-    facts,
     lettered,
     listed,
     recipe_table,
     result_tables,
-    sentence,
     told_status,
     tuning_table,
 )

@@ -20,7 +20,8 @@ from solo_bam.core.errors import UserError
 from solo_bam.core.files import expanded
 from solo_bam.data import PretrainData, Source, find_source
 from solo_bam.data.module import fraction
-from solo_bam.runs.folder import RunFolder, recipe_hash
+from solo_bam.runs.folder import RunFolder
+from solo_bam.runs.identity import recipe_hash
 from solo_bam.train.callbacks import OnlineKNN
 from solo_bam.train.doctor.devices import Device, device_here, device_named
 from solo_bam.train.doctor.estimate import Loader, crops_work, tell, time_loader
@@ -28,14 +29,8 @@ from solo_bam.train.doctor.finding import Finding
 from solo_bam.train.doctor.gradients import check_gradients
 from solo_bam.train.doctor.machine import GIB, disk
 from solo_bam.train.doctor.work import work_of
-from solo_bam.train.pretrain import (
-    build_model,
-    build_trainer,
-    check_size,
-    find_devices,
-    folder_and_checkpoint,
-    told_images,
-)
+from solo_bam.train.pretrain import build_model, build_trainer, check_size, find_devices
+from solo_bam.train.resume import folder_and_checkpoint, told_images
 
 # Numbers that the optimiser keeps beside each weight.
 _STATES = {"adam": 2, "adamw": 2, "sgd": 1, "lars": 1}

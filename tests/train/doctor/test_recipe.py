@@ -13,7 +13,7 @@ import torchvision.datasets
 
 from solo_bam.cli import main
 from solo_bam.config import Recipe
-from solo_bam.runs.folder import recipe_hash
+from solo_bam.runs.identity import recipe_hash
 from solo_bam.train.doctor import gradients
 from solo_bam.train.doctor import recipe as recipe_module
 from solo_bam.train.doctor.finding import Finding

@@ -14,7 +14,7 @@ from solo_bam.config.resolve import uses_cifar_stem
 from solo_bam.data.transforms.augmentations import mean_and_std
 from solo_bam.runs.checkpoints.export.weights import shareable
 from solo_bam.runs.checkpoints.read import Pretrained
-from solo_bam.runs.folder import recipe_hash
+from solo_bam.runs.identity import recipe_hash
 from solo_bam.runs.records import Record
 
 _PACKAGES = ("solo-bam", "solo-learn", "torch", "timm")

@@ -13,7 +13,7 @@ from solo_bam.config import Recipe
 from solo_bam.core.errors import UserError
 from solo_bam.runs.checkpoints.read import Pretrained
 from solo_bam.runs.checkpoints.solo_learn import known_parts
-from solo_bam.runs.folder import recipe_hash
+from solo_bam.runs.identity import recipe_hash
 
 
 def safetensors_file(pretrained: Pretrained, half: bool = False) -> bytes:
