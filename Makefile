@@ -2,7 +2,7 @@
 # make check  lint, types, import contracts and the fast tests
 # make house  size of the code, and what is longer than it should be
 # make wheel  a wheel in dist/, tried in an empty environment away from the checkout
-# make docs   the documentation site, in site/
+# make docs   the documentation site, in site/; make notebook runs docs/notebook.ipynb anew (two minutes)
 # make test   the tests, ruff and mypy; make test SOLO=/path/to/solo-learn runs them on a checkout of solo-learn's head
 
 PYTHON ?= python3
@@ -13,20 +13,20 @@ WORKERS ?= 2
 # A checkout of solo-learn to test on, in place of the installed release; make test ends with the edition that it saw.
 SOLO ?=
 
-.PHONY: install demo check test lint house wheel docs clean
+.PHONY: install demo check test lint house wheel docs notebook clean
 
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[plots,jobs]"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[notebook,jobs]"
 	$(BIN)/python -m pip install --no-deps solo-learn==1.0.2
 	touch $@
 
 # What the tests need beside it: DALI, h5py, pytest, ruff, mypy.
 $(VENV)/.dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[plots,dev]"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[notebook,dev]"
 	touch $@
 
 demo: install
@@ -56,8 +56,11 @@ docs: $(VENV)/.docs
 	rm -rf build/docs site && mkdir -p build/docs && ln -s $(addprefix $(CURDIR)/,$(PAGES)) build/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+notebook: $(VENV)/.docs
+	$(BIN)/jupyter execute --inplace docs/notebook.ipynb
+
 $(VENV)/.docs: $(VENV)/.installed
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[notebook,docs]"
 	touch $@
 
 lint: $(VENV)/.dev

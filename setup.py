@@ -25,7 +25,7 @@ setup(
     # The recipes travel inside the package, so that an installed solo-bam finds them by name.
     package_dir={"solo_bam": "solo_bam", "solo_bam.scripts": "scripts", "solo_bam.zoo_index": "zoo"},
     package_data={
-        "solo_bam": ["py.typed", "compare/report/page.html"],
+        "solo_bam": ["py.typed", "comparison/report/page.html"],
         "solo_bam.scripts": ["**/*.yaml", "**/*.md"],
         "solo_bam.zoo_index": ["index.yaml"],
     },

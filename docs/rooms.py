@@ -12,7 +12,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 WHAT = {
     "cli": "a command per file: parse, call, print",
-    "compare": "plan, tuning, launching, results, report/",
+    "api": "what import solo_bam offers: runs, comparisons",
+    "comparison": "plan, tuning, launching, results, report/",
     "train": "pretraining, linear heads, callbacks/, doctor/",
     "evaluate": "k-NN, linear, health, video segmentation",
     "plots": "a file per figure",
@@ -29,7 +30,7 @@ WHAT = {
 PATHS = [
     ("a recipe key", "#b35900", ["cli", "config", "train"]),
     ("a batch", "#0a6ebd", ["train", "data", "methods", "backbones", "losses"]),
-    ("a number", "#3d7a2a", ["evaluate", "runs", "compare", "cli"]),
+    ("a number", "#3d7a2a", ["evaluate", "runs", "comparison", "cli"]),
 ]
 ROW, TOP, WIDTH, LANES = 44, 40, 470, 500
 

@@ -1,5 +1,8 @@
 """BAM (Balanced Self-Attention Matching, ECCV 2024) for solo-learn.
 
+``pretrain`` trains from a recipe, ``load`` takes a run from disk, ``compare`` compares methods; each gives an object
+that a notebook shows. What goes wrong is a ``UserError`` of one line.
+
 After ``import solo_bam``, solo-learn imports on today's torch and Lightning, its known faults are mended,
 and ``solo.methods.METHODS`` holds ``bam`` and ``bam_momentum``. The import itself is light: torch and
 solo-learn are loaded when they are first used.
@@ -10,11 +13,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from solo_bam import solo_learn
+from solo_bam.core.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from solo_bam.api.comparison import Comparison, compare
+    from solo_bam.api.run import Run, load, pretrain
 
+__all__ = ["Comparison", "Run", "UserError", "compare", "load", "pretrain"]
 __version__ = "0.2.0"
+
+_PLACES = {"Comparison": "comparison", "compare": "comparison", "Run": "run", "load": "run", "pretrain": "run"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for; Hydra and pydantic, which it needs, take a while."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'solo_bam' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"solo_bam.api.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def _methods() -> dict[str, type]:
@@ -27,23 +48,6 @@ def _facts(name: str, edition: str) -> Any:
     from solo_bam.methods.solo_learn import own_method
 
     return own_method(name, edition)
-
-
-def load_backbone(path: str, branch: str = "student") -> nn.Module:
-    """A pretrained backbone, on the CPU and in evaluation mode: images ``(N, 3, h, w)`` to ``(N, num_features)``.
-
-    Args:
-        path: a run's folder, a checkpoint, or a file of ``solo-bam export``.
-        branch: ``student`` or ``teacher``, where the checkpoint holds both.
-
-    Raises:
-        solo_bam.core.errors.UserError: it cannot be read, or its weights are not those of its recipe's backbone.
-    """
-    from pathlib import Path
-
-    from solo_bam.runs.checkpoints.read import load_pretrained
-
-    return load_pretrained(Path(path), branch).backbone  # type: ignore[arg-type]
 
 
 solo_learn.install(_methods, _facts)

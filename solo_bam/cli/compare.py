@@ -31,10 +31,13 @@ def main(arguments: Sequence[str]) -> int:
 
     comparison = load_comparison(options.name, overrides, options.config_path)
 
-    from solo_bam.compare.plan import make_plan
-    from solo_bam.compare.run import announce, compare
+    from solo_bam.comparison.plan import make_plan
+    from solo_bam.comparison.run import announce, compare
 
     plan = make_plan(comparison, options.modules)
     writable(expanded(plan.comparison.folder), "output")
     announce(plan)
-    return 0 if options.dry_run else compare(plan, launcher)
+    if options.dry_run:
+        return 0
+    results, _ = compare(plan, launcher)
+    return 1 if results.failed else 0

@@ -6,7 +6,8 @@ from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
-from solo_bam.cli import health, plot
+from solo_bam.api import plot
+from solo_bam.cli import health
 from solo_bam.cli.options import Parser, parse
 from solo_bam.config import listing
 from solo_bam.core.errors import UserError, nearest
@@ -22,7 +23,7 @@ WHAT: dict[str, tuple[str, Callable[[], listing.Lines]]] = {
     "backbones": ("backbone.name=NAME, solo-learn's and timm's", listing.backbones),
     "datasets": ("data.dataset=NAME", listing.DATASETS.items),
     "metrics": ("that runs log, and those of solo-bam health", lambda: [*listing.metrics(), *health.MEASURES.items()]),
-    "figures": ("solo-bam plot NAME", lambda: [(name, text) for name, (_, text) in plot.WHAT.items()]),
+    "figures": ("solo-bam plot NAME", lambda: [(name, text) for name, (_, text) in plot.KINDS.items()]),
 }
 
 

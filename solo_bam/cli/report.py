@@ -18,10 +18,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--results", type=Path, metavar="FILE.csv", help="write the numbers alone there, too")
     options = parse(parser, arguments)
 
-    from solo_bam.compare.collect import collect
-    from solo_bam.compare.progress import overview
-    from solo_bam.compare.report.tables import write_results
-    from solo_bam.compare.report.write import write_report
+    from solo_bam.comparison.collect import collect
+    from solo_bam.comparison.progress import overview
+    from solo_bam.comparison.report.tables import write_results
+    from solo_bam.comparison.report.write import write_report
 
     output = expanded(options.output or (options.folders[0] if len(options.folders) == 1 else Path("report")))
     writable(output, "--output")

@@ -33,5 +33,5 @@ def main(arguments: Sequence[str]) -> int:
         print(OmegaConf.to_yaml(OmegaConf.create(entry(options.name).model_dump(mode="json"))), end="")
     else:
         path = entry(options.name).path
-        print(f"{path}\nsolo-bam knn {path}\nPython: solo_bam.load_backbone({str(path)!r})")
+        print(f"{path}\nsolo-bam knn {path}\nPython: solo_bam.load({str(path)!r}).network")
     return 0

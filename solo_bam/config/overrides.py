@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -11,6 +13,7 @@ from hydra.errors import HydraException
 
 from solo_bam.core.errors import UserError
 
+_PLAIN = re.compile(r"[A-Za-z_/][\w/.+-]*")
 _WORD = re.compile(r"(?P<key>\+{0,2}[A-Za-z_][A-Za-z0-9_./@:-]*)=(?P<value>.*)", re.DOTALL)
 
 
@@ -46,3 +49,40 @@ def _quoted(text: str) -> str:
     """In single quotes of Hydra's grammar, in which a backslash escapes quotes and backslashes before one alone."""
     escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), text)
     return f"'{escaped}'"
+
+
+def override_lines(keys: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Nested sections as Hydra's ``section.key=value``.
+
+    Raises:
+        UserError: a value that is neither a number, a text, None, nor a list or dictionary of these.
+    """
+    lines = []
+    for key, value in keys.items():
+        if isinstance(value, Mapping) and value:
+            lines += override_lines(value, f"{prefix}{key}.")
+            continue
+        try:
+            lines.append(f"{prefix}{key}={quoted(value)}")
+        except (TypeError, ValueError):
+            raise UserError(
+                f"{prefix}{key}", f"got {value!r}", "give a number, a text, a list or a dictionary"
+            ) from None
+    return lines
+
+
+def quoted(value: Any) -> str:
+    """A plain value in Hydra's grammar.
+
+    Raises:
+        TypeError: it is another object.
+    """
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{quoted(member)}" for key, member in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(quoted, value)) + "]"
+    if not isinstance(value, str | Path):
+        return json.dumps(value)
+    text = str(value)
+    is_word = _PLAIN.fullmatch(text) and text.lower() not in ("null", "true", "false", "nan", "inf")
+    return text if is_word else _quoted(text)

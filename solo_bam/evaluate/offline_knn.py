@@ -119,7 +119,7 @@ def _features(folder: Path, name: str, pretrained: Pretrained, split: Split, opt
     view = plain_view(pretrained.recipe.data.dataset, pretrained.recipe.augmentations[0])
     return cached_features(
         folder / "cache", name, pretrained.backbone, pretrained.weights, split, view,
-        options.batch_size, options.num_workers, bf16=options.precision != 32,
+        options.batch_size, min(options.num_workers, hardware.cores()), bf16=options.precision != 32,
     )  # fmt: skip
 
 

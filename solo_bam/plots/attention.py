@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from matplotlib.style import context
 from torch import Tensor
 
-from solo_bam.plots.style import STYLE
+from solo_bam.plots.style import STYLE, Picture
 
 
-def draw_attention(images: Tensor, maps: Tensor, names: Sequence[str], path: Path, title: str) -> None:
+def draw_attention(images: Tensor, maps: Tensor, names: Sequence[str], path: Path, title: str) -> Picture:
     """Draw a row per image: the image and its maps, each from 0 (dark) to its own largest value (bright).
 
     Args:
@@ -29,7 +28,7 @@ def draw_attention(images: Tensor, maps: Tensor, names: Sequence[str], path: Pat
     columns = ["image", *names]
     side = 1.5 if len(columns) <= 6 else 1.0
     with context(STYLE):
-        figure = Figure(figsize=(side * len(columns) + 1.0, side * count * height / width + 0.9), layout="constrained")
+        figure = Picture(figsize=(side * len(columns) + 1.0, side * count * height / width + 0.9), layout="constrained")
         figure.suptitle(title)
         axes = figure.subplots(count, len(columns), squeeze=False)
         for line in range(count):
@@ -43,3 +42,4 @@ def draw_attention(images: Tensor, maps: Tensor, names: Sequence[str], path: Pat
         bar = figure.colorbar(picture, ax=axes, shrink=min(1.0, 3 / count), fraction=0.04)
         bar.set_label("share of the map's\nlargest value", fontsize=8)
         figure.savefig(path)
+    return figure

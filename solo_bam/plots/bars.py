@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from matplotlib.style import context
 
-from solo_bam.plots.style import STYLE
+from solo_bam.plots.style import STYLE, Picture
 
 
-def draw_bars(table: Mapping[str, Mapping[str, float]], path: Path, title: str, unit: str) -> None:
+def draw_bars(table: Mapping[str, Mapping[str, float]], path: Path, title: str, unit: str) -> Picture:
     """Write a PNG with a group of bars per measure and a bar per row, each with its value.
 
     Args:
@@ -23,7 +22,7 @@ def draw_bars(table: Mapping[str, Mapping[str, float]], path: Path, title: str, 
     measures = list(next(iter(table.values())))
     width = 0.8 / len(table)
     with context(STYLE):
-        figure = Figure(figsize=(2.6 * len(measures) + 1, 3.6), layout="constrained")
+        figure = Picture(figsize=(2.6 * len(measures) + 1, 3.6), layout="constrained")
         axis = figure.add_subplot()
         for i, (row, values) in enumerate(table.items()):
             places = [m + (i - (len(table) - 1) / 2) * width for m in range(len(measures))]
@@ -35,3 +34,4 @@ def draw_bars(table: Mapping[str, Mapping[str, float]], path: Path, title: str, 
         axis.set_ylim(0, 1.1 * max(max(values.values()) for values in table.values()))
         figure.legend(loc="outside lower center", ncols=len(table))
         figure.savefig(path)
+    return figure

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.style import context
 from torch import Tensor
 
 from solo_bam.data.transforms.contrastive_crop import enlarge
-from solo_bam.plots.style import COLOURS, STYLE
+from solo_bam.plots.style import COLOURS, STYLE, Picture
 
 _COLUMNS = 6
 
 
-def draw_boxes(images: Tensor, heat: Tensor, boxes: Tensor, path: Path, title: str) -> None:
+def draw_boxes(images: Tensor, heat: Tensor, boxes: Tensor, path: Path, title: str) -> Picture:
     """Write a PNG: each image with its box, and under it its heat map.
 
     Args:
@@ -31,7 +30,7 @@ def draw_boxes(images: Tensor, heat: Tensor, boxes: Tensor, path: Path, title: s
     shown = ((images - low) / (high - low).clamp(min=1e-5)).permute(0, 2, 3, 1).cpu()
     heat = enlarge(heat, height, width).cpu()
     with context(STYLE):
-        figure = Figure(figsize=(1.5 * columns, 3.1 * lines + 0.5), layout="constrained")
+        figure = Picture(figsize=(1.5 * columns, 3.1 * lines + 0.5), layout="constrained")
         figure.suptitle(title)
         axes = figure.subplots(2 * lines, columns, squeeze=False)
         for axis in axes.flat:
@@ -43,6 +42,7 @@ def draw_boxes(images: Tensor, heat: Tensor, boxes: Tensor, path: Path, title: s
             for axis in axes[line : line + 2, column]:
                 axis.add_patch(_rectangle(boxes[i].tolist(), height, width))
         figure.savefig(path)
+    return figure
 
 
 def _rectangle(box: list[float], height: int, width: int) -> Rectangle:

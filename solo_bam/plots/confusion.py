@@ -8,16 +8,15 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
 from matplotlib.style import context
 
-from solo_bam.plots.style import STYLE, shortened
+from solo_bam.plots.style import STYLE, Picture, shortened
 
 _WITH_VALUES, _WITH_NAMES = 20, 40  # classes, at most
 _LISTED = 12
 
 
-def draw_confusion(matrix: np.ndarray, classes: Sequence[str], path: Path, title: str) -> None:
+def draw_confusion(matrix: np.ndarray, classes: Sequence[str], path: Path, title: str) -> Picture:
     """Draw a confusion matrix, each row as shares of its true class.
 
     Up to 20 classes the shares stand in the fields, up to 40 the classes on the axes; above, the classes are numbered
@@ -35,7 +34,7 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str], path: Path, title
     named = count <= _WITH_NAMES
     size = max(3.6, 0.55 * count if count <= _WITH_VALUES else 0.22 * count) if named else 6.5
     with context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(size + (1.6 if named else 4.6), size + 0.6), layout="constrained")
+        figure = Picture(figsize=(size + (1.6 if named else 4.6), size + 0.6), layout="constrained")
         axes = figure.subplots(1, 1 if named else 2, squeeze=False, width_ratios=None if named else [size + 1, 3.6])
         axis = axes[0, 0]
         # The root shows confusions of a few percent beside a diagonal near 100 %.
@@ -55,6 +54,7 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str], path: Path, title
             axis.set(xlabel="predicted class, number", ylabel="true class, number")
             _list_confusions(axes[0, 1], shares, classes)
         figure.savefig(path)
+    return figure
 
 
 def _write_values(axis: Axes, shares: np.ndarray) -> None:

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.style import context
 from matplotlib.ticker import MaxNLocator
 
-from solo_bam.plots.style import COLOURS, STYLE, shortened, thinned
+from solo_bam.plots.style import COLOURS, STYLE, Picture, shortened, thinned
 from solo_bam.solo_learn.rules import Panel
 
 Rows = Sequence[Mapping[str, float]]
@@ -45,8 +44,8 @@ _COMPARED = (
 _DASHES = ("-", "--", ":", "-.")
 
 
-def draw_curves(rows: Rows, path: Path, title: str, of_method: Sequence[Panel] = ()) -> None:
-    """Write a PNG of loss, accuracies, effective rank and a method's own panels over the steps.
+def draw_curves(rows: Rows, path: Path, title: str, of_method: Sequence[Panel] = ()) -> Picture | None:
+    """Write a PNG of loss, accuracies, effective rank and a method's own panels over the steps; None without any.
 
     Args:
         rows: logged metrics, each with ``step``.
@@ -59,11 +58,11 @@ def draw_curves(rows: Rows, path: Path, title: str, of_method: Sequence[Panel] =
         panel for panel in (loss, *of_method, *_OF_ALL_METHODS) if any(series(rows, key)[0] for key in panel.lines)
     ]
     if not panels:
-        return
+        return None
     with context(STYLE):
         columns = min(2, len(panels))
         lines = -(-len(panels) // columns)
-        figure = Figure(figsize=(5.0 * columns, 3.2 * lines), layout="constrained")
+        figure = Picture(figsize=(5.0 * columns, 3.2 * lines), layout="constrained")
         figure.suptitle(title)
         axes: list[Axes] = list(figure.subplots(lines, columns, squeeze=False).flat)
         for axis, panel in zip(axes, panels):
@@ -71,6 +70,7 @@ def draw_curves(rows: Rows, path: Path, title: str, of_method: Sequence[Panel] =
         for axis in axes[len(panels) :]:
             axis.remove()
         figure.savefig(path)
+    return figure
 
 
 def _draw_panel(axis: Axes, rows: Rows, panel: Panel) -> None:
@@ -84,7 +84,7 @@ def _draw_panel(axis: Axes, rows: Rows, panel: Panel) -> None:
     axis.legend()
 
 
-def draw_runs(runs: Mapping[str, Rows], path: Path, title: str) -> None:
+def draw_runs(runs: Mapping[str, Rows], path: Path, title: str) -> Picture:
     """Draw loss and k-NN accuracy of several runs over the epochs, a colour for each run.
 
     Args:
@@ -95,7 +95,7 @@ def draw_runs(runs: Mapping[str, Rows], path: Path, title: str) -> None:
     with context(STYLE):
         columns = 1 if max(map(len, runs)) > 40 else 2
         lines = -(-len(runs) // columns)
-        figure = Figure(figsize=(10.0, 3.4 + 0.2 * lines), layout="constrained")
+        figure = Picture(figsize=(10.0, 3.4 + 0.2 * lines), layout="constrained")
         figure.suptitle(title)
         axes = figure.subplots(1, len(_COMPARED))
         for axis, (name, label, keys) in zip(axes, _COMPARED):
@@ -111,6 +111,7 @@ def draw_runs(runs: Mapping[str, Rows], path: Path, title: str) -> None:
             axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
         figure.savefig(path)
+    return figure
 
 
 def _own_losses(rows: Rows) -> list[str]:

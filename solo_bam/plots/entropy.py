@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from matplotlib.style import context
 from matplotlib.ticker import MaxNLocator
 
 from solo_bam.plots.curves import Rows, series
-from solo_bam.plots.style import COLOURS, STYLE, thinned
+from solo_bam.plots.style import COLOURS, STYLE, Picture, thinned
 
 _LINES = (("target_entropy", "target attention", "-"), ("source_entropy", "source attention", "--"))
 
@@ -20,7 +19,7 @@ def has_entropy(rows: Rows) -> bool:
     return any("target_entropy_step" in row for row in rows)
 
 
-def draw_entropy(rows: Rows, path: Path, title: str) -> None:
+def draw_entropy(rows: Rows, path: Path, title: str) -> Picture:
     """Draw the entropy of target and source attention over the steps, and the largest that there can be.
 
     Args:
@@ -29,7 +28,7 @@ def draw_entropy(rows: Rows, path: Path, title: str) -> None:
         title: over the picture.
     """
     with context(STYLE):
-        figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+        figure = Picture(figsize=(6.4, 3.8), layout="constrained")
         axis = figure.add_subplot()
         for (key, label, dashes), colour in zip(_LINES, COLOURS):
             steps, values = series(rows, f"{key}_step")
@@ -45,3 +44,4 @@ def draw_entropy(rows: Rows, path: Path, title: str) -> None:
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         figure.legend(loc="outside lower center", ncols=3)
         figure.savefig(path)
+    return figure

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.style import context
 
-from solo_bam.plots.style import COLOURS, STYLE, shortened
+from solo_bam.plots.style import COLOURS, STYLE, Picture, shortened
 
 _GREY = "#BBBBBB"
 _MARKERS = "os^vDP*X<>"
@@ -31,7 +30,7 @@ def principal_components(features: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 def draw_features(
     places: np.ndarray, labels: np.ndarray, classes: Sequence[str], axes: Sequence[str], path: Path, title: str
-) -> None:
+) -> Picture:
     """Draw a point per image; up to ten classes have a colour and a marker, the rest of more is grey.
 
     Args:
@@ -46,7 +45,7 @@ def draw_features(
     # Evenly over the classes' order, the same ones for every network.
     chosen = there if len(there) <= _SHOWN else there[np.linspace(0, len(there) - 1, _SHOWN).round().astype(int)]
     with context(STYLE):
-        figure = Figure(figsize=(7.0, 5.0), layout="constrained")
+        figure = Picture(figsize=(7.0, 5.0), layout="constrained")
         axis = figure.add_subplot()
         _draw_classes(axis, places, labels, classes, chosen)
         rest = ~np.isin(labels, chosen)
@@ -61,6 +60,7 @@ def draw_features(
         if len(there):
             axis.legend(loc="upper left", bbox_to_anchor=(1, 1), markerscale=1.8, title="class")
         figure.savefig(path)
+    return figure
 
 
 def _draw_classes(

@@ -9,13 +9,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.artist import Artist
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.style import context
 from torch import Tensor
 
-from solo_bam.plots.style import COLOURS, STYLE
+from solo_bam.plots.style import COLOURS, STYLE, Picture
 
 _BINS = 40
 _KINDS = ("same image, other view", "same class, other image", "other class")
@@ -49,7 +48,7 @@ def similarity_groups(views: Tensor, labels: Tensor) -> Groups:
     return {kind: cosines[mask].numpy() for kind, mask in zip(kinds, chosen) if mask.any()}
 
 
-def draw_similarities(panels: Mapping[str, Groups], path: Path, title: str) -> None:
+def draw_similarities(panels: Mapping[str, Groups], path: Path, title: str) -> Picture:
     """Draw the distributions of cosines, a panel for each network.
 
     Args:
@@ -61,7 +60,7 @@ def draw_similarities(panels: Mapping[str, Groups], path: Path, title: str) -> N
     low = min(np.min(values) for groups in panels.values() for values in groups.values())
     bins = np.linspace(max(-1.0, np.floor(10 * low) / 10), 1.0, _BINS + 1)
     with context(STYLE):
-        figure = Figure(figsize=(4.6 * max(len(panels), 1.3), 3.6), layout="constrained")
+        figure = Picture(figsize=(4.6 * max(len(panels), 1.3), 3.6), layout="constrained")
         figure.suptitle(title)
         axes = figure.subplots(1, len(panels), sharex=True, squeeze=False)[0]
         for axis, (name, groups) in zip(axes, panels.items()):
@@ -80,3 +79,4 @@ def draw_similarities(panels: Mapping[str, Groups], path: Path, title: str) -> N
         handles.append(Line2D([], [], color="black", linewidth=1, linestyle="--", label="mean"))
         figure.legend(handles=handles, loc="outside lower center", ncols=4)
         figure.savefig(path)
+    return figure

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.style import context
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
@@ -20,6 +23,16 @@ STYLE = {
     "legend.frameon": False,
     "savefig.bbox": "tight",
 }
+
+
+class Picture(Figure):
+    """A matplotlib figure that a notebook shows, whatever its backend."""
+
+    def _repr_png_(self) -> bytes:
+        out = io.BytesIO()
+        with context(STYLE):
+            self.savefig(out, format="png", dpi=80)
+        return out.getvalue()
 
 
 def shortened(text: str, length: int = 22) -> str:

@@ -9,7 +9,7 @@ import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,10 +36,18 @@ from solo_bam.plots.curves import draw_curves, draw_runs
 from solo_bam.plots.entropy import draw_entropy, has_entropy
 from solo_bam.plots.scatter import draw_features, principal_components
 from solo_bam.plots.similarity import draw_similarities, similarity_groups
+from solo_bam.plots.style import Picture
 from solo_bam.runs.checkpoints.read import load_pretrained, untrained_backbone
 from solo_bam.runs.folder import RunFolder
 
 SIMILARITY_IMAGES, FEATURE_IMAGES, ATTENTION_IMAGES = 256, 1000, 6
+
+
+class Drawn(NamedTuple):
+    """A picture and the file that it was written to."""
+
+    figure: Picture
+    path: Path
 
 
 @dataclass(frozen=True)
@@ -105,17 +113,19 @@ def _run(path: Path, key: str) -> RunFolder:
     return folder
 
 
-def plot_curves(paths: Sequence[Path], options: PlotOptions) -> Path:
+def plot_curves(paths: Sequence[Path], options: PlotOptions) -> Drawn:
     """One run's curves, or loss and k-NN of several."""
     runs = [_run(path, "RUN") for path in paths]
     if len(runs) == 1:
         target = _target(runs[0].path, "curves", options)
         of_method = solo_learn.panels(runs[0].record().get("method", ""))
-        draw_curves(runs[0].metrics(), target, runs[0].path.name, of_method)
-        return target
+        figure = draw_curves(runs[0].metrics(), target, runs[0].path.name, of_method)
+        if figure is None:
+            raise UserError("RUN", f"{runs[0].path} has no loss and no accuracy yet", "let it train longer")
+        return Drawn(figure, target)
     target = _target(Path(), "curves", options)
-    draw_runs({name: run.metrics() for name, run in zip(_names(runs), runs)}, target, title=f"{len(runs)} runs")
-    return target
+    rows = {name: run.metrics() for name, run in zip(_names(runs), runs)}
+    return Drawn(draw_runs(rows, target, title=f"{len(runs)} runs"), target)
 
 
 def _names(runs: Sequence[RunFolder]) -> list[str]:
@@ -128,7 +138,7 @@ def _names(runs: Sequence[RunFolder]) -> list[str]:
     return [f"{path.name} ({i + 1})" for i, path in enumerate(paths)]
 
 
-def plot_entropy(path: Path, options: PlotOptions) -> Path:
+def plot_entropy(path: Path, options: PlotOptions) -> Drawn:
     """Entropy of a BAM run's attention."""
     run = _run(path, "RUN")
     if not has_entropy(run.metrics()):
@@ -137,11 +147,10 @@ def plot_entropy(path: Path, options: PlotOptions) -> Path:
             "RUN", f"{run.path} has no attention entropy, {method} has no attention", "give one that logs it"
         )
     target = _target(run.path / "plots", "entropy", options)
-    draw_entropy(run.metrics(), target, title=f"Attention entropy of {run.path.name}")
-    return target
+    return Drawn(draw_entropy(run.metrics(), target, title=f"Attention entropy of {run.path.name}"), target)
 
 
-def plot_confusion(path: Path, options: PlotOptions) -> Path:
+def plot_confusion(path: Path, options: PlotOptions) -> Drawn:
     """A confusion matrix in CSV, or that of a run."""
     path = expanded(path)
     if path.is_dir():
@@ -151,8 +160,9 @@ def plot_confusion(path: Path, options: PlotOptions) -> Path:
         file = path
     matrix, classes = read_confusion(file)
     target = _target(file.parent, file.stem, options)
-    draw_confusion(matrix, classes, target, title=f"Confusion matrix, {int(matrix.sum()):,} images")
-    return target
+    return Drawn(
+        draw_confusion(matrix, classes, target, title=f"Confusion matrix, {int(matrix.sum()):,} images"), target
+    )
 
 
 def read_confusion(path: Path) -> tuple[np.ndarray, list[str]]:
@@ -178,7 +188,7 @@ def read_confusion(path: Path) -> tuple[np.ndarray, list[str]]:
 # ------------------------------------------------------------------------------------- of a network
 
 
-def plot_similarity(subject: Subject, options: PlotOptions) -> Path:
+def plot_similarity(subject: Subject, options: PlotOptions) -> Drawn:
     """How alike pairs of images are to the network, before its training and after."""
     sample = subject.sample.take(options.num_images or SIMILARITY_IMAGES)
     labels = torch.from_numpy(sample.split.targets)
@@ -187,11 +197,10 @@ def plot_similarity(subject: Subject, options: PlotOptions) -> Path:
     panels = {name: similarity_groups(sample.views(network), labels) for name, network in networks.items()}
     target = _target(subject.folder, "similarity", options)
     title = f"Similarity of features in a batch: {len(labels)} images of {sample.name}, 2 random crops each"
-    draw_similarities(panels, target, title)
-    return target
+    return Drawn(draw_similarities(panels, target, title), target)
 
 
-def plot_features(subject: Subject, options: PlotOptions) -> Path:
+def plot_features(subject: Subject, options: PlotOptions) -> Drawn:
     """The features of some images in the plane."""
     reduce = _umap if options.reduction == "umap" else principal_components
     sample = subject.sample.take(options.num_images or FEATURE_IMAGES)
@@ -199,8 +208,7 @@ def plot_features(subject: Subject, options: PlotOptions) -> Path:
     places, axes = reduce(features.values.numpy())
     target = _target(subject.folder, "features", options)
     title = f"Features of {subject.title}\n{len(places):,} images of {sample.name}"
-    draw_features(places, features.labels.numpy(), sample.split.classes, axes, target, title)
-    return target
+    return Drawn(draw_features(places, features.labels.numpy(), sample.split.classes, axes, target, title), target)
 
 
 def _umap(features: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -214,13 +222,12 @@ def _umap(features: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return places, ["UMAP 1 (no unit)", "UMAP 2 (no unit)"]
 
 
-def plot_attention(subject: Subject, options: PlotOptions) -> Path:
+def plot_attention(subject: Subject, options: PlotOptions) -> Drawn:
     """Where the network looks in the given images, or in some of the data set's."""
     images = _given_images(options.images, subject.sample) if options.images else _own_images(subject.sample, options)
     maps, names, what = _maps(subject.backbone, images)
     target = _target(subject.folder, "attention", options)
-    draw_attention(images, maps, names, target, title=f"{subject.title}\n{what}")
-    return target
+    return Drawn(draw_attention(images, maps, names, target, title=f"{subject.title}\n{what}"), target)
 
 
 def _maps(backbone: nn.Module, images: Tensor) -> tuple[Tensor, list[str], str]:

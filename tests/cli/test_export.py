@@ -188,7 +188,7 @@ def test_files_that_are_no_exports(tmp_path):
         (exported, "both", "branch: got 'both', allowed: student, teacher"),
     ]:
         with pytest.raises(UserError, match=problem):
-            solo_bam.load_backbone(str(path), branch)
+            print(solo_bam.load(path, branch).network)
 
 
 # ----------------------------------------------------------------------------------------- detectron2

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from solo_bam.compare.collect import _stated
-from solo_bam.compare.results import Outcome
+from solo_bam.comparison.collect import _stated
+from solo_bam.comparison.results import Outcome
 from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
 from solo_bam.train.run import pretrain

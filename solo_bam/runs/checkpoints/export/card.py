@@ -104,7 +104,7 @@ def timm_snippet(card: Card) -> str:
     recipe = card.pretrained.recipe
     call = timm_call(recipe.backbone.name, recipe.backbone.kwargs, recipe.crop_sizes, recipe.method)
     branch = ', branch="teacher"' if card.pretrained.branch == "teacher" else ""
-    ours = f'```python\nimport solo_bam\n\nbackbone = solo_bam.load_backbone("{card.file}"{branch})\n```'
+    ours = f'```python\nimport solo_bam\n\nbackbone = solo_bam.load("{card.file}"{branch}).network\n```'
     parts = [f"With solo-bam, which knows the architecture from the file:\n\n{ours}"]
     if call is not None:
         parts.insert(0, f"With timm alone:\n\n```python\n{_timm_lines(card, *call)}\n```")

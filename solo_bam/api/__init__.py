@@ -1,0 +1,1 @@
+"""What ``import solo_bam`` offers: runs and comparisons as objects, for notebooks and scripts. No command line."""

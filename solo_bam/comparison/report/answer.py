@@ -1,0 +1,56 @@
+"""What a comparison says, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from solo_bam.comparison.report.summary import listed, student_columns
+from solo_bam.comparison.results import Column, Results
+
+FEWEST = 3  # seeds that an interval is worth anything with
+
+
+def answer(results: Results) -> str:
+    """Who is ahead, by how much, and of whom it cannot be told; empty without two rows that have numbers.
+
+    ``k-NN (k = 20): a is ahead of b by 1.9 ± 0.6 points; linear: no difference between a and b (n = 3).``
+    """
+    columns = student_columns(results)
+    columns = [column for column in columns if not column.online] or columns
+    told = [_of(column, ranked) for column in columns if len(ranked := _ranked(column, results)) > 1]
+    if not told:
+        return ""
+    seeds = sorted({len(column.values[entry]) for column in columns for entry in _ranked(column, results)})
+    unfair = "; the comparison is not fair" if results.unfair else ""
+    return f"{'; '.join(told)} (n = {' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))}){unfair}."
+
+
+def _ranked(column: Column, results: Results) -> list[str]:
+    """The rows with numbers, the best first."""
+    means = {entry: found.mean for entry in results.entries if (found := column.estimate(entry))}
+    return sorted(means, key=lambda entry: -means[entry])
+
+
+def _of(column: Column, ranked: list[str]) -> str:
+    first, *others = ranked
+    few = min(len(column.values[entry]) for entry in ranked) < FEWEST
+    if few:
+        return f"{column.title}: {listed(_with_means(column, ranked))}, of too few seeds to tell from chance"
+    level = [entry for entry in others if not _clear(column, first, entry)]
+    if level:
+        return f"{column.title}: no difference between {listed([first, *level])}"
+    found = column.difference(first, others[0])
+    assert found is not None
+    return f"{column.title}: {first} is ahead of {others[0]} by {found.mean:.1f} ± {found.half_width or 0:.1f} points"
+
+
+def _with_means(column: Column, ranked: list[str]) -> Iterator[str]:
+    for entry in ranked:
+        found = column.estimate(entry)
+        assert found is not None
+        yield f"{entry} {found.mean:.1f}"
+
+
+def _clear(column: Column, first: str, other: str) -> bool:
+    found = column.difference(first, other)
+    return found is not None and found.clear_of_zero

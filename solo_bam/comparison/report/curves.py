@@ -1,0 +1,124 @@
+"""A comparison's curves: accuracy during the training, and over the learning rates of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from solo_bam.comparison.report.figures import Look, looks, one_panel
+from solo_bam.comparison.results import Outcome, Point, Trial
+from solo_bam.plots.style import shortened
+
+
+def draw_course(
+    outcomes: Sequence[Outcome], kind: str, over: str, entries: Sequence[str], unfair: bool = False
+) -> Figure | None:
+    """Accuracy during the training: the mean of the finished seeds, their range as a band, each seed as a thin line.
+
+    Args:
+        outcomes: the runs.
+        kind: of the curves, ``k-NN`` or ``linear``.
+        over: ``epoch`` or ``hours``.
+        entries: in order.
+        unfair: whether to say so.
+
+    Returns:
+        None where no run has such a curve.
+    """
+    own = {entry: [o for o in outcomes if o.entry == entry and o.curves.get(kind)] for entry in entries}
+    if not any(own.values()):
+        return None
+    name = f"{kind} accuracy over {'epochs' if over == 'epoch' else 'hours of training'}"
+    lines = -(-sum(map(bool, own.values())) // 3)
+    with one_panel(3.1 + 0.2 * lines, name, unfair) as (figure, axis):
+        for entry, runs in own.items():
+            if runs:
+                _draw_entry(axis, runs, kind, over, looks(entries)[entry], entry)
+        axis.set(xlabel="epoch" if over == "epoch" else "hours, evaluation left out", ylabel="accuracy (%)")
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=over == "epoch"))
+        figure.legend(loc="outside lower center", ncols=3, fontsize=8.5, handlelength=3)
+        return figure
+
+
+def _draw_entry(axis: Axes, runs: Sequence[Outcome], kind: str, over: str, look: Look, entry: str) -> None:
+    for run in runs:
+        x = [getattr(point, over) for point in run.curves[kind]]
+        axis.plot(x, [point.value for point in run.curves[kind]], color=look.colour, linewidth=0.6, alpha=0.45)
+    points = _over_seeds([run.curves[kind] for run in runs if run.status == "finished"], over)
+    if points:
+        x, low, mean, high = points
+        axis.fill_between(x, low, high, color=look.colour, alpha=0.15, linewidth=0)
+    else:  # no finished run: the thin lines alone, named
+        x, mean = [], []
+    axis.plot(
+        x, mean, look.dashes, color=look.colour, linewidth=1.8, marker=look.marker, markersize=5,
+        markevery=max(1, len(x) // 8), label=shortened(entry),
+    )  # fmt: skip
+
+
+def _over_seeds(
+    curves: Sequence[Sequence[Point]], over: str
+) -> tuple[list[float], list[float], list[float], list[float]] | None:
+    """Places, lowest, mean and highest value at the epochs that all seeds have."""
+    by_epoch = [{point.epoch: point for point in curve} for curve in curves]
+    if not by_epoch:
+        return None
+    common = sorted(set.intersection(*(set(points) for points in by_epoch)))
+    values = np.array([[points[epoch].value for points in by_epoch] for epoch in common]).reshape(len(common), -1)
+    places = np.array([[getattr(points[epoch], over) for points in by_epoch] for epoch in common]).reshape(values.shape)
+    return places.mean(1).tolist(), values.min(1).tolist(), values.mean(1).tolist(), values.max(1).tolist()
+
+
+def draw_trials(trials: Sequence[Trial], entries: Sequence[str], unfair: bool = False) -> Figure | None:
+    """Accuracy on held-out images over the learning rate, a point for each trial; the chosen one has a ring.
+
+    Args:
+        trials: of the tuning.
+        entries: in order.
+        unfair: whether to say so.
+
+    Returns:
+        None where there is none with a number.
+    """
+    measured = [trial for trial in trials if trial.accuracy is not None and "optimizer.lr" in trial.values]
+    found = {entry: sorted((t for t in measured if t.entry == entry), key=_tried_rate) for entry in entries}
+    if not any(found.values()):
+        return None
+    lines = -(-(1 + sum(map(bool, found.values()))) // 3)
+    with one_panel(3.1 + 0.2 * lines, "Search: every trial by its learning rate", unfair) as (figure, axis):
+        for entry, own in found.items():
+            look = looks(entries)[entry]
+            if own:
+                _plot_trials(axis, own, look, entry)
+        axis.set_xscale("log")
+        axis.set(xlabel="optimizer.lr", ylabel="accuracy, held-out training images (%)")
+        ring: Any = Line2D([], [], **_RING, label="chosen")
+        handles = [*axis.get_legend_handles_labels()[0], ring]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8.5, handlelength=3)
+        return figure
+
+
+_RING: dict[str, Any] = {
+    "linestyle": "", "marker": "o", "markersize": 13, "markerfacecolor": "none", "color": "black", "zorder": 5,
+}  # fmt: skip
+
+
+def _plot_trials(axis: Axes, own: Sequence[Trial], look: Look, entry: str) -> None:
+    x, y = _points(own)
+    axis.plot(x, y, "", color=look.colour, marker=look.marker, markersize=6, label=shortened(entry))
+    chosen = [trial for trial in own if trial.chosen]
+    axis.plot(*_points(chosen), **_RING)
+
+
+def _points(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
+    return [_tried_rate(trial) for trial in trials], [trial.accuracy or 0.0 for trial in trials]
+
+
+def _tried_rate(trial: Trial) -> float:
+    return float(str(trial.values["optimizer.lr"]))

@@ -1,0 +1,34 @@
+"""The one sentence says no more than the seeds do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from solo_bam.comparison.report.answer import answer
+from solo_bam.comparison.results import Column
+from tests.comparison.synthetic import results
+
+AHEAD = {"a": [60.0, 61.0, 62.0], "b": [58.0, 59.1, 60.1], "c": [50.0, 51.2, 52.0]}
+LEVEL = {"a": [60.0, 61.0, 62.0], "b": [61.0, 59.1, 60.1], "c": [50.0, 51.2, 52.0]}
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (AHEAD, "k-NN: a is ahead of b by 1.9 ± 0.1 points (n = 3)."),
+        (LEVEL, "k-NN: no difference between a and b (n = 3)."),
+        ({"a": [60.0, 61.0], "b": [58.0, 59.0]}, "k-NN: a 60.5 and b 58.5, of too few seeds to tell from chance (n = 2)."),
+        ({"a": [60.0, 61.0, 62.0]}, ""),
+        ({}, ""),
+    ],
+)  # fmt: skip
+def test_the_answer(values: dict[str, list[float]], told: str, tmp_path: Path) -> None:
+    by_seed = {entry: dict(enumerate(found)) for entry, found in values.items()}
+    column = Column("key", "k-NN", "%", "stated", "student", False, by_seed)
+    assert answer(results(tmp_path, entries=["c", "b", "a"], columns=[column])) == told
+
+
+def test_an_unfair_comparison_says_so(tmp_path: Path) -> None:
+    assert answer(results(tmp_path, unfair=True)).endswith("; the comparison is not fair.")

@@ -1,0 +1,316 @@
+"""Tables and page of results that never ran: every number where it belongs, nothing that needs a network."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from solo_bam.cli import main
+from solo_bam.comparison.collect import columns
+from solo_bam.comparison.report.tables import markdown, write_results
+from solo_bam.comparison.report.write import write_report
+from solo_bam.comparison.results import Outcome
+from solo_bam.comparison.statistics import estimate
+from solo_bam.config.comparison import UNTRAINED
+from solo_bam.runs.records import Record
+from tests.comparison import synthetic
+from tests.comparison.synthetic import NASTY
+
+GAPS: dict[str, Any] = {"failed": [("byol", 1)], "missing": [("simclr", 2)], "unfair": True, "tuned": True}
+FILES = ("results.csv", "results.json", "results.md", "results.tex", "report.html")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report")
+    write_report([synthetic.results(path, **GAPS)], path, with_latex=True)
+    return path
+
+
+def told(column: int, row: int, seeds: tuple[int, ...] = (0, 1, 2)) -> float:
+    return sum(synthetic.accuracy(row, seed, column) for seed in seeds) / len(seeds)
+
+
+# ---------------------------------------------------------------------------------------------- tables
+
+
+def test_the_table_for_a_readme(folder: Path) -> None:
+    text = (folder / "results.md").read_text()
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| ")}
+    first = text[: text.index("momentum teacher")]
+    [bam] = [line for line in first.splitlines() if line.startswith("| bam |")]
+    cells = [cell.strip() for cell in bam.split("|")[2:-1]]
+    assert [cell.split(" ± ")[0] for cell in cells[:3]] == [f"{told(column, 0):.1f}" for column in (1, 2, 0)]
+    assert cells[3] == "3"
+    assert "(a) k-NN (offline) on digits val: bank train, clean, k 20, temperature 0.07, distance cosine" in first
+    assert "† Not a fair comparison: max_epochs: 20 (bam" in first
+    assert "Without a number: byol seed 1 (failed) and simclr seed 2 (not finished)." in first
+    assert any(name.startswith("\\<b\\>") for name in rows)
+    teacher = text[text.index("momentum teacher") : text.index("Differences to")]
+    assert "| bam | — | 0 |" in teacher
+
+
+def test_the_untrained_network_has_a_row_of_its_own(tmp_path: Path) -> None:
+    results = synthetic.results(tmp_path)
+    first = results.outcomes[0]
+    start = [
+        record.model_copy(update={"branch": "untrained", "value": 99.0, "epoch": 0})
+        for record in first.records
+        if record.protocol["kind"] == "k-NN" and record.branch == "student"
+    ]
+    outcomes = [replace(first, records=[*first.records, *start]), *results.outcomes[1:]]
+    write_report([replace(results, outcomes=outcomes, columns=columns(outcomes))], tmp_path)
+    text = (tmp_path / "results.md").read_text()
+    accuracies, rest = text.split("Results of the momentum teacher")
+    assert "| untrained | 99.0 | — | — | 1 |" in accuracies
+    assert "untrained" not in rest
+    rows = [row for row in csv.DictReader((tmp_path / "results.csv").open()) if row["entry"] == "untrained"]
+    assert [(row["seed"], row["value"], row["branch"]) for row in rows] == [("0", "99.0", "student")]
+    write_results(tmp_path / "kept.csv", [replace(results, outcomes=outcomes, columns=columns(outcomes))])
+    kept = [row for row in csv.DictReader((tmp_path / "kept.csv").open()) if row["entry"] == "untrained"]
+    assert [(row["seed"], row["value"], row["protocol"][:4]) for row in kept] == [("0", "99", "k-NN")]
+    page = html.unescape((tmp_path / "report.html").read_text())
+    assert "dashed: untrained, 99.0" in page or "untrained, to the left" in page
+    assert re.search(r"k-NN \(k = 20\): bam,.* below the untrained network\.", page)
+
+
+def test_a_collapsed_row_is_marked(tmp_path: Path) -> None:
+    results = synthetic.results(tmp_path)
+    first = replace(results.outcomes[0], about={"collapsed_in": 5})
+    write_report([replace(results, outcomes=[first, *results.outcomes[1:]])], tmp_path)
+    text = (tmp_path / "results.md").read_text()
+    assert f"| {first.entry} † |" in text
+    assert f"{first.entry} seed {first.seed}, since epoch 5." in text
+
+
+def test_differences_are_to_the_baseline_and_paired(folder: Path) -> None:
+    text = (folder / "results.md").read_text()
+    part = text[text.index("Differences to byol, paired by seed") :]
+    [bam] = [line for line in part.splitlines() if line.startswith("| bam |")][:1]
+    common = (0, 2)  # byol's second run has failed
+    expected = told(1, 0, common) - told(1, 2, common)
+    assert bam.split("|")[2].strip().startswith(f"{expected:.1f}".replace("-", "−"))
+    assert bam.split("|")[-2].strip() == "2"
+    assert "| byol |" not in part[: part.index("Training cost")]
+
+
+def test_numbers_of_different_protocols_never_share_a_column() -> None:
+    def record(value: float, **changes: Any) -> Record:
+        protocol = {"kind": "k-NN", "online": False, "k": 20, "temperature": 0.07}
+        data = changes.pop("data", "digits val")
+        return Record(metric="accuracy", value=value, data=data, protocol=protocol | changes, branch="student")
+
+    others = [{}, {"k": 5}, {"temperature": 0.1}, {"online": True}, {"data": "digits train, 20 % held out"}]
+    runs = [
+        Outcome(f"row {i}", "bam", seed, "finished", records=[record(10.0 * i + seed, **changes)])
+        for i, changes in enumerate(others)
+        for seed in (0, 1)
+    ]
+    found = columns(runs)
+    assert len(found) == len(others)
+    assert sorted(entry for column in found for entry in column.values) == [f"row {i}" for i in range(len(others))]
+    assert found[-1].online  # after those that were measured after the training
+    [same] = columns([runs[0], Outcome("b", "byol", 0, "finished", records=[record(7.0)])])
+    assert same.values == {"row 0": {0: 0.0}, "b": {0: 7.0}}
+
+
+def test_the_csv_has_a_row_per_run_and_number(folder: Path) -> None:
+    rows = list(csv.DictReader((folder / "results.csv").open()))
+    finished = [row for row in rows if row["status"] == "finished"]
+    assert len(finished) == 13 * 3 + (3 + 2 + 3)  # students' columns; teachers'
+    [one] = [
+        r
+        for r in finished
+        if (r["entry"], r["seed"], r["online"], r["metric"]) == ("bam", "2", "False", "k-NN (k 20), accuracy")
+    ]
+    assert float(one["value"]) == pytest.approx(synthetic.accuracy(0, 2, 1))
+    assert one["folder"] == "runs/run 0/seed2"
+    assert {(row["entry"], row["seed"]) for row in rows if row["status"] == "failed"} == {("byol", "1")}
+    assert {row["entry"] for row in rows} == set(synthetic.ENTRIES)
+
+
+def test_the_json_has_everything(folder: Path) -> None:
+    [content] = json.loads((folder / "results.json").read_text())
+    assert len(content["runs"]) == 15
+    by_title = {(c["title"], c["branch"], c["online"]): c for c in content["columns"]}
+    column = by_title["k-NN (k 20), accuracy", "student", False]
+    assert column["means"]["bam"]["mean"] == pytest.approx(told(1, 0))
+    assert column["differences"]["simclr"]["n"] == 1
+    assert column["differences"]["simclr"]["interval"] is None
+    run = content["runs"][0]
+    assert run["about"]["versions"] == {"torch": "2.15.0", "timm": "1.0.31"}
+    assert run["command"].startswith("solo-bam pretrain --config-name digits/0")
+    assert "/somewhere/else" not in (folder / "results.json").read_text()
+    assert str(folder) not in (folder / "results.json").read_text()  # it may move
+
+
+def test_latex_is_escaped(folder: Path) -> None:
+    text = (folder / "results.tex").read_text()
+    assert r"\textless{}b\textgreater{}dino\&co\textless{}/b\textgreater{}\_100\%" in text
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == text.count(r"\toprule")
+    assert r"91.2 $\pm$ " in text
+    body = re.sub(r"\\[&%$#_{}]", "", "".join(line for line in text.splitlines() if "%" not in line[:1]))
+    assert "%" not in body
+
+
+def test_one_seed_says_so(tmp_path: Path) -> None:
+    text = markdown([synthetic.results(tmp_path, seeds=[3])])
+    assert "Where n = 1 there is no interval" in text
+    assert " ± " not in text[text.index("| bam |") : text.index("- ±:")]
+    two = markdown([synthetic.results(tmp_path, seeds=[3, 4])])
+    assert "With n = 2 the interval rests on few seeds" in two
+
+
+def test_without_a_single_run(tmp_path: Path) -> None:
+    everything = [(entry, seed) for entry in synthetic.ENTRIES for seed in (0, 1, 2)]
+    page = write_report([synthetic.results(tmp_path, missing=everything)], tmp_path)
+    assert "No run has a number yet" in page.read_text()
+
+
+def test_the_same_results_are_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    before = {name: (folder / name).read_bytes() for name in FILES}
+    write_report([synthetic.results(folder, **GAPS)], folder, with_latex=True)
+    assert {name: (folder / name).read_bytes() for name in FILES} == before
+
+
+# ------------------------------------------------------------------------------------------------ page
+
+
+def test_the_page_needs_no_network_and_runs_nothing(folder: Path) -> None:
+    page = (folder / "report.html").read_text()
+    assert "<script" not in page
+    links = re.findall(r"(?:src|href|xlink:href)=\"([^\"]*)\"", page)
+    assert links
+    assert not [link for link in links if not link.startswith(("#", "./", "data:"))]
+    assert not re.findall(r"url\((?!#)", page)
+    assert "<b>dino" not in page
+    assert html.escape(NASTY) in page
+
+
+def test_the_page_tells_what_the_numbers_do_not_show(folder: Path) -> None:
+    text = html.unescape(re.sub(r"<[^>]+>", " ", (folder / "report.html").read_text()))
+    for words in (
+        "What these numbers show and do not show",
+        "Each mean rests on 2 to 3 seeds",
+        "The intervals are not corrected for their number",
+        "Measured on 360 images of digits val: one image is 0.28 %",
+        "2 of 15 runs gave no number",
+        "optimizer.lr: got nan & <nothing>; lower it",
+        "solo-bam pretrain --config-name digits/0 seed=0",
+        "cannot be told from zero",
+        "Bam: the best optimizer.lr is the largest tried: a better one may lie beyond",
+    ):
+        assert words in text, words
+
+
+def test_each_run_is_linked_from_the_pages_place(folder: Path, tmp_path: Path) -> None:
+    page = (folder / "report.html").read_text()
+    assert 'href="./runs/run%200/seed0/"' in page
+    elsewhere = write_report([synthetic.results(folder, **GAPS)], folder / "a" / "b")
+    assert 'href="./../../runs/run%200/seed0/"' in elsewhere.read_text()
+
+
+def test_several_comparisons_stand_on_one_page(tmp_path: Path) -> None:
+    both = [synthetic.results(tmp_path), synthetic.results(tmp_path, name="cifar10", entries=["bam", "simclr"])]
+    page = write_report(both, tmp_path).read_text()
+    assert "<h1>Comparison: digits and cifar10</h1>" in page
+    assert page.count("What these numbers show") == 2
+    ids = re.findall(r" id=\"([^\"]+)\"", page)
+    assert len(ids) == len(set(ids))
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    assert {row["comparison"] for row in rows} == {"digits", "cifar10"}
+
+
+def test_without_matplotlib_everything_but_the_pictures_is_there(tmp_path: Path, monkeypatch: Any) -> None:
+    import sys
+
+    for name in [
+        name
+        for name in sys.modules
+        if name.startswith(("matplotlib", "solo_bam.comparison.report.gallery", "solo_bam.comparison.report.figures"))
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    page = write_report([synthetic.results(tmp_path)], tmp_path).read_text()
+    assert "Pictures need matplotlib" in page
+    assert "<svg" not in page
+    assert f"{told(1, 0):.1f}" in page
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--hide-scrollbars"]  # fmt: skip
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: Debian's package chromium")
+@pytest.mark.parametrize("width", [500, 1400])
+def test_in_a_browser_nothing_is_wider_than_the_window(folder: Path, tmp_path: Path, width: int) -> None:
+    """500 pixels are the narrowest window of headless Chromium; a frame of 380 stands in it."""
+    probe = (
+        "<script>addEventListener('load', () => { const d = document.documentElement;"
+        " document.title = [d.scrollWidth, d.clientWidth, document.querySelectorAll('svg').length,"
+        " document.querySelectorAll('h3').length].join(' '); if (parent !== window) parent.document.title = document.title; })</script>"
+    )
+    page = (folder / "report.html").read_text()
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page).replace("</head>", f"{probe}</head>")
+    (tmp_path / "page.html").write_text(page)
+    target = tmp_path / "page.html"
+    if width < 1000:
+        target = tmp_path / "narrow.html"
+        target.write_text(
+            "<!DOCTYPE html><title>-</title><iframe src='page.html' style='width:380px;height:900px;border:0'></iframe>"
+        )
+    words = [str(CHROMIUM), *FLAGS, "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}",
+             f"--window-size={width},900", "--virtual-time-budget=5000", "--dump-dom", f"file://{target}"]  # fmt: skip
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    found = re.search(r"<title>([\d ]+)</title>", done.stdout)
+    assert found, done.stderr[-2000:]
+    wide, window, pictures, headings = map(int, found[1].split())
+    assert wide <= window == (380 if width < 1000 else width)
+    assert pictures >= 9
+    assert headings >= 7
+    assert "CONSOLE" not in done.stderr
+
+
+# --------------------------------------------------------------------------------------------- command
+
+
+def test_a_folder_without_a_comparison_is_one_line(tmp_path: Path, capsys: Any) -> None:
+    assert main(["report", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"solo-bam: error: DIR: {tmp_path} holds no comparison (plan.json); give")
+    (tmp_path / "plan.json").write_text("{}")
+    assert main(["report", str(tmp_path)]) == 2
+    assert "is not what solo-bam compare has written" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
+@pytest.mark.parametrize(("name", "seeds"), [("quick", 3), ("controls", 3), ("digits", 3), ("cifar10-jpeg-small", 1)])
+def test_the_readmes_tables_are_the_kept_results(name: str, seeds: int) -> None:
+    root = Path(__file__).parents[2]
+    with (root / "docs" / "results" / f"{name}.csv").open() as kept:
+        rows = [
+            row for row in csv.DictReader(kept) if row["online"] == "False" and row["branch"] in ("student", UNTRAINED)
+        ]
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        found.setdefault(row["entry"], {}).setdefault(row["metric"], []).append(float(row["value"]))
+    pages = "".join((root / page).read_text() for page in ("README.md", "docs/results.md", "docs/method.md"))
+    assert UNTRAINED in found
+    for entry, of_metric in found.items():
+        assert {len(values) for values in of_metric.values()} == {seeds}
+        cells = [_cell(of_metric[metric]) for metric in ("k-NN (k = 20)", "linear")]
+        assert f"| {entry} | {' | '.join(cells)} |" in pages
+
+
+def _cell(values: list[float]) -> str:
+    found = estimate(values)
+    return f"{found.mean:.1f}" + ("" if found.half_width is None else f" ± {found.half_width:.1f}")
