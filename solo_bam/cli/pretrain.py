@@ -11,12 +11,17 @@ def main(arguments: Sequence[str]) -> int:
     """Parse the command line, train, and say where everything is."""
     parser = recipe_parser("pretrain", "Train a self-supervised method from a recipe.")
     parser.add_argument("--resume", action="store_true", help="continue the newest unfinished run of this recipe")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would run; nothing is written")
     options = parse(parser, arguments)
     import_modules(options.modules)
 
     from solo_bam.config import load_recipe
 
     recipe = load_recipe(options.config_name, options.overrides, options.config_path)
+    if options.dry_run:
+        from solo_bam.train.doctor.recipe import dry_run
+
+        return dry_run(recipe, options.resume)
 
     from solo_bam.train.run import pretrain, report_pretrained
 

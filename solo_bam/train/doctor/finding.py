@@ -45,6 +45,12 @@ def page(title: str, findings: Sequence[Finding]) -> str:
         text = f"{finding.text}: {finding.remedy}" if finding.remedy else finding.text
         head = f"{finding.status:<{_STATUS}}{finding.topic:<{_TOPIC}}"
         lines.append(
-            textwrap.fill(head + text, width, subsequent_indent=indent, break_on_hyphens=False, drop_whitespace=True)
+            textwrap.fill(
+                head + text,
+                width,
+                subsequent_indent=indent,
+                break_on_hyphens=False,
+                break_long_words=False,  # paths can be copied
+            )
         )
     return "\n".join(lines)

@@ -19,13 +19,12 @@ from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
 from solo_bam.core.files import expanded
 from solo_bam.data import PretrainData, Source, find_source
-from solo_bam.data.module import fraction
 from solo_bam.runs.folder import RunFolder
 from solo_bam.runs.identity import recipe_hash
 from solo_bam.train.callbacks import OnlineKNN
 from solo_bam.train.doctor.devices import Device, device_here, device_named
 from solo_bam.train.doctor.estimate import Loader, crops_work, tell, time_loader
-from solo_bam.train.doctor.finding import Finding
+from solo_bam.train.doctor.finding import Finding, page
 from solo_bam.train.doctor.gradients import check_gradients
 from solo_bam.train.doctor.machine import GIB, disk
 from solo_bam.train.doctor.work import work_of
@@ -37,13 +36,36 @@ _STATES = {"adam": 2, "adamw": 2, "sgd": 1, "lars": 1}
 
 
 def examine_recipe(recipe: Recipe, device: str | None = None) -> list[Finding]:
-    """Devices, data, batch and rate, network, speed, disk, earlier runs and the loss on two processes.
+    """What :func:`plan` says, and the loss on two processes."""
+    return [*plan(recipe, device), check_gradients()]
+
+
+def dry_run(recipe: Recipe, resume: bool) -> int:
+    """Print what a pretraining would do, which writes nothing.
+
+    Args:
+        recipe: a checked one.
+        resume: go on with the newest unfinished run.
+
+    Returns:
+        The exit code: 0 where it would run, 2 where something is in the way.
+    """
+    findings = plan(recipe, resume=resume)
+    print(page("Dry run: nothing is trained or written", findings))
+    failures = sum(finding.status == "failure" for finding in findings)
+    print(f"\n{f'{failures} failure(s): mend them first' if failures else 'it would run'}")
+    return 2 if failures else 0
+
+
+def plan(recipe: Recipe, device: str | None = None, resume: bool = False) -> list[Finding]:
+    """Devices, data, batch and rate, network, speed, disk, earlier runs, and what would be started or continued.
 
     A step that fails leaves out those that need it.
 
     Args:
         recipe: a checked one.
         device: that the run is planned for, a name of :mod:`solo_bam.train.doctor.devices`; None: what is here.
+        resume: go on with the newest unfinished run; there must be one.
 
     Raises:
         UserError: there is no device of that name.
@@ -57,10 +79,13 @@ def examine_recipe(recipe: Recipe, device: str | None = None) -> list[Finding]:
         findings.append(_data(recipe, source))
     elif planned is not None:  # the data may be where the device is
         findings[-1] = replace(findings[-1], status="warning")
+    data = None
     if found is not None:
         devices, processes = found
-        _examine_run(findings, recipe, source, devices, processes, planned)
-    findings += [*_earlier_runs(recipe), check_gradients()]
+        data = _examine_run(findings, recipe, source, devices, processes, planned)
+    findings += _earlier_runs(recipe)
+    if data is not None and planned is None:
+        findings += filter(None, [_try(findings, "run", lambda: _run(recipe, data, devices, resume))])
     return findings
 
 
@@ -71,14 +96,18 @@ def _examine_run(
     devices: hardware.Devices,
     processes: int,
     planned: Device | None,
-) -> None:
-    """Add what depends on the devices; without the data only what is planned for others."""
+) -> PretrainData | None:
+    """Add what depends on the devices; without the data only what is planned for others.
+
+    Returns:
+        The data as the run would have it; None where that cannot be.
+    """
     where = f"{devices.accelerator}" if planned is None else f"{planned.name}, as planned"
     findings.append(Finding("ok", "devices", f"{processes} process(es) on {where}"))
     if source is None and planned is None:
-        return
+        return None
     if (cfg := _try(findings, "batch", lambda: _cfg(recipe, source, processes))) is None:
-        return
+        return None
     findings.append(_batch(recipe, cfg, processes))
     data = None
     if source is not None:
@@ -86,12 +115,11 @@ def _examine_run(
         data = _try(findings, "steps", lambda: _prepared(here, source, processes))
     if data is not None:
         findings.append(_steps(recipe, data, processes))
-        if planned is None:
-            _try(findings, "trainer", lambda: _check_trainer(recipe, data.source, devices))
     model = _try(findings, "network", lambda: build_model(recipe, cfg, devices))
     if model is not None:
         findings += [_network(recipe, model), _checkpoints(recipe, model)]
         findings += _speed(recipe, cfg, model, data, devices, processes, planned)
+    return data
 
 
 def _devices(recipe: Recipe, planned: Device | None) -> tuple[hardware.Devices, int]:
@@ -113,18 +141,21 @@ def _try(findings: list[Finding], topic: str, step: Callable[[], Any]) -> Any:
 def _data(recipe: Recipe, source: Source) -> Finding:
     val = "no labelled validation images" if source.val is None else f"{len(source.val):,} validation images"
     text = f"{recipe.data.called}: {len(source.train):,} training and {val}"
+    places = dict.fromkeys(str(split.place) for split in (source.train, source.val) if split is not None)
+    where = f"in {' and '.join(places)}"
     if source.val is None:
-        return Finding("warning", "data", text, "the online linear head and k-NN are not evaluated")
-    return Finding("ok", "data", f"{text} of {source.num_classes} classes")
+        return Finding("warning", "data", f"{text}, {where}", "the online linear head and k-NN are not evaluated")
+    return Finding("ok", "data", f"{text} of {source.num_classes} classes, {where}")
 
 
-def _check_trainer(recipe: Recipe, source: Source, devices: hardware.Devices) -> None:
-    """Lightning's own checks of its arguments, the loggers and what the run would continue; nothing is written."""
+def _run(recipe: Recipe, data: PretrainData, devices: hardware.Devices, resume: bool) -> Finding:
+    """What the run would start or continue, after Lightning's own checks of its arguments; nothing is written."""
     with _silence():
-        processes = devices.count * recipe.num_nodes
-        images = told_images(fraction(source.train(lambda image: image), recipe.data.fraction).split, source.val)
-        folder, _ = folder_and_checkpoint(recipe, images, resume=False, world_size=processes)
+        images = told_images(data.plain_images().split, data.source.val)
+        folder, checkpoint = folder_and_checkpoint(recipe, images, resume, devices.count * recipe.num_nodes)
         build_trainer(recipe, devices, folder, callbacks=[], steps_per_epoch=1)
+    text = f"starts {folder.path}" if checkpoint is None else f"goes on with {checkpoint}, in {folder.path}"
+    return Finding("ok", "run", text)
 
 
 @contextmanager
@@ -168,11 +199,16 @@ def _steps(recipe: Recipe, data: PretrainData, processes: int) -> Finding:
 
 
 def _network(recipe: Recipe, model: pl.LightningModule) -> Finding:
-    weights = sum(p.numel() for p in model.parameters())
+    network = {id(p) for p in model.backbone.parameters()}  # type: ignore[union-attr]
+    sizes = {"the network's": 0, "heads'": 0, "the teacher's": 0}
+    for p in model.parameters():
+        whose = "the network's" if id(p) in network else "heads'" if p.requires_grad else "the teacher's"
+        sizes[whose] += p.numel()
+    told = ", ".join(f"{size / 1e6:.1f} {whose}" for whose, size in sizes.items() if size)
     stem = ""
     if is_resnet(recipe.backbone.name):
         stem = ", the stem for small images (3x3)" if uses_cifar_stem(recipe) else ", ImageNet's stem (7x7)"
-    return Finding("ok", "network", f"{recipe.backbone.name}{stem}; {weights / 1e6:.1f} million parameters with heads")
+    return Finding("ok", "network", f"{recipe.backbone.name}{stem}; million parameters: {told}")
 
 
 def _speed(

@@ -43,10 +43,11 @@ def _told(recipe: Recipe) -> dict[str, Finding]:
 def test_a_good_recipe(tmp_path: Path) -> None:
     found = examine(tmp_path, "optimizer.lr=0.4", "max_epochs=3", "accumulate_grad_batches=2")
     assert {f.status for f in found.values()} == {"ok"}
-    assert found["data"].text == "digits: 1,437 training and 360 validation images of 10 classes"
+    assert found["data"].text.startswith("digits: 1,437 training and 360 validation images of 10 classes, in /")
     assert found["batch"].text.startswith("16 images x 2 accumulated on 1 process(es), peak learning rate 0.05 (")
     assert found["steps"].text == "4 an epoch, 12 in all, of 71 images"
-    assert found["network"].text.startswith("resnet18, ImageNet's stem (7x7); 11.2 million")
+    assert found["network"].text.startswith("resnet18, ImageNet's stem (7x7); million parameters: 11.2 the network's, ")
+    assert found["run"].text.startswith(f"starts {tmp_path}/runs/bam/bam-digits-")
     assert "a checkpoint takes about 0.1" in found["checkpoints"].text
     assert not (tmp_path / "runs").exists()
 
@@ -81,8 +82,8 @@ def test_the_estimate_is_the_size_of_a_checkpoint(tmp_path: Path) -> None:
     [
         (["data.dataset=custom", "data.train_path=gone"], "data", "data.train_path: there is no folder gone"),
         (["devices=4096"], "devices", "devices: got 4096, this machine has"),
-        (["precision=17"], "trainer", "Trainer: "),
-        (["strategy=dpp"], "trainer", "Trainer: "),
+        (["precision=17"], "run", "Trainer: "),
+        (["strategy=dpp"], "run", "Trainer: "),
         (["scheduler.min_lr=1"], "batch", "scheduler.min_lr: got 1, must be at most the peak rate"),
         (["optimizer.batch_size=1000"], "steps", "optimizer.batch_size: got 1000 on 1 process(es), the training set has only 71"),
         (["data.fraction=0.001"], "steps", "data.fraction: got 0.001, which does not fit"),
