@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from solo_bam.cli import COMMANDS
+from solo_bam.cli.list import WHAT
 from solo_bam.config import load_recipe
 from solo_bam.config.comparison import load_comparison
+from solo_bam.config.find import kind_of
 from solo_bam.config.linear import load_linear_recipe
+from solo_bam.config.show import show
 from tests import house
 
 PAGES = [house.ROOT / "README.md", *sorted((house.ROOT / "docs").glob("*.md")), *house.ROOT.glob("scripts/*/README.md")]
@@ -41,6 +44,10 @@ def test_a_line_of_the_documentation(page: Path, words: list[str]) -> None:
         load_recipe(rest[1] if name.startswith("--") else name, overrides)
     elif command == "linear" and "--config-name" in rest:
         load_linear_recipe(rest[rest.index("--config-name") + 1], overrides)
+    elif command == "show":
+        show(kind_of(rest[0]), rest[0], overrides)
+    elif command == "list" and rest:
+        assert rest[0] in WHAT
     elif command == "compare":
         load_comparison(rest[0], [word for word in overrides if not word.startswith("hydra")])
 

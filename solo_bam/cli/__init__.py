@@ -28,6 +28,7 @@ COMMANDS = {
     "import-official": "read a published BAM checkpoint",
     "doctor": "say what this machine can do, and whether a recipe can run on it",
     "demo": "pretrain BAM on handwritten digits for a few minutes and show what it learned",
+    "completion": "print what completes commands in bash, zsh or fish",
 }
 
 HELP = (
@@ -66,6 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may stand on its line
+        from solo_bam.cli.completion import complete_command
+
+        arguments = [complete_command(COMMANDS)]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0

@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 def recipe_parser(command: str, description: str) -> Parser:
     """A parser with ``--config-path``, ``--config-name`` and overrides."""
     parser = Parser(prog=f"solo-bam {command}", description=description)
-    parser.add_argument("--config-name", required=True, metavar="NAME", help="a recipe, e.g. digits/bam")
+    parser.add_argument("--config-name", metavar="NAME", help="a recipe, e.g. digits/bam; solo-bam list recipes")
     parser.add_argument(
         "--config-path", metavar="FOLDER", help="folder of your own recipes, relative to where you stand"
     )
@@ -101,6 +101,10 @@ def parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         UserError: words that the command does not take, or no such checkpoint.
     """
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may stand there
+        from solo_bam.cli.completers import complete
+
+        complete(parser)
     asked = parser.parse_intermixed_args(list(arguments))
     if "checkpoint" in asked:
         find_checkpoint(asked.checkpoint, "checkpoint")

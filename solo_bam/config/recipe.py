@@ -226,8 +226,9 @@ def user_error(error: ValidationError, model: type[BaseModel], prefix: str = "")
         return UserError(key, problem, "remove it or correct its name")
     if found["type"] == "missing":
         return UserError(key, "is missing", "add it to the recipe or on the command line (key=value)")
+    close = nearest(str(value), re.findall(r"'([^']*)'", found["msg"])) if found["type"] == "literal_error" else ""
     rule = found["msg"].replace("Input should be", "must be").replace("'", "")
-    return UserError(key, f"got {value!r}, {rule}", ON_COMMAND_LINE)
+    return UserError(key, f"got {value!r}{close}, {rule}", ON_COMMAND_LINE)
 
 
 def _is_union_branch(part: str) -> bool:

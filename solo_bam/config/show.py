@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from pydantic import BaseModel
 
-from solo_bam.config.comparison import parse_comparison
+from solo_bam.config.comparison import Comparison, parse_comparison
 from solo_bam.config.find import Kind, find_recipe, recipe_folders
 from solo_bam.config.keys import flat
 from solo_bam.config.linear import LinearRecipe
@@ -22,11 +22,7 @@ from solo_bam.config.recipe import chooses_files, compose_recipe, parse_run
 from solo_bam.config.schema import Recipe
 
 Origins = dict[str, tuple[str, Any]]  # dotted key -> where it is given, and the value there
-_PARSE: dict[Kind, Callable[[dict[str, Any]], BaseModel]] = {
-    "pretrain": lambda raw: parse_run(raw, Recipe),
-    "linear": lambda raw: parse_run(raw, LinearRecipe),
-    "compare": parse_comparison,
-}
+MODELS: dict[Kind, type[BaseModel]] = {"pretrain": Recipe, "linear": LinearRecipe, "compare": Comparison}
 _COLUMN = 44  # of the origins
 
 
@@ -44,18 +40,22 @@ def show(kind: Kind, name: str, overrides: Sequence[str] = (), config_path: str 
     Raises:
         UserError: no such recipe, a key or value that is not allowed.
     """
-    raw = compose_recipe(name, overrides, config_path, kind)
-    if kind == "compare":
-        raw.setdefault("name", Path(name).stem)
-    resolved = _PARSE[kind](raw).model_dump(mode="json")
     origins = find_origins(kind, name, overrides, config_path)
     lines = [
         line if key is None else f"{line:<{_COLUMN}}  # {_origin(origins, key, value)}"
-        for line, key, value in _lines(resolved)
+        for line, key, value in _lines(resolved(kind, name, overrides, config_path))
     ]
     if kind == "pretrain":
         lines.append("# method_kwargs that do not stand here have the method's own defaults")
     return "\n".join(lines)
+
+
+def resolved(kind: Kind, name: str, overrides: Sequence[str], config_path: str | None) -> dict[str, Any]:
+    """The recipe with its schema's defaults, in plain types; arguments and errors as :func:`show`."""
+    raw = compose_recipe(name, overrides, config_path, kind)
+    if kind == "compare":
+        return parse_comparison({"name": Path(name).stem, **raw}).model_dump(mode="json")
+    return parse_run(raw, Recipe if kind == "pretrain" else LinearRecipe).model_dump(mode="json")
 
 
 def find_origins(kind: Kind, name: str, overrides: Sequence[str], config_path: str | None) -> Origins:

@@ -18,6 +18,8 @@ HELP += [["pretrain", "--resumm"], ["pretrain", "digits/bam"], ["show", "digits/
 RIGHT_AWAY = [
     *HELP,
     ["show", "digits/bam", "seed=1"],
+    ["completion", "bash"],
+    ["pretrain", "--config-name", "digits/bam", "--dry-run", "optimizer.lrr=1"],
     ["show", "digits"],
     ["show", "cifar/linear"],
     ["show", "digits/bam", "optimizer.lrr=1"],

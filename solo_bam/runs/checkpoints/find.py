@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from solo_bam.core.errors import UserError
+from solo_bam.core.errors import UserError, nearest
 from solo_bam.core.files import expanded
 
 
@@ -19,5 +19,9 @@ def find_checkpoint(path: Path, key: str) -> Path:
     if path.is_dir() and not newest.exists():
         raise UserError(key, f"there is no checkpoint in {path}", "give a run's folder or a checkpoint")
     if not path.exists():
-        raise UserError(key, f"there is no file {path}", "give a run's folder or a checkpoint")
+        runs = [str(run.parent) for run in Path().glob("*/*/*/run.json")]
+        beside = [str(other) for other in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise UserError(
+            key, f"there is no file {path}{nearest(str(path), [*runs, *beside])}", "give a run's folder or a checkpoint"
+        )
     return newest if path.is_dir() else path
