@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import glob
 import importlib
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import argcomplete
 from argcomplete.completers import FilesCompleter
@@ -15,9 +14,6 @@ from argcomplete.completers import FilesCompleter
 from solo_bam.config.find import KINDS, Kind, recipe_folders, recipe_names
 from solo_bam.core.errors import UserError
 from solo_bam.core.files import expanded
-
-if TYPE_CHECKING:
-    from solo_bam.cli.options import Parser
 
 _KINDS: dict[str, tuple[Kind, ...]] = {"linear": ("linear",), "compare": ("compare",), "show": KINDS}
 _SETTINGS = {
@@ -29,7 +25,7 @@ _RUNS = ("checkpoint", "arguments", "of", "folders")
 _KEYS = ("overrides", "settings", "words", "arguments", "of")
 
 
-def complete(parser: Parser) -> None:
+def complete(parser: ArgumentParser) -> None:
     """Write the completions of the line that a shell asks about, and exit."""
     command = parser.prog.split()[-1]
     for action in parser._actions:
