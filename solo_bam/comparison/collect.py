@@ -15,7 +15,7 @@ from solo_bam.comparison.launch import FAILED, Job
 from solo_bam.comparison.plan import Plan, PlannedRun
 from solo_bam.comparison.results import Column, Cost, Outcome, Point, Results, Trial
 from solo_bam.config.comparison import UNTRAINED
-from solo_bam.config.resolve import uses_cifar_stem
+from solo_bam.config.resolve import cifar_stem_stride, describe_stem
 from solo_bam.config.schema import Recipe
 from solo_bam.core.errors import UserError
 from solo_bam.runs.folder import RunFolder
@@ -225,7 +225,7 @@ def _tuning(plan: Plan) -> str:
 
 def _stated(recipe: Recipe, outcomes: Sequence[Outcome]) -> dict[str, str]:
     ran = {one.precision for one in outcomes if one.precision}
-    stem = " with the stem for small images" if uses_cifar_stem(recipe) else ""
+    stem = f" with {describe_stem(recipe)}" if cifar_stem_stride(recipe) else ""
     return {
         "data": recipe.data.called,
         "backbone": f"{recipe.backbone.name}{stem}",

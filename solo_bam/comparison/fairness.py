@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from solo_bam.config.keys import flat
-from solo_bam.config.resolve import uses_cifar_stem
+from solo_bam.config.resolve import describe_stem
 from solo_bam.config.schema import Recipe
 from solo_bam.runs.identity import MAY_CHANGE
 
@@ -20,7 +20,6 @@ OWN = (
 SHARED = ("optimizer.batch_size", "optimizer.classifier_lr")
 # What changes no number that is compared, or what a comparison sets itself.
 LEFT_OUT = (*MAY_CHANGE, "name", "seed")
-_STEMS = ("the network's own", "3x3, no max-pooling", "3x3 with stride 2, no max-pooling")  # by backbone.cifar_stem
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def _leaves(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     """The recipe's keys, with what follows from several of them as keys of its own."""
     content = recipe.model_dump(mode="json")
     content["backbone"].pop("cifar_stem")
-    yield "backbone.stem", _STEMS[int(uses_cifar_stem(recipe))]
+    yield "backbone.stem", describe_stem(recipe)
     yield "crops", describe_crops(recipe)
     content["augmentations"] = [
         {key: value for key, value in pipeline.items() if key not in ("num_crops", "crop_size")}

@@ -35,7 +35,11 @@ def resolve(recipe: Recipe, num_classes: int, has_val: bool, world_size: int) ->
         "num_large_crops": recipe.num_large_crops,
         "num_small_crops": recipe.num_small_crops,
     }
-    cfg["backbone"] |= {"cifar_stem": uses_cifar_stem(recipe), "crop_sizes": recipe.crop_sizes, "method": recipe.method}
+    cfg["backbone"] |= {
+        "cifar_stem": cifar_stem_stride(recipe),
+        "crop_sizes": recipe.crop_sizes,
+        "method": recipe.method,
+    }
     scale = recipe.optimizer.batch_size * world_size / 256
     if recipe.scheduler.min_lr > recipe.optimizer.lr * scale:
         raise UserError(
@@ -51,18 +55,24 @@ def resolve(recipe: Recipe, num_classes: int, has_val: bool, world_size: int) ->
     return OmegaConf.create(cfg)
 
 
-def uses_cifar_stem(recipe: Recipe) -> bool | Literal[2]:
-    """Whether a ResNet gets the stem for small images: as the recipe says, else where large crops are small.
+def cifar_stem_stride(recipe: Recipe) -> Literal[0, 1, 2]:
+    """The stride of a ResNet's stem for small images: as the recipe says, else 1 where large crops are small.
 
-    2 stands for the stem with stride 2.
+    0: the network has its own stem.
     """
     from solo_bam.backbones import is_resnet
 
     if not is_resnet(recipe.backbone.name):
-        return False
-    if recipe.backbone.cifar_stem is not None:
-        return recipe.backbone.cifar_stem
-    return recipe.augmentations[0].crop_size <= CIFAR_STEM_UP_TO
+        return 0
+    asked = recipe.backbone.cifar_stem
+    stride = recipe.augmentations[0].crop_size <= CIFAR_STEM_UP_TO if asked is None else asked
+    return 2 if stride == 2 else 1 if stride else 0
+
+
+def describe_stem(recipe: Recipe) -> str:
+    """Of the backbone's stem, in words."""
+    small = "the stem for small images (3x3, no max-pooling)"
+    return ("its own stem", small, small.replace("3x3", "3x3 with stride 2"))[cifar_stem_stride(recipe)]
 
 
 def check(recipe: Recipe, world_size: int) -> None:

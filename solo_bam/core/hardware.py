@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 READ_EVERY = 50  # steps between two readings of a device's numbers, where each makes the host wait
+GIB = 2**30  # bytes
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 

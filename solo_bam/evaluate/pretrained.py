@@ -11,7 +11,7 @@ from torch import nn
 
 from solo_bam.backbones import check_crop_sizes, create_backbone, is_resnet
 from solo_bam.config.linear import CHECKPOINT, LinearRecipe
-from solo_bam.config.resolve import CIFAR_STEM_UP_TO, uses_cifar_stem
+from solo_bam.config.resolve import CIFAR_STEM_UP_TO, cifar_stem_stride
 from solo_bam.config.schema import Backbone, Recipe
 from solo_bam.core.errors import UserError
 from solo_bam.data.transforms.augmentations import IMAGENET, MEAN_STD
@@ -67,7 +67,7 @@ def _backbone(asked: Backbone | None, trained_by: Recipe | None, crop_size: int)
         stem = asked.cifar_stem
         automatic = is_resnet(asked.name) and crop_size <= CIFAR_STEM_UP_TO
         return asked.model_copy(update={"cifar_stem": automatic if stem is None else stem})
-    theirs = trained_by.backbone.model_copy(update={"cifar_stem": uses_cifar_stem(trained_by)})
+    theirs = trained_by.backbone.model_copy(update={"cifar_stem": cifar_stem_stride(trained_by)})
     if asked is None:
         return theirs
     _check_same(asked, theirs)

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from solo_bam.backbones import is_resnet
 from solo_bam.config import Recipe
-from solo_bam.config.resolve import resolve, uses_cifar_stem
+from solo_bam.config.resolve import describe_stem, resolve
 from solo_bam.data import PretrainData, Source, find_source
 from solo_bam.data.transforms.contrastive_crop import BoxSchedule
 from solo_bam.evaluate.online import online_records
@@ -135,8 +135,7 @@ def _announce(recipe: Recipe, has_val: bool) -> None:
         f"crops, seed {recipe.seed}"
     )
     if is_resnet(recipe.backbone.name):
-        stem = "the stem for small images (3x3, no max-pooling)" if uses_cifar_stem(recipe) else "ImageNet's stem"
-        rank_zero_info(f"{recipe.backbone.name} with {stem}; backbone.cifar_stem changes it")
+        rank_zero_info(f"{recipe.backbone.name} with {describe_stem(recipe)}; backbone.cifar_stem changes it")
     if recipe.data.contrastive_crop.enabled:
         first = BoxSchedule.of(recipe).first_use
         never = "" if first < recipe.max_epochs else f", which {recipe.max_epochs} epochs never reach"

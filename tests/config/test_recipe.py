@@ -11,7 +11,7 @@ import yaml
 from solo_bam import solo_learn
 from solo_bam.config import load_recipe, recipe_folders
 from solo_bam.config.find import recipe_names
-from solo_bam.config.resolve import resolve, uses_cifar_stem
+from solo_bam.config.resolve import cifar_stem_stride, resolve
 from solo_bam.core.errors import UserError
 
 SHIPPED = recipe_names(recipe_folders("pretrain"))
@@ -218,7 +218,7 @@ def test_the_classifier_rate_is_scaled_only_with_a_validation_set() -> None:
 )
 def test_cifar_stem(overrides: list[str], expected: bool) -> None:
     recipe = load_recipe("digits/bam", ["backbone.cifar_stem=null", *overrides])
-    assert uses_cifar_stem(recipe) is expected
+    assert cifar_stem_stride(recipe) == expected
 
 
 def test_bam_defaults_are_the_published_ones() -> None:

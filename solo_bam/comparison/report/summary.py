@@ -9,12 +9,12 @@ from solo_bam.comparison.fairness import Difference
 from solo_bam.comparison.results import Column, Cost, Outcome, Results, Trial, with_untrained
 from solo_bam.comparison.statistics import Estimate
 from solo_bam.config.keys import flat
+from solo_bam.core.hardware import GIB
 
 MISSING = "—"
 UNFAIR = "†"
 FEW_SEEDS = range(2, 5)
 _MANY_IMAGES = 5000
-_GIB = 2**30
 
 Told = Callable[[Estimate | None, int], str]
 
@@ -241,7 +241,7 @@ def _cost_cells(own: Sequence[Cost]) -> list[str]:
         found = list(values)
         return sum(found) / len(found)
 
-    speed, memory = mean(cost.images_per_second for cost in own), mean(cost.peak_memory for cost in own) / _GIB
+    speed, memory = mean(cost.images_per_second for cost in own), mean(cost.peak_memory for cost in own) / GIB
     hours, device_hours = mean(cost.hours for cost in own), mean(cost.device_hours for cost in own)
     return [f"{speed:,.0f}", told_hours(hours), told_hours(device_hours), f"{memory:.2f}"]
 

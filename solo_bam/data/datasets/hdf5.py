@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from solo_bam.core.errors import UserError, printable
-from solo_bam.data.datasets.images import H5Images, Split
+from solo_bam.data.datasets.images import H5Images, Split, first_empty
 
 
 def h5_split(path: Path, key: str) -> Split:
@@ -58,8 +57,3 @@ def _check_member(path: Path, name: str, group: Any, key: str) -> None:
     if member.ndim > 1 or (member.ndim == 1 and member.dtype.kind == "O"):
         problem = f"{place} is an array of {member.dtype} and shape {member.shape}, not an encoded image"
         raise UserError(key, problem, "store each image's bytes (JPEG, PNG, …) as an array of its own")
-
-
-def first_empty(targets: np.ndarray, classes: Sequence[str]) -> str | None:
-    counts = np.bincount(targets, minlength=len(classes))
-    return None if counts.all() else classes[int(counts.argmin())]

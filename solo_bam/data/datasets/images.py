@@ -332,3 +332,9 @@ class Images(Dataset[tuple[Any, int]]):
     def unreadable_names(self) -> list[str]:
         """The images that were skipped so far."""
         return [self.split.reader.name(int(i)) for i in self.unreadable.nonzero().flatten()]
+
+
+def first_empty(targets: np.ndarray, classes: Sequence[str]) -> str | None:
+    """The first class, of ``classes``, that no image belongs to; None where each has one."""
+    counts = np.bincount(targets, minlength=len(classes))
+    return None if counts.all() else classes[int(counts.argmin())]

@@ -20,9 +20,9 @@ from solo_bam.core.errors import UserError, printable
 from solo_bam.core.files import expanded
 from solo_bam.data.datasets.digits import digits_folder
 from solo_bam.data.datasets.downloads import provide
-from solo_bam.data.datasets.hdf5 import first_empty, h5_split
+from solo_bam.data.datasets.hdf5 import h5_split
 from solo_bam.data.datasets.imagenet100 import IMAGENET100
-from solo_bam.data.datasets.images import ArrayImages, ImageFiles, Split
+from solo_bam.data.datasets.images import ArrayImages, ImageFiles, Split, first_empty
 
 _CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100, "stl10": 10, "imagenet100": 100, "imagenet": 1000}
 _TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "stl10": "STL10"}

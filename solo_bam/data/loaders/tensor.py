@@ -13,6 +13,7 @@ from torchvision import transforms as T
 
 from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
+from solo_bam.core.hardware import GIB
 from solo_bam.data.datasets.images import Images
 from solo_bam.data.sampling import ignore_termination
 from solo_bam.data.transforms.batch_draws import draw_batch, one_by_one
@@ -21,7 +22,6 @@ from solo_bam.data.transforms.draws import crop_size, kind
 from solo_bam.data.transforms.tensor_operations import crop
 
 Pipelines = Sequence[tuple[T.Compose, int]]
-GIB = 2**30
 _READ = 256  # images that a process decodes at once
 _KEPT = 32_000_000  # bytes, close to the largest block that glibc adapts to: pages new in each batch cost half its time
 

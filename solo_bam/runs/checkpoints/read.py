@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from solo_bam.backbones import create_backbone
 from solo_bam.config import Recipe
-from solo_bam.config.resolve import uses_cifar_stem
+from solo_bam.config.resolve import cifar_stem_stride
 from solo_bam.config.schema import Network
 from solo_bam.core.errors import UserError
 from solo_bam.core.files import short_name
@@ -216,7 +216,7 @@ def backbone_of(recipe: Recipe, any_size: bool = False) -> nn.Module:
     return create_backbone(
         section.name,
         section.kwargs,
-        uses_cifar_stem(recipe),
+        cifar_stem_stride(recipe),
         recipe.crop_sizes,
         section.fixed_positions,
         section.frozen_patches,

@@ -15,13 +15,13 @@ from typing import Any
 
 from solo_bam.config import Recipe
 from solo_bam.core import hardware
+from solo_bam.core.hardware import GIB
 from solo_bam.data import PretrainData
 from solo_bam.data.loaders.tensor import TensorImages, TensorLoader
 from solo_bam.train.doctor.devices import BESIDE, LAUNCH, PUBLISHED, Device, seconds_by_part
 from solo_bam.train.doctor.finding import Finding
 from solo_bam.train.doctor.work import CROPS, LOSS, Operation, Recorder, Work
 
-GIB = 2**30
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
 _CONTEXT = 0.6 * GIB  # CUDA's own, with its libraries
 _LOADER_SECONDS = 1.0  # that timing it may take

@@ -16,9 +16,9 @@ from packaging.requirements import Requirement
 from solo_bam import __version__, solo_learn
 from solo_bam.core import hardware
 from solo_bam.core.files import expanded
+from solo_bam.core.hardware import GIB
 from solo_bam.train.doctor.finding import Finding
 
-GIB = 2**30
 SHARED_MEMORY = Path("/dev/shm")
 _RUNS_ON = (
     "torch", "torchvision", "lightning", "torchmetrics", "timm", "omegaconf", "hydra-core", "pydantic", "scikit-learn",

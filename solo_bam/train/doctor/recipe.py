@@ -14,10 +14,11 @@ from omegaconf import DictConfig
 
 from solo_bam.backbones import is_resnet
 from solo_bam.config import Recipe
-from solo_bam.config.resolve import resolve, uses_cifar_stem
+from solo_bam.config.resolve import describe_stem, resolve
 from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
 from solo_bam.core.files import expanded
+from solo_bam.core.hardware import GIB
 from solo_bam.data import PretrainData, Source, find_source
 from solo_bam.runs.folder import RunFolder
 from solo_bam.runs.identity import recipe_hash
@@ -26,7 +27,7 @@ from solo_bam.train.doctor.devices import Device, device_here, device_named
 from solo_bam.train.doctor.estimate import Loader, crops_work, tell, time_loader
 from solo_bam.train.doctor.finding import Finding, page
 from solo_bam.train.doctor.gradients import check_gradients
-from solo_bam.train.doctor.machine import GIB, disk
+from solo_bam.train.doctor.machine import disk
 from solo_bam.train.doctor.work import work_of
 from solo_bam.train.pretrain import build_model, build_trainer, check_size, find_devices
 from solo_bam.train.resume import folder_and_checkpoint, told_images
@@ -205,9 +206,7 @@ def _network(recipe: Recipe, model: pl.LightningModule) -> Finding:
         whose = "the network's" if id(p) in network else "heads'" if p.requires_grad else "the teacher's"
         sizes[whose] += p.numel()
     told = ", ".join(f"{size / 1e6:.1f} {whose}" for whose, size in sizes.items() if size)
-    stem = ""
-    if is_resnet(recipe.backbone.name):
-        stem = ", the stem for small images (3x3)" if uses_cifar_stem(recipe) else ", ImageNet's stem (7x7)"
+    stem = f" with {describe_stem(recipe)}" if is_resnet(recipe.backbone.name) else ""
     return Finding("ok", "network", f"{recipe.backbone.name}{stem}; million parameters: {told}")
 
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from solo_bam.backbones import timm_call
 from solo_bam.config import Recipe
-from solo_bam.config.resolve import uses_cifar_stem
+from solo_bam.config.resolve import cifar_stem_stride
 from solo_bam.data.transforms.augmentations import mean_and_std
 from solo_bam.runs.checkpoints.export.weights import shareable
 from solo_bam.runs.checkpoints.read import Pretrained
@@ -114,7 +114,7 @@ def timm_snippet(card: Card) -> str:
 def _timm_lines(card: Card, name: str, arguments: Mapping[str, Any]) -> str:
     words = "".join(f", {key}={_python(value)}" for key, value in arguments.items())
     imported = "import torch\n" if "torch." in words else ""
-    stride = int(uses_cifar_stem(card.pretrained.recipe))
+    stride = cifar_stem_stride(card.pretrained.recipe)
     if not stride:
         created = f'timm.create_model("{name}"{words}, checkpoint_path="{card.file}")'
         return f"import timm\n{imported}\nbackbone = {created}.eval()"
