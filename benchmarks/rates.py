@@ -1,9 +1,9 @@
 """How wide the range of rates is in which a recipe works: ``python -m benchmarks.rates quick/bam quick/simclr``.
 
-Each recipe is trained at 1, 2, 4 and 8 times its rate (with ``--regs 0.05 0.1 0.2`` each of these, too), with one
-seed, and measured by k-NN on a fifth of the training images, which is held out. A line per run is kept in ``--results``
-as soon as it has ended, and what is there is not run again; the figure has a panel per recipe, collapsed cells crossed
-out.
+Each recipe is trained at 1, 2, 4 and 8 times its rate (with ``--regs 0.05 0.3:0.05`` each of these, too: ``reg``
+throughout, or from the first to the second), with one seed, and measured by k-NN on a fifth of the training images,
+held out. A line per run is kept in ``--results`` as soon as it has ended; what is there is not run again. The figure
+has a panel per recipe, collapsed cells crossed out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from solo_bam.config import load_recipe
 from solo_bam.core.errors import UserError
 from solo_bam.train.run import pretrain
 
-TIMES = (1, 2, 4, 8)
 _FIXED = ["data.tune_fraction=0.2", "knn_eval.freq=1000000", "pictures=False", "enable_progress_bar=False"]
 
 
@@ -29,13 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is not there yet, and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="+")
-    parser.add_argument("--regs", nargs="+", type=float, default=[])
+    parser.add_argument("--regs", nargs="+", default=[], metavar="REG[:FINAL]")
+    parser.add_argument("--times", nargs="+", type=float, default=[1, 2, 4, 8])
     parser.add_argument("--set", nargs="*", default=[], metavar="key=value", help="of every recipe")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/rates.jsonl"))
     parser.add_argument("--figure", type=Path, default=Path("docs/rates.png"))
     options = parser.parse_args(arguments)
     options.results.parent.mkdir(parents=True, exist_ok=True)
-    for name, times, reg in _cells(options.recipes, options.regs):
+    for name, times, reg in _cells(options.recipes, options.times, options.regs):
         if any((one["recipe"], one["times"], one["reg"]) == (name, times, reg) for one in read(options.results)):
             continue
         row = {"recipe": name, "times": times, "reg": reg, **_train(name, times, reg, options.set)}
@@ -50,18 +50,23 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def _cells(recipes: Sequence[str], regs: Sequence[float]) -> Iterator[tuple[str, int, float | None]]:
+def _cells(
+    recipes: Sequence[str], all_times: Sequence[float], regs: Sequence[str]
+) -> Iterator[tuple[str, float, str | None]]:
     for name in recipes:
-        of_its_own = load_recipe(name).method_kwargs.get("reg")
+        own = load_recipe(name).method_kwargs
+        of_its_own = ":".join(f"{own[key]:g}" for key in ("reg", "reg_final") if own.get(key)) or None
         for reg in regs if regs and of_its_own is not None else [of_its_own]:
-            yield from ((name, times, reg) for times in TIMES)
+            yield from ((name, times, reg) for times in all_times)
 
 
-def _train(name: str, times: int, reg: float | None, more: Sequence[str]) -> dict[str, Any]:
+def _train(name: str, times: float, reg: str | None, more: Sequence[str]) -> dict[str, Any]:
     rate = times * load_recipe(name, more).optimizer.lr
     with tempfile.TemporaryDirectory() as folder:
         keys = [*more, *_FIXED, f"optimizer.lr={rate}", f"checkpoint.dir={folder}", "seed=0"]
-        keys += [] if reg is None else [f"method_kwargs.reg={reg}"]
+        if reg is not None:
+            first, _, final = reg.partition(":")
+            keys += [f"method_kwargs.reg={first}", f"method_kwargs.reg_final={final or 'null'}"]
         try:
             trained = pretrain(load_recipe(name, keys))
         except UserError as error:  # the loss was lost
@@ -77,15 +82,16 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     from solo_bam.plots.style import STYLE
 
     names = list(dict.fromkeys(row["recipe"] for row in rows))
-    regs = {name: sorted({row["reg"] for row in rows if row["recipe"] == name}, key=lambda r: r or 0) for name in names}
+    regs = {name: list(dict.fromkeys(row["reg"] for row in rows if row["recipe"] == name)) for name in names}
+    columns = sorted({row["times"] for row in rows})
     known = [row["knn"] for row in rows if row["knn"] is not None]
     with context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(3.0 * len(names) + 1, 2.2 + 0.75 * max(map(len, regs.values()))), layout="constrained")
         panels = figure.subplots(1, len(names), squeeze=False)[0]
         for axis, name in zip(panels, names):
-            grid = np.full((len(regs[name]), len(TIMES)), np.nan)
+            grid = np.full((len(regs[name]), len(columns)), np.nan)
             for row in (row for row in rows if row["recipe"] == name):
-                place = regs[name].index(row["reg"]), TIMES.index(row["times"])
+                place = regs[name].index(row["reg"]), columns.index(row["times"])
                 grid[place] = np.nan if row["knn"] is None else row["knn"]
                 lost = row["knn"] is None or row["collapsed_in"] is not None
                 axis.text(*place[::-1], "lost" if row["knn"] is None else f"{row['knn']:.1f}", ha="center", va="center")
@@ -93,8 +99,8 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
                     axis.plot(*place[::-1], "x", color="#D55E00", markersize=34, markeredgewidth=2)
             picture = axis.imshow(grid, vmin=min(known), vmax=max(known), cmap="cividis", alpha=0.6, aspect="auto")
             axis.set(title=name, xlabel="times the recipe's rate", ylabel="" if None in regs[name] else "reg")
-            axis.set_xticks(range(len(TIMES)), map(str, TIMES))
-            axis.set_yticks(range(len(regs[name])), ["" if reg is None else f"{reg:g}" for reg in regs[name]])
+            axis.set_xticks(range(len(columns)), [f"{times:g}" for times in columns])
+            axis.set_yticks(range(len(regs[name])), [(reg or "").replace(":", "\nto ") for reg in regs[name]])
         figure.colorbar(picture, ax=panels, label="k-NN on held-out images, %")
         figure.savefig(path)
 

@@ -23,7 +23,7 @@ _PATIENCE = 2  # epochs that a symptom lasts before it is one
 _CONSTANT = 0.02  # spread of the features
 _UNTRAINED = 0.1  # spread of projections: least of the shipped recipes after two steps 0.21
 _FALLEN = 0.25  # effective rank, as a share of its highest
-REMEDY = "Lower optimizer.lr or optimizer.weight_decay, or raise scheduler.warmup_epochs"
+REMEDY = "Lower optimizer.lr or optimizer.weight_decay, or raise scheduler.warmup_epochs; docs/collapse.md has more"
 
 
 class CollapseWarning(UserWarning):
