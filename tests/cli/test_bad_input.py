@@ -55,7 +55,7 @@ H5 = f"{CUSTOM} data.format=h5"
 CASES: dict[str, tuple[str, str]] = {
     # command line and recipe files
     "unknown command": ("pretrian", r"pretrian: unknown command \(did you mean pretrain\?\), allowed: .*pretrain"),
-    "no recipe": ("pretrain", r"the following arguments are required: --config-name; see solo-bam pretrain --help"),
+    "no recipe": ("pretrain", r"--config-name: is missing; give a recipe"),
     "unknown option": (f"pretrain {DIGITS} --devices 2", r"unrecognized arguments: --devices"),
     "unknown recipe": (
         "pretrain --config-name digits/bom",
@@ -131,7 +131,7 @@ CASES: dict[str, tuple[str, str]] = {
     ),
     "unknown optimizer": (
         f"pretrain {DIGITS} optimizer.name=adamv",
-        r"optimizer.name: got 'adamv', must be sgd, lars, adam or adamw",
+        r"optimizer.name: got 'adamv' \(did you mean adam\?\), must be sgd, lars, adam or adamw",
     ),
     # values
     "reg 0": (
