@@ -16,9 +16,10 @@ import torch
 from solo_bam import solo_learn
 from solo_bam.cli import main
 from solo_bam.core.errors import UserError
+from solo_bam.core.hardware import GIB
 from solo_bam.train.doctor import machine
 from solo_bam.train.doctor.finding import Finding, page
-from solo_bam.train.doctor.machine import GIB, disk, examine_machine
+from solo_bam.train.doctor.machine import disk, examine_machine
 
 ROOT = Path(machine.__file__).parents[3]
 
