@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from solo_bam import solo_learn
+from tests.solo_learn.unmended import mending
 
 ROOT = Path(__file__).parents[2]
-FILES = [ROOT / "solo_bam" / "solo_learn" / f"{name}.py" for name in ("patches", solo_learn.edition())]
+FILES = [ROOT / "solo_bam" / "solo_learn" / f"{name}.py" for name in mending(solo_learn.edition())]
 MENDS = sorted({name for file in FILES for name in re.findall(r"^def _mend_(\w+)", file.read_text(), re.MULTILINE)})
 
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def mending(edition: str | None) -> tuple[str, str]:
+    """The modules of ``solo_bam/solo_learn`` that mend an edition."""
+    return "patches", "release_patches" if edition == "release" else "head"
+
+
 def leave_out(name: str) -> None:
     """Import solo-learn with all mends but ``_mend_<name>``."""
     import sys
@@ -18,7 +23,7 @@ def leave_out(name: str) -> None:
         import solo.methods  # noqa: F401
     from importlib import import_module
 
-    modules = [import_module(f"solo_bam.solo_learn.{file}") for file in ("patches", edition)]
+    modules = [import_module(f"solo_bam.solo_learn.{file}") for file in mending(edition)]
     (module,) = (module for module in modules if hasattr(module, f"_mend_{name}"))
     setattr(module, f"_mend_{name}", lambda: None)
     toolkit._complete()
