@@ -87,6 +87,8 @@ def import_modules(names: Sequence[str]) -> None:
         sys.path.append(os.getcwd())
     for name in names:
         try:
+            if not all(map(str.isidentifier, name.split("."))):
+                raise ModuleNotFoundError(name=name)
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):

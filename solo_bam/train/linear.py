@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from solo_bam.train.pretrain import (
     check_size,
     find_devices,
     fit,
+    running,
     seed_everything,
     without_known_warnings,
 )
@@ -136,7 +136,7 @@ def linear(
     if not recipe.performance.disable_channel_last:
         model = model.to(memory_format=torch.channels_last)
     _announce(recipe, data, trained_by)
-    with folder.running(recipe, devices.accelerator) if trainer.is_global_zero else nullcontext():
+    with running(folder, recipe, devices, trainer.is_global_zero):
         if trainer.is_global_zero:
             data.write_subsets(folder.path)
         fit(trainer, model, data, folder, checkpoint)

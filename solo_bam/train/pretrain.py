@@ -8,7 +8,7 @@ import os
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,16 @@ def seed_everything(seed: int) -> None:
     """Every generator of this process and of its loader processes."""
     quiet = {"verbose": False} if "verbose" in inspect.signature(pl.seed_everything).parameters else {}
     pl.seed_everything(seed, workers=True, **quiet)
+
+
+@contextmanager
+def running(folder: RunFolder, recipe: Run, devices: hardware.Devices, is_first: bool) -> Iterator[None]:
+    """The folder is the run's meanwhile, written by the first process; Ctrl-C at any moment tells how to go on."""
+    with folder.running(recipe, devices.accelerator) if is_first else nullcontext():
+        try:
+            yield
+        except KeyboardInterrupt:  # after the training, while it is measured and drawn
+            raise _interrupted(folder) from None
 
 
 def fit(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import lightning.pytorch as pl
@@ -31,7 +30,7 @@ from solo_bam.train.callbacks import (
     Saving,
     UnreadableImages,
 )
-from solo_bam.train.pretrain import build_model, build_trainer, check_size, find_devices, fit, seed_everything
+from solo_bam.train.pretrain import build_model, build_trainer, check_size, find_devices, fit, running, seed_everything
 from solo_bam.train.resume import Images, RecipeInCheckpoint, folder_and_checkpoint, told_images
 
 
@@ -78,7 +77,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
         model = model.to(memory_format=torch.channels_last)
     _announce(recipe, source.val is not None)
 
-    with folder.running(recipe, devices.accelerator) if trainer.is_global_zero else nullcontext():
+    with running(folder, recipe, devices, trainer.is_global_zero):
         fit(trainer, model, data, folder, checkpoint)
         # A run that was killed between its last checkpoint and its end has nothing left to train.
         saved = trainer.checkpoint_callback.metrics if isinstance(trainer.checkpoint_callback, Saving) else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from solo_bam.cli import main
+from solo_bam.runs.folder import RunFolder
 from solo_bam.runs.records import Record, read_records, write_records
 from tests.pretrained import TINY as TINY_LINEAR
 from tests.pretrained import pretrained_run
@@ -224,3 +226,38 @@ def test_a_run_goes_on_with_the_images_it_began_with_alone(tmp_path: Path, capsy
     images(train, count=10)
     assert main([*words, "--resume"]) == 2  # it is finished
     assert "is finished" in capsys.readouterr().err
+
+
+def test_ctrl_c_after_the_last_epoch_tells_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from solo_bam.train import run as training
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    words = ["pretrain", "--config-name", "digits/bam", *tiny_overrides(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_draw", interrupted)
+        assert main(words) == 128 + signal.SIGINT
+    (run,) = (RunFolder(path) for path in (tmp_path / "bam").iterdir())
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "interrupted" in last
+    assert str(run.saved()[0]) in last
+    assert "--resume" in last
+    assert run.status == "stopped"
+    assert main([*words, "--resume"]) == 0
+    assert run.status == "finished"
+
+
+def test_a_second_start_says_what_it_will_do(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["pretrain", "--config-name", "digits/bam", *tiny_overrides(tmp_path)]
+    assert main(words) == 0
+    (first,) = (tmp_path / "bam").iterdir()
+    capfd.readouterr()
+    assert main(words) == 0
+    said = capfd.readouterr().err
+    (second,) = {*(tmp_path / "bam").iterdir()} - {first}
+    told = next(line for line in said.splitlines() if f"{first.name} (finished)" in line)
+    assert second.name in told
+    assert said.index(told) < said.index("bam on digits")  # before anything runs

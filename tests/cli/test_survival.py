@@ -177,6 +177,7 @@ SLURM = {
     [
         ("one process", signal.SIGTERM, {}, False, 1),
         ("one process", signal.SIGTERM, {}, False, 20),
+        ("one process", signal.SIGINT, {}, True, 20),
         ("one process", signal.SIGUSR1, SLURM, False, 1),
         ("two loader workers", signal.SIGTERM, {}, True, 1),
         ("two processes", signal.SIGTERM, {}, False, 1),
