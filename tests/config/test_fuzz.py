@@ -14,15 +14,7 @@ from solo_bam.config import Recipe, load_recipe
 from solo_bam.config.recipe import parse_recipe
 from solo_bam.config.resolve import resolve
 from solo_bam.core.errors import UserError
-
-GOOD = load_recipe("digits/bam").model_dump(mode="json")
-KEYS = sorted({*GOOD, *(f"{k}.{j}" for k, v in GOOD.items() if isinstance(v, dict) for j in v)})
-ODD = st.sampled_from(["", " ", "a b", "???", "${", "${name}", "${oc.env:X}", "null", "\n", "\x1b[2J", "ü", "=", ":", "[", "{",
-                       "'", '"', "a,b", "_target_", "hydra", "-1", "1e999", "nan", "../x", "@", "~", "+", "\\", "#", "0x1"])  # fmt: skip
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | ODD
-VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4) | ODD, inner, max_size=3)
-)
+from tests.fuzz import GOOD, KEYS, ODD, SCALARS, VALUES
 
 
 def _accept_or_refuse(function: Any, *args: Any) -> None:
