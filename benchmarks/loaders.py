@@ -147,11 +147,15 @@ def stages(data: PretrainData, tensor: TensorLoader | None, images: int) -> dict
     return found
 
 
+def available(case: Case) -> list[str]:
+    """The case's loaders, those with DALI where it is installed."""
+    dali = all(importlib.util.find_spec(name) for name in ("nvidia", "nvidia.dali"))
+    return [loader for loader in case.loaders if dali or LOADERS[loader][0] != "dali"]
+
+
 def measure(name: str, case: Case, folder: Path, repeats: int, device: str) -> dict[str, Any]:
     """Seconds of every loader's epochs, their images, and on the CPU the stages."""
-    dali = importlib.util.find_spec("nvidia.dali") is not None
-    loaders = [loader for loader in case.loaders if dali or LOADERS[loader][0] != "dali"]
-    data = {loader: data_of(case, loader, folder, device) for loader in loaders}
+    data = {loader: data_of(case, loader, folder, device) for loader in available(case)}
     seconds = side_by_side({loader: epoch_of(one) for loader, one in data.items()}, repeats, device)
     plain: Any = data["torchvision, 0 workers"]
     tensor: Any = data["tensor"].train_dataloader() if "tensor" in data else None

@@ -1,4 +1,4 @@
-"""Run a function in several gloo processes; a process that fails, hangs or dies fails the test."""
+"""Run a function in several processes; a process that fails, hangs or dies fails the test."""
 
 from __future__ import annotations
 
@@ -15,32 +15,35 @@ import torch.multiprocessing as mp
 
 
 def _child(
-    rank: int, world_size: int, store: str, function: Callable[..., Any], args: tuple[Any, ...], out: Any
+    rank: int, world_size: int, store: str, backend: str, function: Callable[..., Any], args: tuple[Any, ...], out: Any
 ) -> None:
     torch.set_num_threads(1)
     try:
-        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
+        if backend == "nccl":
+            torch.cuda.set_device(rank)
+        dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=world_size)
         out.put((rank, function(*args), None))
     except BaseException:
         out.put((rank, None, traceback.format_exc()))
 
 
-def run(world_size: int, function: Callable[..., Any], *args: Any, timeout: float = 120) -> list[Any]:
+def run(
+    world_size: int, function: Callable[..., Any], *args: Any, timeout: float = 120, backend: str = "gloo"
+) -> list[Any]:
     """What ``function(*args)`` returned in each process, by rank.
 
     Args:
         world_size: number of processes.
         function: at a module's top level; returns plain values or numpy arrays.
         timeout: seconds until processes that have not all answered count as hanging.
+        backend: ``nccl``: each process on a GPU of its own.
     """
     context = mp.get_context("spawn")
     out = context.Queue()
     results: dict[int, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        processes = [
-            context.Process(target=_child, args=(rank, world_size, f"{folder}/store", function, args, out), daemon=True)
-            for rank in range(world_size)
-        ]
+        shared = (world_size, f"{folder}/store", backend, function, args, out)
+        processes = [context.Process(target=_child, args=(rank, *shared), daemon=True) for rank in range(world_size)]
         for process in processes:
             process.start()
         deadline = time.monotonic() + timeout

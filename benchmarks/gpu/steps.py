@@ -1,30 +1,36 @@
-"""The steps of ``python -m benchmarks.gpu``: each returns what it measured, as plain values."""
+"""The steps of ``python -m benchmarks.gpu``: each yields names and plain values, as they are measured."""
 
 from __future__ import annotations
 
 import json
-import statistics
+import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks import loaders as loaders_benchmark
 from benchmarks import loss as loss_benchmark
 from benchmarks import step as step_benchmark
+from benchmarks.gpu.clocks import PartClock, clocked
 from benchmarks.timing import machine, synchronise
 from solo_bam.config import Recipe
 from solo_bam.train.doctor.devices import Device, device_here
-from solo_bam.train.doctor.estimate import Loader, estimate
-from solo_bam.train.doctor.work import work_of
+from solo_bam.train.doctor.estimate import Estimate, Loader, estimate
+from solo_bam.train.doctor.work import LOSS, step_of, told_apart, work_of
 
-METHODS = ("bam", "bam_momentum", "simclr", "byol", "dino")
+METHODS = step_benchmark.METHODS
+Rows = Iterator[tuple[str, Any]]
 
 
 class Where(NamedTuple):
@@ -36,45 +42,46 @@ class Where(NamedTuple):
     out: Path
 
 
-def clocked(call: Callable[[], Any], device: str, repeats: int, warm_up: int = 2) -> dict[str, float]:
-    """Milliseconds of a call: alone (median), back to back, and of the host alone while the device runs behind."""
-    for _ in range(warm_up):
-        call()
-    alone = []
-    for _ in range(repeats):
-        synchronise(device)
-        start = time.perf_counter()
-        call()
-        synchronise(device)
-        alone.append(1e3 * (time.perf_counter() - start))
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    host = 1e3 * (time.perf_counter() - start) / repeats
-    synchronise(device)
-    pipelined = 1e3 * (time.perf_counter() - start) / repeats
-    return {"median_ms": statistics.median(alone), "host_ms": host, "pipelined_ms": pipelined}
+def environment(where: Where) -> Rows:
+    """What this is."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    yield from machine(where.device).items()
+    yield "cores", len(os.sched_getaffinity(0))
+    if where.device == "cuda":
+        free, whole = torch.cuda.mem_get_info()
+        yield "memory, GB", {"free": free / 1e9, "all": whole / 1e9}
+        yield "CUDA", torch.version.cuda
+        yield "cuDNN", torch.backends.cudnn.version()
+        yield "GPUs", torch.cuda.device_count()
+    for name in ("torchvision", "lightning", "timm", "solo-learn", "triton", "nvidia-dali-cuda120"):
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            yield name, "not here"
 
 
-def environment(where: Where) -> dict[str, Any]:
-    """What this is, and whether the crops and the loss are right on it."""
-    from importlib.metadata import version
+def tests(where: Where) -> Rows:
+    """The tests that need a GPU, each as it ends."""
+    words = [sys.executable, "-m", "pytest", "-v", "-m", "cuda", "-p", "no:cacheprovider", "tests/cuda"]
+    # Those of two processes are skipped on one GPU; without a GPU all are.
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if found := re.match(r"(?:.*::)?(\S.*) (PASSED|FAILED|ERROR|SKIPPED)", line):
+                yield found[1], found[2].lower()
+    yield "last", said[-1].strip()
+    if process.returncode:
+        print("".join(said), flush=True)
+        sys.exit(process.returncode)
 
-    packages = {name: version(name) for name in ("torch", "torchvision", "lightning", "timm", "solo-learn")}
-    return {**machine(where.device), **packages, "bf16": where.device != "cuda" or torch.cuda.is_bf16_supported()}
 
-
-def tests(where: Where) -> dict[str, Any]:
-    """The tests that need a GPU."""
-    words = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", "tests"]
-    done = subprocess.run(words, capture_output=True, text=True)
-    return {"code": done.returncode, "last": done.stdout.strip().splitlines()[-1:], "said": done.stdout[-3000:]}
-
-
-def loss(where: Where) -> dict[str, Any]:
-    """Speed, memory and accuracy of the loss against the published form and the products alone."""
+def loss(where: Where) -> Rows:
+    """Accuracy of the loss; its speed and memory beside the published form's and the products' alone."""
+    yield "relative errors", _errors(where)
     sizes = [(16, 2, 8)] if where.tiny else [(2048, 2, 256), (4096, 2, 256), (256, 8, 4096), (16_384, 8, 256)]
-    found: dict[str, Any] = {}
     for size in sizes:
         case = loss_benchmark.Case(*size)
         large = case.B * case.V * 2 * case.B > 2**28
@@ -82,9 +89,8 @@ def loss(where: Where) -> dict[str, Any]:
             call = loss_benchmark.make(name, case, where.device)
             result = clocked(call, where.device, 2 if large or where.tiny else 10, 1)
             if where.device == "cuda":
-                result["peak_MB"] = loss_benchmark._peak(name, case, where.device) / 1e6
-            found[f"{case}, {name}"] = result
-    return {**found, "relative errors": _errors(where)}
+                result["peak_MB"] = loss_benchmark.peak_memory(name, case, where.device) / 1e6
+            yield f"{case}, {name}", result
 
 
 def _errors(where: Where) -> dict[str, list[float]]:
@@ -128,10 +134,18 @@ def _crops(where: Where, batch: int, recipe: str = "cifar/bam") -> Callable[[], 
     return lambda: loader.crops(next(epochs), range(batch))
 
 
-def loader(where: Where) -> dict[str, Any]:
-    """Crops of images in memory, by batch size."""
-    batches = (16,) if where.tiny else (256, 512, 1024)
-    return {str(n): clocked(_crops(where, n), where.device, 2 if where.tiny else 20) for n in batches}
+def loader(where: Where) -> Rows:
+    """Crops of images in memory, by batch size; whole epochs of each loader that is here."""
+    for batch in (16,) if where.tiny else (256, 512, 1024):
+        yield f"crops, batch {batch}", clocked(_crops(where, batch), where.device, 2 if where.tiny else 20)
+    case = loaders_benchmark.CASES["CIFAR, 2 x 32"]
+    case = replace(case, images=32, batch_size=16) if where.tiny else replace(case, images=10_240, batch_size=256)
+    with tempfile.TemporaryDirectory() as folder:
+        files = where.data / "train" if where.data else loaders_benchmark.pictures(Path(folder), case.images, (32, 32))
+        for name in loaders_benchmark.available(case):
+            epoch = loaders_benchmark.epoch_of(loaders_benchmark.data_of(case, name, files, where.device))
+            found = clocked(epoch, where.device, 1, 1)
+            yield name, {**found, "images_per_s": 1e3 * epoch() / found["median_ms"]}
 
 
 def _asked(where: Where, method: str, batch: int, compiled: bool = False) -> tuple[Recipe, step_benchmark.Setting]:
@@ -149,42 +163,68 @@ def _model_step(where: Where, method: str, batch: int, compiled: bool = False) -
     return step_benchmark.step_of(model, step_benchmark.batch_of(recipe, setting), setting)
 
 
-def _modelled(where: Where, method: str, batch: int, device: Device) -> float:
-    """Seconds of a step by the model that ``solo-bam doctor`` tells; its batch is in the device's memory."""
+def _modelled(where: Where, method: str, batch: int, device: Device) -> Estimate:
+    """A step by the model that ``solo-bam doctor`` tells; its batch is in the device's memory."""
     recipe, setting = _asked(where, method, batch)
     model = step_benchmark.model_of(recipe, setting._replace(device="cpu"))
-    return estimate(recipe, work_of(model, recipe), device, 1, Loader(None, 0)).step
+    return estimate(recipe, work_of(model, recipe), device, 1, Loader(None, 0))
 
 
-def step(where: Where, compiled: bool = False) -> dict[str, Any]:
-    """Whole training steps of five methods: milliseconds, images per second, and the first call's seconds."""
-    found: dict[str, Any] = {}
-    device = device_here(where.device)
-    for batch in (8,) if where.tiny else (256, 512) if compiled else (256, 512, 1024):
-        for method in ("bam", "simclr") if compiled else METHODS:
-            start = time.perf_counter()
-            call = _model_step(where, method, batch, compiled)
+def _parts(where: Where, method: str, batch: int) -> dict[str, float]:
+    """Milliseconds of a step's parts, each measured by itself; loss: all between the networks' own operations."""
+    recipe, setting = _asked(where, method, batch)
+    model, clock = step_benchmark.model_of(recipe, setting), PartClock(where.device)
+    crops = step_benchmark.batch_of(recipe, setting)
+    with told_apart(model, clock):
+        call = step_of(model, crops, setting.autocast, lambda part: setattr(clock, "part", part))
+        call()
+        call()
+        clock.part = LOSS
+        clock.milliseconds = dict.fromkeys(clock.milliseconds, 0.0)
+        repeats = 1 if where.tiny else 5
+        for _ in range(repeats):
             call()
-            synchronise(where.device)
-            first = time.perf_counter() - start
-            result = clocked(call, where.device, 2 if where.tiny else 15)
-            result |= {"first_s": first, "images_per_s": 1e3 * batch / result["pipelined_ms"]}
-            if not compiled and device is not None:
-                result["modelled_ms"] = 1e3 * _modelled(where, method, batch, device)
-            found[f"{method}, batch {batch}"] = result
-    return found
+        clock.part = LOSS
+    return {part: milliseconds / repeats for part, milliseconds in clock.milliseconds.items()}
 
 
-def compile_(where: Where) -> dict[str, Any]:
-    """The same, compiled."""
-    return step(where, compiled=True)
+def step(where: Where) -> Rows:
+    """Whole training steps: milliseconds, images per second, the model's milliseconds, both by part."""
+    device = device_here(where.device)
+    for batch in (8,) if where.tiny else (256, 512, 1024):
+        for method in METHODS:
+            result: dict[str, Any] = dict(_timed_step(where, method, batch))
+            result["parts_ms"] = _parts(where, method, batch)
+            if device is not None:
+                modelled = _modelled(where, method, batch, device)
+                result["modelled_ms"] = 1e3 * modelled.step
+                result["modelled_parts_ms"] = {part: 1e3 * seconds for part, seconds in modelled.parts.items()}
+            yield f"{method}, batch {batch}", result
 
 
-def waits(where: Where) -> dict[str, Any]:
+def compile_(where: Where) -> Rows:
+    """The same steps compiled, the most telling first."""
+    for batch in (8,) if where.tiny else (512, 256, 1024):
+        for method in ("simclr",) if where.tiny else ("bam", "simclr", "bam_momentum", "byol", "dino"):
+            yield f"{method}, batch {batch}", _timed_step(where, method, batch, compiled=True)
+
+
+def _timed_step(where: Where, method: str, batch: int, compiled: bool = False) -> dict[str, float]:
+    start = time.perf_counter()
+    recipe, setting = _asked(where, method, batch, compiled)
+    model = step_benchmark.model_of(recipe, setting)
+    call = step_benchmark.step_of(model, step_benchmark.batch_of(recipe, setting), setting)
+    call()
+    synchronise(where.device)
+    first = time.perf_counter() - start
+    result = clocked(call, where.device, 2 if where.tiny else 15)
+    return {**result, "first_s": first, "images_per_s": 1e3 * batch / result["pipelined_ms"]}
+
+
+def waits(where: Where) -> Rows:
     """Where the host waits for the device: torch's own warnings, with the lines that cause them."""
     batch = 16 if where.tiny else 256
     calls = {"crops": _crops(where, batch)} | {m: _model_step(where, m, batch) for m in METHODS}
-    found = {}
     for name, call in calls.items():
         call()
         with warnings.catch_warnings(record=True) as caught:
@@ -194,14 +234,13 @@ def waits(where: Where) -> dict[str, Any]:
             call()
             if where.device == "cuda":
                 torch.cuda.set_sync_debug_mode("default")
-        found[name] = [f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchron" in str(w.message)]
-    return found
+        yield name, [f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchron" in str(w.message)]
 
 
-def profile_(where: Where) -> dict[str, Any]:
-    """Kernels of a batch of crops and of a step: how many, how long; a trace of the step."""
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if where.device == "cuda" else [])
-    found = {}
+def profile_(where: Where) -> Rows:
+    """Kernels of a batch of crops and of a step: how many, how long, which take longest; a trace of the step."""
+    on_gpu = where.device == "cuda"
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_gpu else [])
     batch = 8 if where.tiny else 256
     for name, call in {"crops": _crops(where, batch), "step": _model_step(where, "bam", batch)}.items():
         call()
@@ -209,99 +248,86 @@ def profile_(where: Where) -> dict[str, Any]:
             call()
             synchronise(where.device)
         kernels = [event for event in measured.events() if str(event.device_type).endswith("CUDA")]
-        operations = sum(event.count for event in measured.key_averages() if event.key.startswith("aten::"))
-        milliseconds = sum(event.device_time for event in kernels) / 1e3
-        found[name] = {"kernels": len(kernels), "kernel_ms": milliseconds, "aten calls": operations}
+        averages = [event for event in measured.key_averages() if event.key.startswith("aten::")]
+        times = {e.key: (e.self_device_time_total if on_gpu else e.self_cpu_time_total) / 1e3 for e in averages}
+        yield (
+            name,
+            {
+                "kernels": len(kernels),
+                "kernel_ms": sum(event.device_time for event in kernels) / 1e3,
+                "aten calls": sum(event.count for event in averages),
+                "longest_ms": dict(sorted(times.items(), key=lambda pair: -pair[1])[:8]),
+            },
+        )
         measured.export_chrome_trace(str(where.out / "trace.json"))
-    return found
 
 
-def fit(where: Where) -> dict[str, Any]:
+def fit(where: Where) -> Rows:
     """``solo-bam pretrain`` itself for two short epochs: images per second of the run's own record."""
-    found = {}
     for method in ("bam",) if where.tiny else ("simclr", "bam"):
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
-            done = subprocess.run(_pretrain(where, method, folder), capture_output=True, text=True)
+            _command(*_pretrain(where, method, folder))
             costs = [json.loads(line) for p in Path(folder).rglob("cost.jsonl") for line in p.read_text().splitlines()]
-            found[method] = {
-                "code": done.returncode,
-                "wall_s": time.perf_counter() - start,
-                "images_per_s": [cost["images"] / cost["seconds"] for cost in costs],
-                "peak_MB": [cost["peak_memory"] / 1e6 for cost in costs],
-            }
-            if done.returncode:
-                return {"failed": done.returncode, "said": (done.stdout + done.stderr)[-2000:]}
-    return found
+            yield (
+                method,
+                {
+                    "wall_s": time.perf_counter() - start,
+                    "images_per_s": [cost["images"] / cost["seconds"] for cost in costs],
+                    "peak_MB": [cost["peak_memory"] / 1e6 for cost in costs],
+                },
+            )
+
+
+def _command(*words: str) -> None:
+    """Run a module of the project; where it fails, say what it said and end the step."""
+    done = subprocess.run([sys.executable, "-m", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        print(done.stdout[-2500:], flush=True)
+        sys.exit(done.returncode)
 
 
 def _pretrain(where: Where, method: str, folder: str) -> list[str]:
-    words = [
-        sys.executable,
-        "-m",
-        "solo_bam",
-        "pretrain",
-        "--config-name",
-        f"{'digits' if where.tiny else 'cifar'}/{method}",
-    ]
-    words += [
-        f"checkpoint.dir={folder}",
-        "max_epochs=2",
-        "scheduler.warmup_epochs=0",
-        "data.format=tensor",
-        "devices=1",
-    ]
-    words += [f"accelerator={'gpu' if where.device == 'cuda' else 'cpu'}", "enable_progress_bar=False"]
+    accelerator = "gpu" if where.device == "cuda" else "cpu"
+    words = ["solo_bam", "pretrain", "--config-name", f"{'digits' if where.tiny else 'cifar'}/{method}"]
+    words += [f"checkpoint.dir={folder}", f"accelerator={accelerator}", "devices=1", "enable_progress_bar=False"]
+    words += ["max_epochs=2", "scheduler.warmup_epochs=0", "data.format=tensor"]
     if where.tiny:
-        return [
-            *words,
-            "backbone.name=test_resnet",
-            "limit_train_batches=2",
-            "limit_val_batches=1",
-            "knn_eval.freq=null",
-        ]
-    if where.data is not None:
-        words += ["data.dataset=custom", f"data.train_path={where.data}/train", f"data.val_path={where.data}/test"]
-    return [*words, "precision=bf16-mixed", "optimizer.batch_size=512", "data.num_workers=8", "limit_train_batches=60"]
+        tiny = ["backbone.name=test_resnet", "knn_eval.freq=null", "limit_train_batches=2", "limit_val_batches=1"]
+        return words + tiny
+    words += ["precision=bf16-mixed", "optimizer.batch_size=512", "data.num_workers=8", "limit_train_batches=60"]
+    return words + _images(where)
 
 
-def knn(where: Where) -> dict[str, Any]:
-    """The search for neighbors: CIFAR's size, and a tenth of ImageNet's queries against all of its bank."""
+def _images(where: Where) -> list[str]:
+    """CIFAR-10 as JPEG files, where they are here; the recipes download it otherwise."""
+    if where.data is None:
+        return []
+    return ["data.dataset=custom", f"data.train_path={where.data}/train", f"data.val_path={where.data}/test"]
+
+
+def knn(where: Where) -> Rows:
+    """The search for neighbors: CIFAR's size, and ImageNet's."""
     from solo_bam.core import neighbors
 
-    sizes = (
-        {"tiny": (600, 100, 16)}
-        if where.tiny
-        else {"CIFAR": (50_000, 10_000, 512), "ImageNet/10": (1_281_167, 5_000, 384)}
-    )
-    found = {}
-    for name, (bank, queries, width) in sizes.items():
-        features = torch.randn(bank, width, device=where.device)
+    sizes = {"CIFAR": (50_000, 10_000, 512), "ImageNet": (1_281_167, 50_000, 384)}
+    for name, (bank, queries, width) in ({"tiny": (600, 100, 16)} if where.tiny else sizes).items():
+        tiles = neighbors.in_tiles(torch.randn(bank, width, device=where.device))
         asked = torch.randn(queries, width, device=where.device)
         for k in (20, 200):
-            found[f"{name}, k {k}"] = clocked(
-                lambda k=k, a=asked, b=features: neighbors.find_neighbours(neighbors.in_tiles(b), a, k),
-                where.device,
-                2,
-                1,
-            )
-    return found
+            search = partial(neighbors.find_neighbours, tiles, asked, k)
+            yield f"{name}, k {k}", clocked(search, where.device, 1, 1)
 
 
-def speedrun(where: Where) -> dict[str, Any]:
+def speedrun(where: Where) -> Rows:
     """A speedrun's recipe, short of its epochs."""
-    words = [sys.executable, "-m", "benchmarks.speedrun", "speedrun/simclr", "--runs", "1", "--device", where.device]
-    words += ["--tiny"] if where.tiny else ["max_epochs=15"]
-    if where.data is not None and not where.tiny:
-        words += ["data.dataset=custom", f"data.train_path={where.data}/train", f"data.val_path={where.data}/test"]
-    done = subprocess.run([*words, "--out", str(where.out / "speedrun.json")], capture_output=True, text=True)
-    if done.returncode:
-        return {"failed": done.returncode, "said": (done.stdout + done.stderr)[-2000:]}
-    result: dict[str, Any] = json.loads((where.out / "speedrun.json").read_text())
-    return result
+    words = ["benchmarks.speedrun", "speedrun/simclr", "--runs", "1", "--device", where.device]
+    words += ["--tiny"] if where.tiny else ["max_epochs=15", *_images(where)]
+    _command(*words, "--out", str(where.out / "speedrun.json"))
+    yield from json.loads((where.out / "speedrun.json").read_text()).items()
 
 
-STEPS: dict[str, Callable[[Where], dict[str, Any]]] = {
+STEPS: dict[str, Callable[[Where], Rows]] = {
     "environment": environment, "tests": tests, "loss": loss, "loader": loader, "step": step, "waits": waits,
     "profile": profile_, "fit": fit, "knn": knn, "compile": compile_, "speedrun": speedrun,
 }  # fmt: skip

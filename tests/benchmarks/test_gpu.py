@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,3 +37,29 @@ def test_a_step_that_hangs_or_fails_is_told_and_the_next_one_runs(
     results = json.loads((tmp_path / "gpu.json").read_text())
     assert results["loss"]["failed"] == "not done after 0 s"
     assert "torch" in results["environment"]
+
+
+def test_a_stop_keeps_each_value_and_ends_all_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "benchmarks" / "gpu").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "gpu" / "__main__.py").write_text(
+        "import subprocess, sys, time\n"
+        "behind = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "print('RESULT {\"first\": %d}' % behind.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    where = gpu.Where("cpu", True, None, tmp_path)
+    result: dict[str, Any] = {}
+    kept: list[dict[str, Any]] = []
+    gpu._run(gpu.Step("loss", 1, 1), where, 3, result, lambda: kept.append(dict(result)))
+    assert [list(each) for each in kept] == [["first"]]
+    assert result["failed"] == "not done after 3 s"
+    status = Path(f"/proc/{result['first']}/status")
+    assert not status.exists() or "zombie" in status.read_text()
+
+
+def test_asking_for_some_steps_keeps_the_others_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gpu.json").write_text(json.dumps({"step": {"bam": 1}, "knn": {"failed": 1}}))
+    monkeypatch.setattr(gpu, "_run", lambda step, where, limit, result, keep: result.update(found=2))
+    assert gpu.main(["--device", "cpu", "--tiny", "--only", "knn", "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "gpu.json").read_text()) == {"step": {"bam": 1}, "knn": {"found": 2}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,6 +54,7 @@ class CollapseMonitor(pl.Callback):
         self.highest_rank = 0.0
         self.lasting: dict[str, int] = {}  # symptom -> epochs
         self._rows: dict[str, deque[Tensor]] = {"train": deque(), "val": deque(), "projections": deque()}
+        self._held: Counter[str] = Counter()  # how many those are
         self._now: str | None = None
         self._hooks: list[Any] = []
 
@@ -82,8 +83,9 @@ class CollapseMonitor(pl.Callback):
         """The last rows of a split, at least :data:`ROWS` where there are as many."""
         kept = self._rows[split]
         kept.append(rows.detach().clone())
-        while sum(map(len, kept)) - len(kept[0]) >= ROWS:
-            kept.popleft()
+        self._held[split] += len(rows)
+        while self._held[split] - len(kept[0]) >= ROWS:
+            self._held[split] -= len(kept.popleft())
 
     def on_train_batch_start(self, *_: Any) -> None:
         self._now = "train"
@@ -103,6 +105,7 @@ class CollapseMonitor(pl.Callback):
         told = self._measure(trainer, pl_module)
         for kept in self._rows.values():
             kept.clear()
+        self._held.clear()
         alike = max(collectives.gather_number(int(told is not None)))
         if not alike:
             self.collapsed_in = None
@@ -149,7 +152,7 @@ class CollapseMonitor(pl.Callback):
         self.highest_rank, self.lasting = state_dict["highest_rank"], dict(state_dict["lasting"])
         self.collapsed_in = state_dict.get("collapsed_in")
         for split, rows in state_dict.get("rows", {}).items():
-            self._rows[split] = deque([rows])
+            self._rows[split], self._held[split] = deque([rows]), len(rows)
 
 
 def _projector(model: pl.LightningModule, method: str) -> nn.Module | None:

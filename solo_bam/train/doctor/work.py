@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 import lightning.pytorch as pl
 import torch
@@ -25,6 +25,12 @@ NETWORK, LOSS, OPTIMIZER, CROPS = "network", "loss", "optimizer", "crops"
 _ALLOCATE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view"}
 _FOREACH = {"foreach": True}  # torch's default on GPUs for optimizers that are not fused
 _CHOOSE = {"index", "index_select", "gather", "embedding"}
+
+
+class HasPart(Protocol):
+    """Is told which part of a step runs."""
+
+    part: str
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ def work_of(model: pl.LightningModule, recipe: Recipe) -> Work:
     mode, recorder = FakeTensorMode(), Recorder()
     _empty(model, mode)
     model.knn_eval = False  # type: ignore[assignment]  # its bank chooses images by their labels
-    with mode, _told_apart(model, recorder):
+    with mode, told_apart(model, recorder):
         batch = _batch(recipe)
         with recorder:
             for tensor in (*model.parameters(), *model.buffers(), *batch[1]):
@@ -183,7 +189,7 @@ def _empty(model: nn.Module, mode: FakeTensorMode) -> None:
 
 
 @contextmanager
-def _told_apart(model: nn.Module, recorder: Recorder) -> Iterator[None]:
+def told_apart(model: nn.Module, recorder: HasPart) -> Iterator[None]:
     """What runs inside of children with weights is the network's; what runs between them is the loss."""
     depth = 0
 
