@@ -62,7 +62,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, value in STEPS[options.step](where):
             print("\n" + _RESULT + json.dumps({name: value}), flush=True)
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the step that runs, too
     return _run_all(options, where)
 
 
@@ -150,4 +149,5 @@ def _told(value: Any) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the step that runs, too
     sys.exit(main())

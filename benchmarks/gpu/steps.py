@@ -312,7 +312,7 @@ def knn(where: Where) -> Rows:
 
     sizes = {"CIFAR": (50_000, 10_000, 512), "ImageNet": (1_281_167, 50_000, 384)}
     for name, (bank, queries, width) in ({"tiny": (600, 100, 16)} if where.tiny else sizes).items():
-        tiles = neighbors.in_tiles(torch.randn(bank, width, device=where.device))
+        tiles = list(neighbors.in_tiles(torch.randn(bank, width, device=where.device)))
         asked = torch.randn(queries, width, device=where.device)
         for k in (20, 200):
             search = partial(neighbors.find_neighbours, tiles, asked, k)

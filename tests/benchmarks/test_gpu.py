@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import steps
 from benchmarks.gpu.steps import STEPS
 
 
@@ -41,6 +44,8 @@ def test_a_step_that_hangs_or_fails_is_told_and_the_next_one_runs(
 
 def test_a_stop_keeps_each_value_and_ends_all_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "benchmarks" / "gpu").mkdir(parents=True)
+    for package in ("benchmarks", "benchmarks/gpu"):
+        (tmp_path / package / "__init__.py").touch()
     (tmp_path / "benchmarks" / "gpu" / "__main__.py").write_text(
         "import subprocess, sys, time\n"
         "behind = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
@@ -51,11 +56,32 @@ def test_a_stop_keeps_each_value_and_ends_all_that_runs(tmp_path: Path, monkeypa
     where = gpu.Where("cpu", True, None, tmp_path)
     result: dict[str, Any] = {}
     kept: list[dict[str, Any]] = []
-    gpu._run(gpu.Step("loss", 1, 1), where, 3, result, lambda: kept.append(dict(result)))
+    gpu._run(gpu.Step("loss", 1, 1), where, 6, result, lambda: kept.append(dict(result)))
     assert [list(each) for each in kept] == [["first"]]
-    assert result["failed"] == "not done after 3 s"
-    status = Path(f"/proc/{result['first']}/status")
-    assert not status.exists() or "zombie" in status.read_text()
+    assert result["failed"] == "not done after 6 s"
+    deadline = time.monotonic() + 30
+    while _runs(result["first"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _runs(process: int) -> bool:
+    try:
+        return "zombie" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+
+
+def test_each_search_of_neighbors_sees_the_whole_bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def twice(search: Any, *_: Any) -> dict[str, float]:
+        found.append((search().positions, search().positions))
+        return {}
+
+    monkeypatch.setattr(steps, "clocked", twice)
+    assert len(list(steps.knn(gpu.Where("cpu", True, None, tmp_path)))) == 2
+    assert all(torch.equal(first, second) for first, second in found)
 
 
 def test_asking_for_some_steps_keeps_the_others_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
