@@ -46,13 +46,13 @@ def test_shipped_recipe_is_valid(name: str) -> None:
     ],
 )
 def test_recipes_of_one_folder_differ_in_the_method_alone(folder: str, methods: tuple[str, ...]) -> None:
-    """The method's own part is its settings and, but for the small ones, its optimiser; the batch is shared."""
+    """The method's own part is its settings and, but for digits and cifar-small, its optimizer; the batch is shared."""
     own = {"name", "method", "method_kwargs", "momentum", "tuned"}
     recipes = [load_recipe(f"{folder}/{name}") for name in methods]
     for recipe in recipes:
         assert recipe.optimizer.batch_size == recipes[0].optimizer.batch_size
         assert recipe.optimizer.classifier_lr == recipes[0].optimizer.classifier_lr
-    if folder not in ("digits", "quick", "cifar-small"):
+    if folder not in ("digits", "cifar-small"):
         own |= {"optimizer"}
     shared = [recipe.model_dump(exclude=own) for recipe in recipes]
     assert all(part == shared[0] for part in shared)
