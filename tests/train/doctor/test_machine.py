@@ -35,7 +35,7 @@ def test_a_page_without_a_recipe(capsys: Any, tmp_path: Path, monkeypatch: Any) 
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "This machine"
-    assert all(len(line) <= 100 for line in lines)
+    assert all(len(line) <= 100 or str(tmp_path) in line for line in lines)  # a path is not broken
     assert all(line[:9].strip() in ("ok", "warning", "") for line in lines[1:-2])
     assert lines[-1].startswith("solo-bam can run, ")
     assert not list(tmp_path.iterdir())
