@@ -43,7 +43,7 @@ PLAN = (
     Step("tests", 60, 180),
     Step("loss", 40, 90),
     Step("loader", 20, 60),
-    Step("step", 50, 100),
+    Step("step", 80, 180),
     Step("waits", 20, 60),
     Step("profile", 20, 60),
     Step("fit", 45, 120),
