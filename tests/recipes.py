@@ -11,6 +11,7 @@ TINY = [
     "data.fraction=0.05",
     "optimizer.batch_size=16",
     "augmentations.0.crop_size=16",
+    "backbone.name=test_resnet",  # of timm: 0.4 million weights
     "backbone.cifar_stem=False",
     "scheduler.warmup_epochs=0",
     "max_epochs=1",

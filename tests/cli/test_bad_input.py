@@ -102,7 +102,7 @@ CASES: dict[str, tuple[str, str]] = {
         r"backbone.name: got 'resnet81' \(did you mean resnet18\?\)",
     ),
     "unknown key of a backbone": (
-        f"pretrain {DIGITS} backbone.kwargs.drop_path_rate=0.1",
+        f"pretrain {DIGITS} backbone.name=resnet18 backbone.kwargs.drop_path_rate=0.1",
         r"backbone.kwargs.drop_path_rate: unknown key for resnet18 \(value 0.1\), allowed: block, ",
     ),
     "pretrained weights": (
@@ -118,7 +118,7 @@ CASES: dict[str, tuple[str, str]] = {
         r"backbone.name: vit_tiny takes no crops of 12 px \(.*divisible by patch size.*\); change",
     ),
     "boxes from a single point": (
-        f"pretrain {DIGITS} data.contrastive_crop.enabled=True augmentations.0.rrc.enabled=True",
+        f"pretrain {DIGITS} backbone.name=resnet18 data.contrastive_crop.enabled=True augmentations.0.rrc.enabled=True",
         r"data.contrastive_crop.enabled: got True, resnet18's heat map of an image of 16 px is a single point; set",
     ),
     "boxes without crops": (

@@ -403,19 +403,19 @@ CASES = {
     "layers of a frozen one": ("RUN optimizer.layer_decay=0.7", r"optimizer.layer_decay: got 0.7, the backbone is frozen"),
     "layers of a ResNet": (
         "RUN optimizer.layer_decay=0.7 finetune=True optimizer.lr=1",
-        r"optimizer.layer_decay: got 0.7, resnet18 does not say which layers it has",
+        r"optimizer.layer_decay: got 0.7, test_resnet does not say which layers it has",
     ),
     "clipping of many heads": ("RUN gradient_clip_val=1", r"gradient_clip_val: clips the heads of all learning rates"),
     "an odd batch to mix": ("RUN mixup=0.8 optimizer.batch_size=15", r"optimizer.batch_size: got 15, mixup and cutmix"),
     "an unknown schedule": ("RUN scheduler.name=reduce", r"scheduler.name: got 'reduce', must be warmup_cosine, cosine"),
     "a floor above the peak": ("RUN scheduler.min_lr=1", r"scheduler.min_lr: got 1, must be at most the smallest peak"),
-    "tokens of a ResNet": ("RUN probe.blocks=4", r"probe.blocks: got 4, resnet18 is no ViT with a \[CLS\] token"),
+    "tokens of a ResNet": ("RUN probe.blocks=4", r"probe.blocks: got 4, test_resnet is no ViT with a \[CLS\] token"),
     "another backbone": (
         "RUN backbone={name: resnet50}",
-        r"backbone.name: got 'resnet50' from the linear recipe, the checkpoint was trained with 'resnet18'; remove",
+        r"backbone.name: got 'resnet50' from the linear recipe, the checkpoint was trained with 'test_resnet'; remove",
     ),
     "another stem": (
-        "RUN backbone={name: resnet18, cifar_stem: True}",
+        "RUN backbone={name: test_resnet, cifar_stem: True}",
         r"backbone.cifar_stem: got True from the linear recipe, the checkpoint was trained with False",
     ),
     "solo-learn's with another backbone": (

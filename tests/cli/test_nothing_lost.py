@@ -81,11 +81,11 @@ def test_no_number_is_made_of_broken_weights(
     monkeypatch.chdir(copy.parent)
     video(Path("davis"))
     content = torch.load(copy / "checkpoints" / "last.ckpt", weights_only=True)
-    content["state_dict"]["backbone.conv1.weight"][0, 0, 0, 0] = value
+    content["state_dict"]["backbone.conv1.0.weight"][0, 0, 0, 0] = value
     torch.save(content, copy / "checkpoints" / "last.ckpt")
     before = sorted(copy.parent.rglob("*"))
     assert main([str(copy) if word == "RUN" else word for word in command]) == 2
-    assert "conv1.weight" in capsys.readouterr().err
+    assert "conv1.0.weight" in capsys.readouterr().err
     assert sorted(copy.parent.rglob("*")) == before
 
 

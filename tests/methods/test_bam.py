@@ -21,7 +21,12 @@ METHODS = ["bam", "bam_momentum"]
 
 def build(tmp_path: Path, name: str = "bam", *overrides: str, large: int = 2, small: int = 0) -> Any:
     torch.manual_seed(0)
-    cfg = resolve(tiny(tmp_path, f"digits/{name}", *overrides), num_classes=10, has_val=True, world_size=1)
+    cfg = resolve(
+        tiny(tmp_path, f"digits/{name}", "backbone.name=resnet18", *overrides),
+        num_classes=10,
+        has_val=True,
+        world_size=1,
+    )
     cfg.data.num_large_crops, cfg.data.num_small_crops = large, small
     method = solo_learn.build_method(cfg)
     method.log = method.log_dict = lambda *args, **kwargs: None  # no trainer here

@@ -140,7 +140,9 @@ def test_what_is_no_args_json_of_solo_learns(tmp_path: Path) -> None:
 @release_only
 def test_a_checkpoint_of_the_releases_own_callback(tmp_path: Path) -> None:
     """The head's are in tests/solo_learn/test_head.py."""
-    method = solo_learn.build_method(resolve(tiny(tmp_path, "digits/byol", "backbone.cifar_stem=True"), 10, True, 1))
+    method = solo_learn.build_method(
+        resolve(tiny(tmp_path, "digits/byol", "backbone.name=resnet18", "backbone.cifar_stem=True"), 10, True, 1)
+    )
     from solo.utils.checkpointer import Checkpointer
 
     # What `additional_setup_pretrain` makes of its command line.

@@ -53,7 +53,7 @@ def test_devices_count_as_lightning_counts_them(devices: Any, count: int, tmp_pa
 @pytest.mark.crops
 @pytest.mark.parametrize(("name", "warns"), [("dino", True), ("byol", False), ("bam", False)])
 def test_a_loss_that_ignores_small_crops_says_so(name: str, warns: bool, tmp_path: Path) -> None:
-    cfg = resolve(tiny(tmp_path, f"digits/{name}"), 10, True, 1)
+    cfg = resolve(tiny(tmp_path, f"digits/{name}", "backbone.name=resnet18"), 10, True, 1)
     cfg.data.num_small_crops = 2
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -26,7 +26,7 @@ from tests.solo_learn.editions import release_only
 
 
 def build(tmp_path: Path, name: str = "digits/simclr", *overrides: str) -> Any:
-    recipe = tiny(tmp_path, name, *overrides)
+    recipe = tiny(tmp_path, name, "backbone.name=resnet18", *overrides)
     return solo_learn.build_method(resolve(recipe, num_classes=10, has_val=True, world_size=1))
 
 
@@ -104,7 +104,13 @@ def test_method_kwargs_reach_the_method(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("crop", [16, 65])
 def test_stem_for_small_images(crop: int, tmp_path: Path) -> None:
-    recipe = tiny(tmp_path, "digits/simclr", f"augmentations.0.crop_size={crop}", "backbone.cifar_stem=null")
+    recipe = tiny(
+        tmp_path,
+        "digits/simclr",
+        "backbone.name=resnet18",
+        f"augmentations.0.crop_size={crop}",
+        "backbone.cifar_stem=null",
+    )
     cfg = resolve(recipe, num_classes=10, has_val=True, world_size=1)
     method: Any = solo_learn.build_method(cfg, backbone_factory(cfg.backbone))
     small = crop <= 64
@@ -140,7 +146,7 @@ def test_a_method_written_for_the_head_edition_trains(tmp_path: Path) -> None:
             loss: torch.Tensor = out["loss"] + (out["z"][0] - out["z"][1]).pow(2).mean()
             return loss
 
-    recipe = tiny(tmp_path, "digits/bam", "augmentations.0.num_crops=2")
+    recipe = tiny(tmp_path, "digits/bam", "backbone.name=resnet18", "augmentations.0.num_crops=2")
     cfg = resolve(recipe, 10, True, 1)
     cfg.data.num_small_crops = 1
     solo_learn.METHODS["alignment"] = Alignment
