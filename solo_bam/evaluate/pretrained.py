@@ -67,7 +67,8 @@ def _backbone(asked: Backbone | None, trained_by: Recipe | None, crop_size: int)
         stem = asked.cifar_stem
         automatic = is_resnet(asked.name) and crop_size <= CIFAR_STEM_UP_TO
         return asked.model_copy(update={"cifar_stem": automatic if stem is None else stem})
-    theirs = trained_by.backbone.model_copy(update={"cifar_stem": cifar_stem_stride(trained_by)})
+    stem = (False, True, 2)[cifar_stem_stride(trained_by)]
+    theirs = trained_by.backbone.model_copy(update={"cifar_stem": stem})
     if asked is None:
         return theirs
     _check_same(asked, theirs)

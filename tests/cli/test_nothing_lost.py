@@ -250,14 +250,14 @@ def test_ctrl_c_after_the_last_epoch_tells_how_to_go_on(
     assert run.status == "finished"
 
 
-def test_a_second_start_says_what_it_will_do(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_second_start_says_what_it_will_do(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     words = ["pretrain", "--config-name", "digits/bam", *tiny_overrides(tmp_path)]
     assert main(words) == 0
     (first,) = (tmp_path / "bam").iterdir()
-    capfd.readouterr()
+    caplog.clear()
     assert main(words) == 0
-    said = capfd.readouterr().err
     (second,) = {*(tmp_path / "bam").iterdir()} - {first}
-    told = next(line for line in said.splitlines() if f"{first.name} (finished)" in line)
-    assert second.name in told
-    assert said.index(told) < said.index("bam on digits")  # before anything runs
+    (told,) = [number for number, line in enumerate(caplog.messages) if f"{first.name} (finished)" in line]
+    (begun,) = [number for number, line in enumerate(caplog.messages) if line.startswith("bam on digits")]
+    assert second.name in caplog.messages[told]
+    assert told < begun  # before anything runs

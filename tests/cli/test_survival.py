@@ -131,8 +131,6 @@ torch.save = save
 """
 ON_CALL = """
 import os
-from solo_bam.train.pretrain import newest_readable
-from solo_bam.core.errors import UserError
 from solo_bam.runs.folder import RunFolder
 RunFolder.{name} = lambda *_: os.killpg(0, 9)
 """
