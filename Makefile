@@ -57,7 +57,7 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 notebook: $(VENV)/.docs
-	$(BIN)/jupyter execute --inplace docs/notebook.ipynb
+	PYTHONWARNINGS='ignore:IProgress not found' $(BIN)/jupyter execute --inplace docs/notebook.ipynb
 
 $(VENV)/.docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[notebook,docs]"

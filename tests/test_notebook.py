@@ -25,6 +25,7 @@ def test_it_holds_its_outputs_and_few_bytes_of_pictures() -> None:
     assert len(pictures) >= 2
     assert sum(map(len, pictures)) * 3 / 4 < 200_000
     assert NOTEBOOK.stat().st_size < 300_000
+    assert "site-packages" not in NOTEBOOK.read_text()  # a warning, with a path of the machine
 
 
 @pytest.mark.slow

@@ -217,9 +217,7 @@ def compile_(where: Where) -> Rows:
 
 def _timed_step(where: Where, method: str, batch: int, compiled: bool = False) -> dict[str, float]:
     start = time.perf_counter()
-    recipe, setting = _asked(where, method, batch, compiled)
-    model = step_benchmark.model_of(recipe, setting)
-    call = step_benchmark.step_of(model, step_benchmark.batch_of(recipe, setting), setting)
+    call = _model_step(where, method, batch, compiled)
     call()
     synchronise(where.device)
     first = time.perf_counter() - start

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from solo_bam.api.run import override_all, pandas, recipe_place
-from solo_bam.config.comparison import load_comparison
+from solo_bam.config.comparison import load_comparison, split_launcher
 from solo_bam.core.files import expanded, writable
 
 if TYPE_CHECKING:
@@ -82,9 +82,8 @@ def compare(comparison: str | Path, *changes: str, **keys: Any) -> Comparison:
         UserError: a recipe, data or devices that do not fit, an unfair comparison, or it is running already.
     """
     path, name = recipe_place(comparison)
-    lines = override_all(changes, keys)
-    launcher = [line for line in lines if line.lstrip("+").startswith(("hydra.", "hydra/"))]
-    asked = load_comparison(name, [line for line in lines if line not in launcher], path)
+    launcher, lines = split_launcher(override_all(changes, keys))
+    asked = load_comparison(name, lines, path)
 
     from solo_bam.comparison import run
     from solo_bam.comparison.plan import make_plan

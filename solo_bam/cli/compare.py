@@ -25,10 +25,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     options = parse(parser, arguments)
     import_modules(options.modules)
-    launcher = [line for line in options.overrides if line.lstrip("+").startswith(("hydra.", "hydra/"))]
-    overrides = [line for line in options.overrides if line not in launcher]
-    from solo_bam.config.comparison import load_comparison
+    from solo_bam.config.comparison import load_comparison, split_launcher
 
+    launcher, overrides = split_launcher(options.overrides)
     comparison = load_comparison(options.name, overrides, options.config_path)
 
     from solo_bam.comparison.plan import make_plan

@@ -170,5 +170,5 @@ class Results:
 
     @property
     def failed(self) -> list[Outcome]:
-        """Runs that have not ended well."""
+        """Runs that gave no number: stopped by an error, or not there."""
         return [one for one in self.outcomes if one.status != "finished"]

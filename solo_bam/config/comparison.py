@@ -111,6 +111,12 @@ class Comparison(Section):
         return KNNOptions.model_validate({"k": 20, "temperature": 0.07, "distance": "cosine", **self.knn})
 
 
+def split_launcher(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Of a command line: Hydra's own overrides, which choose and set up its launcher, and the comparison's."""
+    launcher = [line for line in overrides if line.lstrip("+").startswith(("hydra.", "hydra/"))]
+    return launcher, [line for line in overrides if line not in launcher]
+
+
 def load_comparison(name: str, overrides: Sequence[str] = (), config_path: str | None = None) -> Comparison:
     """A checked comparison.
 

@@ -8,7 +8,6 @@ from solo_bam.comparison.report.summary import (
     FEW_SEEDS,
     UNFAIR,
     circumstances,
-    incomplete,
     listed,
     seeds,
     student_columns,
@@ -143,7 +142,7 @@ def _on_reach(results: Results) -> list[str]:
 
 def _on_runs(results: Results) -> list[str]:
     facts = []
-    if gaps := incomplete(results):
+    if gaps := results.failed:
         facts.append(f"{len(gaps)} of {len(results.outcomes)} runs gave no number: {listed(map(told_run, gaps))}.")
     if results.at_once > 1:
         facts.append(f"{results.at_once} runs at a time shared the machine, which hours and images per second show.")

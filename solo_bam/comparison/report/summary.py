@@ -103,11 +103,6 @@ def seeds(results: Results) -> list[int]:
     return sorted({outcome.seed for outcome in results.outcomes})
 
 
-def incomplete(results: Results) -> list[Outcome]:
-    """Runs that failed or are not there."""
-    return [outcome for outcome in results.outcomes if outcome.status != "finished"]
-
-
 def test_images(results: Results) -> dict[str, int]:
     """How many images each data set measures on."""
     records = (record for outcome in results.outcomes for record in outcome.records)
@@ -337,5 +332,4 @@ def _mark_notes(results: Results) -> list[str]:
 
 
 def _gaps(results: Results) -> list[str]:
-    gaps = incomplete(results)
-    return [f"Without a number: {listed(map(told_run, gaps))}."] if gaps else []
+    return [f"Without a number: {listed(map(told_run, results.failed))}."] if results.failed else []
