@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.zygote import Zygote
+
 # Two cores serve several test processes; more threads would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -39,6 +41,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The digits are written into a folder of the tests' own."""
     os.environ["SOLO_BAM_CACHE"] = str(tmp_path_factory.getbasetemp().parent / "solo-bam-cache")
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """Starts ``solo-bam`` in milliseconds."""
+    with Zygote() as warm:
+        yield warm
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import tempfile
 import time
@@ -15,8 +16,11 @@ import torch.multiprocessing as mp
 
 
 def _child(
-    rank: int, world_size: int, store: str, backend: str, function: Callable[..., Any], args: tuple[Any, ...], out: Any
-) -> None:
+    rank: int, world_size: int, store: str, backend: str, environment: dict[str, str],
+    function: Callable[..., Any], args: tuple[Any, ...], out: Any,
+) -> None:  # fmt: skip
+    os.environ.clear()
+    os.environ.update(environment)
     torch.set_num_threads(1)
     try:
         if backend == "nccl":
@@ -38,11 +42,12 @@ def run(
         timeout: seconds until processes that have not all answered count as hanging.
         backend: ``nccl``: each process on a GPU of its own.
     """
-    context = mp.get_context("spawn")
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["tests.warm"])
     out = context.Queue()
     results: dict[int, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        shared = (world_size, f"{folder}/store", backend, function, args, out)
+        shared = (world_size, f"{folder}/store", backend, dict(os.environ), function, args, out)
         processes = [context.Process(target=_child, args=(rank, *shared), daemon=True) for rank in range(world_size)]
         for process in processes:
             process.start()

@@ -1,4 +1,4 @@
-"""Starts of ``solo-bam`` that can be killed: forked from a process that has imported everything already.
+"""Starts of ``solo-bam``, and of other Python, forked from a process that has imported everything already.
 
 A start of Python and torch takes seconds; a fork of a warm process takes milliseconds. Every start leads a
 process group of its own, so that a kill takes its loader processes and its other training processes along.
@@ -12,8 +12,11 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).parents[1]
 
 
 class Start:
@@ -55,16 +58,24 @@ class Start:
 
 
 class Zygote:
-    """The warm process; a context manager."""
+    """The warm process; a context manager.
+
+    Args:
+        modules: that it imports.
+    """
+
+    def __init__(self, *modules: str):
+        self.modules = modules or ("tests.warm",)
 
     def __enter__(self) -> Zygote:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.zygote"],
+            [sys.executable, "-m", "tests.zygote", *self.modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
+            cwd=ROOT,
         )
         return self
 
@@ -82,7 +93,10 @@ class Zygote:
 
     def start(self, arguments: list[str], output: Path, before: str = "", **environment: str) -> Start:
         """``solo-bam`` with these arguments; ``before`` is Python run in the child first."""
-        question = {"start": arguments, "output": str(output), "before": before, "environment": environment}
+        question = {
+            "start": arguments, "output": str(output), "before": before, "environment": environment,
+            "folder": os.getcwd(),
+        }  # fmt: skip
         return Start(self, self.ask(**question), output)
 
 
@@ -151,13 +165,15 @@ def _child(question: dict[str, Any]) -> None:
 
     for module in (launcher, fabric):
         module.subprocess = type("subprocess", (), {"Popen": _Forked})  # type: ignore[attr-defined]
+    os.chdir(question["folder"])
     exec(question["before"], {})
     _ARGUMENTS[:] = question["start"]
     _run(question["start"])
 
 
 def _serve() -> None:
-    _warm_up()
+    for module in sys.argv[1:]:
+        import_module(module)
     for line in sys.stdin:
         question = json.loads(line)
         if "poll" in question:
@@ -167,22 +183,6 @@ def _serve() -> None:
             if answer == 0:
                 _child(question)
         print(json.dumps(answer), flush=True)
-
-
-def _warm_up() -> None:
-    """Import what a run imports, the late imports too."""
-    import torch
-    import torch.utils.tensorboard
-    import torchmetrics  # noqa: F401
-
-    from solo_bam import solo_learn
-    from solo_bam.backbones import create_backbone
-    from solo_bam.data.datasets.digits import digits_folder
-
-    torch.set_num_threads(1)
-    digits_folder()
-    _ = solo_learn.METHODS
-    create_backbone("vit_tiny", {"img_size": 16, "patch_size": 8})
 
 
 if __name__ == "__main__":

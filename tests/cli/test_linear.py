@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ from solo_bam.runs.checkpoints.read import hash_weights, load_pretrained
 from solo_bam.runs.records import read_records, wilson_interval
 from solo_bam.train import linear as command
 from tests.pretrained import TINY, VIT, pretrained_run
+from tests.zygote import Zygote
 
 RECIPES = recipe_names(recipe_folders("linear"))
 SWEEP = "optimizer.lr=[0.1,1,3]"
@@ -262,7 +260,7 @@ def test_resuming_changes_nothing(resnet: Path, tmp_path: Path, monkeypatch: pyt
     assert whole.records[0].value == resumed.records[0].value
 
 
-def test_two_processes_test_every_image_once(resnet: Path, tmp_path: Path) -> None:
+def test_two_processes_test_every_image_once(resnet: Path, tmp_path: Path, zygote: Zygote) -> None:
     """15 images on two processes: none twice, none left out."""
     from tests.data.pictures import folders
 
@@ -271,15 +269,8 @@ def test_two_processes_test_every_image_once(resnet: Path, tmp_path: Path) -> No
             "limit_val_batches=1.0", "optimizer.lr=[0.1,1]", "probe.batch_norm=True"]  # fmt: skip
     line = [str(resnet), "--config-name", "digits/linear", *TINY, *data]
     both = [*line, f"checkpoint.dir={tmp_path}", "devices=2", "checkpoint.enabled=True"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "solo_bam", "linear", *both],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    start = zygote.start(["linear", *both], tmp_path / "output")
+    assert start.wait() == 0, start.output.read_text()[-2000:]
     [folder] = (tmp_path / "linear").iterdir()
     record = read_records(folder / "evaluation")[0]
     assert (record.images, record.protocol["batch"]) == (15, 8)
@@ -401,10 +392,6 @@ CASES = {
     "no share of the labels": ("RUN data.label_fraction=0", r"data.label_fraction: got 0, must be greater than 0"),
     "rates for fine-tuning": ("RUN finetune=True", r"optimizer.lr: got 6 rates, a backbone is fine-tuned with one"),
     "layers of a frozen one": ("RUN optimizer.layer_decay=0.7", r"optimizer.layer_decay: got 0.7, the backbone is frozen"),
-    "layers of a ResNet": (
-        "RUN optimizer.layer_decay=0.7 finetune=True optimizer.lr=1",
-        r"optimizer.layer_decay: got 0.7, test_resnet does not say which layers it has",
-    ),
     "clipping of many heads": ("RUN gradient_clip_val=1", r"gradient_clip_val: clips the heads of all learning rates"),
     "an odd batch to mix": ("RUN mixup=0.8 optimizer.batch_size=15", r"optimizer.batch_size: got 15, mixup and cutmix"),
     "an unknown schedule": ("RUN scheduler.name=reduce", r"scheduler.name: got 'reduce', must be warmup_cosine, cosine"),
@@ -472,6 +459,12 @@ def test_bad_input_is_one_line_and_nothing_is_written(name: str, resnet: Path, s
     assert error.startswith("solo-bam: error: ")
     assert re.search(message, error), error
     assert sorted(solo.rglob("*")) == before
+
+
+def test_a_network_that_does_not_name_its_layers(tmp_path: Path, capsys: Any) -> None:
+    run = pretrained_run(tmp_path, "backbone.name=resnet18")
+    assert main(["linear", str(run), *TINY, "optimizer.layer_decay=0.7", "finetune=True", "optimizer.lr=1"]) == 2
+    assert "optimizer.layer_decay: got 0.7, resnet18 does not say which layers it has" in capsys.readouterr().err
 
 
 def _words(line: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from solo_bam import solo_learn
 from solo_bam.cli import main
 from solo_bam.core.errors import UserError
 from tests.recipes import tiny, tiny_overrides
+from tests.zygote import Zygote
 
 OWN = ["--config-name", "digits/simclr", "method=alignment", "~method_kwargs"]
 
@@ -22,13 +22,11 @@ def _own(tmp_path: Path, *overrides: str) -> list[str]:
     return ["pretrain", "--import", "tests.example_method", *OWN, *tiny_overrides(tmp_path, *overrides)]
 
 
-def test_it_trains_two_steps(tmp_path: Path) -> None:
+def test_it_trains_two_steps(tmp_path: Path, zygote: Zygote) -> None:
     """In a process of its own, which knows the method from ``--import`` alone."""
-    done = subprocess.run(
-        [sys.executable, "-m", "solo_bam", *_own(tmp_path, "limit_train_batches=2", "method_kwargs.uniformity=0.5")],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    words = _own(tmp_path, "limit_train_batches=2", "method_kwargs.uniformity=0.5")
+    start = zygote.start(words, tmp_path / "output")
+    assert start.wait() == 0, start.output.read_text()
     (record,) = tmp_path.glob("alignment/*/run.json")
     results = json.loads(record.read_text())["results"]
     assert {"align_epoch", "spread_epoch", "train_class_loss_epoch", "val_knn_acc1"} <= set(results)

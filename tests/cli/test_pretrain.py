@@ -6,8 +6,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from solo_bam.runs.identity import changes
 from solo_bam.runs.records import Record
 from solo_bam.train.run import pretrain
 from tests.recipes import small, tiny, tiny_overrides
+from tests.zygote import Zygote
 
 METHODS = sorted(set(solo_learn.METHODS) - {"base", "linear", "bam", "bam_momentum"})
 
@@ -176,18 +175,12 @@ def test_without_validation_set_and_labels(tmp_path: Path) -> None:
     assert not [key for key in metrics if key.startswith("val_") or "knn" in key]
 
 
-def _command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "solo_bam", *arguments], cwd=cwd, capture_output=True, text=True, timeout=240
-    )
-
-
-def test_from_the_command_line_on_two_processes(tmp_path: Path) -> None:
+def test_from_the_command_line_on_two_processes(tmp_path: Path, zygote: Zygote) -> None:
     """Both processes share one folder, the images, and ContrastiveCrop's boxes."""
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two cores")
     arguments = [
-        *tiny_overrides(Path("runs")),
+        *tiny_overrides(tmp_path / "runs"),
         "devices=2",
         "optimizer.batch_size=8",
         "strategy=ddp",
@@ -195,18 +188,18 @@ def test_from_the_command_line_on_two_processes(tmp_path: Path) -> None:
         "data.contrastive_crop.enabled=True",
         "data.contrastive_crop.interval=1",
         "augmentations.0.rrc.enabled=True",
-        "backbone.name=vit_tiny",
+        "backbone.name=test_vit",
         "backbone.kwargs.patch_size=4",
         "backbone.cifar_stem=null",
     ]
-    done = _command("pretrain", "--config-name", "digits/bam_momentum", *arguments, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    start = zygote.start(["pretrain", "--config-name", "digits/bam_momentum", *arguments], tmp_path / "output")
+    assert start.wait() == 0, start.output.read_text()
     runs = list((tmp_path / "runs" / "bam_momentum").iterdir())
     assert len(runs) == 1
     about = RunFolder(runs[0]).record()
     assert about["status"] == "finished"
     assert about["results"]["val_knn_acc1"] > 0
-    assert f"Run: {runs[0]}" in done.stdout
+    assert f"Run: {runs[0]}" in start.output.read_text()
     checkpoint = torch.load(RunFolder(runs[0]).last_checkpoint, weights_only=True)
     boxes = checkpoint["callbacks"]["ContrastiveCropBoxes"]["boxes"]
     assert len(boxes) == 71

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from solo_bam.train.run import pretrain
 from tests.cli.test_pretrain import stop_after
 from tests.data.pictures import cifar, folders, h5_file, stl
 from tests.recipes import tiny, tiny_overrides
+from tests.zygote import Zygote
 
 SMALL = ["data.fraction=-1", "optimizer.batch_size=10"]
 ONE_CIFAR = {"cifar10": 4, "cifar100": 20}  # images a file that make twenty to train on
@@ -83,17 +82,15 @@ def _broken(tmp_path: Path, *overrides: str) -> list[str]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_bad_image_stops_the_run_with_one_line(workers: int, tmp_path: Path) -> None:
+def test_a_bad_image_stops_the_run_with_one_line(workers: int, tmp_path: Path, zygote: Zygote) -> None:
     """Also from a loader process, and with nothing else on the way out."""
     arguments = tiny_overrides(tmp_path / "runs", *_broken(tmp_path, f"data.num_workers={workers}"))
-    done = subprocess.run(
-        [sys.executable, "-m", "solo_bam", "pretrain", "--config-name", "digits/bam", *arguments],
-        cwd=tmp_path, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if "cannot be read" in line]
-    assert errors == [done.stderr.splitlines()[-1]]
+    start = zygote.start(["pretrain", "--config-name", "digits/bam", *arguments], tmp_path / "output")
+    assert start.wait() == 2, start.output.read_text()
+    lines = start.output.read_text().splitlines()
+    assert "Traceback" not in start.output.read_text()
+    errors = [line for line in lines if "cannot be read" in line]
+    assert errors == [lines[-1]]
     assert errors[0].startswith(f"solo-bam: error: data.train_path: {tmp_path}/train/")
     about = RunFolder(next((tmp_path / "runs" / "bam").iterdir())).record()
     assert about["status"] == "stopped"

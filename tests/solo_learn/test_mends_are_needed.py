@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from solo_bam import solo_learn
 from tests.solo_learn.unmended import mending
+from tests.zygote import ROOT, Zygote
 
-ROOT = Path(__file__).parents[2]
 FILES = [ROOT / "solo_bam" / "solo_learn" / f"{name}.py" for name in mending(solo_learn.edition())]
 MENDS = sorted({name for file in FILES for name in re.findall(r"^def _mend_(\w+)", file.read_text(), re.MULTILINE)})
+TESTS = """
+import os, pytest
+os.chdir({root!r})
+code = pytest.main(["tests/solo_learn/test_mends.py", "tests/solo_learn/test_head.py", "-m", {mend!r}, "-x", "-p", "no:cacheprovider"])
+os._exit(code)
+"""
+
+
+@pytest.fixture(scope="module")
+def unmended() -> Iterator[Zygote]:
+    """Has imported what takes long, but not solo-learn."""
+    with Zygote("lightning.pytorch", "timm", "torchvision", "torchmetrics", "pytest", "sklearn.cluster") as warm:
+        yield warm
 
 
 def test_mends_are_found() -> None:
@@ -24,11 +35,8 @@ def test_mends_are_found() -> None:
 
 
 @pytest.mark.parametrize("name", MENDS)
-def test_fails_without(name: str) -> None:
-    files = ["tests/solo_learn/test_mends.py", "tests/solo_learn/test_head.py"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *files, "-m", name, "-p", "no:cacheprovider", "-x"],
-        cwd=ROOT, env={**os.environ, "SOLO_BAM_TEST_UNMENDED": name}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 1, done.stdout
-    assert re.search(r"\b1 failed", done.stdout), done.stdout
+def test_fails_without(name: str, unmended: Zygote, tmp_path: Path) -> None:
+    tests = TESTS.format(root=str(ROOT), mend=name)
+    start = unmended.start([], tmp_path / "output", before=tests, SOLO_BAM_TEST_UNMENDED=name)
+    assert start.wait() == 1, start.output.read_text()
+    assert re.search(r"\b1 failed", start.output.read_text()), start.output.read_text()
