@@ -45,8 +45,15 @@ def rate_near(best: float) -> Accuracy:
     return lambda run: 90 - abs(run.recipe.optimizer.lr - best) * 1000
 
 
-def test_every_row_has_as_many_trials_on_the_same_held_out_images(tmp_path: Path) -> None:
-    found, asked = searched(tmp_path, rate_near(0.003))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan, list[PlannedRun]]:
+    """A search that was never stopped, and where it is."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder / "out", *searched(folder, rate_near(0.003))
+
+
+def test_every_row_has_as_many_trials_on_the_same_held_out_images(whole: tuple[Path, Plan, list[PlannedRun]]) -> None:
+    _, found, asked = whole
     assert [run.entry for run in asked].count("bam") == [run.entry for run in asked].count("simclr") == 4
     for run in asked:
         recipe = run.recipe
@@ -68,8 +75,9 @@ def test_every_row_has_as_many_trials_on_the_same_held_out_images(tmp_path: Path
         assert run.recipe.optimizer.lr == best.values["optimizer.lr"]
 
 
-def test_a_search_that_was_killed_asks_for_the_same_trials(tmp_path: Path) -> None:
-    whole, _ = searched(tmp_path / "whole", rate_near(0.003))
+def test_a_search_that_was_killed_asks_for_the_same_trials(
+    whole: tuple[Path, Plan, list[PlannedRun]], tmp_path: Path
+) -> None:
     done: list[PlannedRun] = []
 
     class Killed(Exception):
@@ -85,13 +93,12 @@ def test_a_search_that_was_killed_asks_for_the_same_trials(tmp_path: Path) -> No
         searched(tmp_path / "killed", accuracy)
     done.clear()
     again, _ = searched(tmp_path / "killed", rate_near(0.003))
-    assert [one.values for one in again.trials] == [one.values for one in whole.trials]
-    assert again.chosen == whole.chosen
+    assert [one.values for one in again.trials] == [one.values for one in whole[1].trials]
+    assert again.chosen == whole[1].chosen
 
 
-def test_optuna_can_open_what_was_tried(tmp_path: Path) -> None:
-    searched(tmp_path, rate_near(0.003))
-    names = optuna.get_all_study_names(f"sqlite:///{tmp_path / 'out' / DATABASE}")
+def test_optuna_can_open_what_was_tried(whole: tuple[Path, Plan, list[PlannedRun]]) -> None:
+    names = optuna.get_all_study_names(f"sqlite:///{whole[0] / DATABASE}")
     assert sorted(name.split()[0] for name in names) == ["bam", "simclr"]
 
 
@@ -137,9 +144,8 @@ def test_a_trial_that_diverged_was_a_try_and_one_that_broke_was_not(tmp_path: Pa
             assert tune(again, folder, work).trials[1].accuracy == 0.0
 
 
-def test_the_report_tells_the_search(tmp_path: Path) -> None:
-    found, _ = searched(tmp_path, rate_near(0.003))
-    folder = tmp_path / "out"
+def test_the_report_tells_the_search(whole: tuple[Path, Plan, list[PlannedRun]]) -> None:
+    folder, found, _ = whole
     write_plan(found, folder)
     results = collect(folder)
     assert "best of 4 trials" in results.tuning
