@@ -38,10 +38,16 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def _methods() -> dict[str, type]:
-    from solo_bam.methods.bam import BAM, BAMMomentum
+def _bam() -> type:
+    from solo_bam.methods.bam import BAM
 
-    return {"bam": BAM, "bam_momentum": BAMMomentum}
+    return BAM
+
+
+def _bam_momentum() -> type:
+    from solo_bam.methods.bam import BAMMomentum
+
+    return BAMMomentum
 
 
 def _facts(name: str, edition: str) -> Any:
@@ -50,4 +56,4 @@ def _facts(name: str, edition: str) -> Any:
     return own_method(name, edition)
 
 
-solo_learn.install(_methods, _facts)
+solo_learn.install({"bam": _bam, "bam_momentum": _bam_momentum}, _facts)

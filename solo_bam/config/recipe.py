@@ -181,9 +181,9 @@ def _say(text: str) -> None:
 
 def _check_method(recipe: Recipe) -> None:
     """Method, its own keys and the backbone against what the installed solo-learn has."""
-    from solo_bam import backbones
-
     _check_choice("method", recipe.method, solo_learn.method_names())
+    from solo_bam import backbones  # with torch
+
     backbones.check_backbone_name(recipe.backbone.name)
     model = solo_learn.options_model(recipe.method)
     if model is not None:

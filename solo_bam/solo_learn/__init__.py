@@ -18,12 +18,13 @@ Everything else speaks the vocabulary of solo-learn's head edition and takes it 
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from solo_bam.solo_learn.rules import Panel as Panel
 INSTALL = "pip install --no-deps solo-learn==1.0.2"
 MISSING = f"solo-bam needs solo-learn, which is not installed; install it with: {INSTALL}"
 
-_further_methods: Callable[[], dict[str, type]] = dict
+_further_methods: Mapping[str, Callable[[], type]] = {}
 _facts: Callable[[str, str], OwnMethod] | None = None
 _FACE = frozenset(
     ["BaseMethod", "BaseMomentumMethod", "METHODS", "build_method", "own_options", "solo_backbones", "GaussianBlur"]
@@ -69,11 +70,11 @@ def version() -> dict[str, str]:
     return {"solo-learn": f"head {asked.stdout.strip()}".strip()}
 
 
-def install(methods: Callable[[], dict[str, type]], facts: Callable[[str, str], OwnMethod]) -> None:
+def install(methods: Mapping[str, Callable[[], type]], facts: Callable[[str, str], OwnMethod]) -> None:
     """Arrange that solo-learn, whenever it is imported, is mended and knows further methods.
 
     Args:
-        methods: gives them by name, once solo-learn is imported and mended.
+        methods: name -> what gives its class, called once solo-learn is imported and mended.
         facts: about one of solo-learn's own methods, by name and edition.
     """
     global _further_methods, _facts
@@ -95,7 +96,7 @@ def _complete() -> None:
     """Mend the imported solo-learn and register the further methods with it."""
     module = _module()
     module.mend()
-    module.METHODS.update(_further_methods())
+    module.METHODS.update({name: load() for name, load in _further_methods.items()})
 
 
 def _module() -> Any:
@@ -107,8 +108,19 @@ def _module() -> Any:
 
 
 def method_names() -> list[str]:
-    """The methods that a recipe may name, sorted."""
-    return sorted(set(_module().METHODS) - {"base", "linear"})
+    """The methods that a recipe may name, sorted. Imports nothing, where nothing of one's own can be registered yet."""
+    names = [] if "solo" in sys.modules else _names_in_source()
+    return sorted({*(names or _module().METHODS), *_further_methods} - {"base", "linear"})
+
+
+def _names_in_source() -> list[str]:
+    """The keys of solo-learn's registry, read from its file: importing it takes seconds; none where it is not there."""
+    spec = importlib.util.find_spec("solo")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for node in ast.parse(Path(folder, "methods", "__init__.py").read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "METHODS":
+                return [ast.literal_eval(key) for key in getattr(node.value, "keys", ()) if key]
+    return []
 
 
 def options_model(name: str) -> Any:

@@ -27,6 +27,7 @@ RIGHT_AWAY = [
     ["zoo", "list"],
     ["pretrain", "--config-name", "digits/bam", "optimizer.lrr=1"],
     ["pretrain", "--config-name", "digits/bam", "max_epoch=1"],
+    ["pretrain", "--config-name", "digits/bam", "method=bamm"],
     ["pretrain", "--config-name", "no/such"],
     ["health", "nowhere"],
     ["knn", ".", "kk=1"],

@@ -63,6 +63,14 @@ def test_the_losses_need_neither_solo_learn_nor_lightning() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_the_names_of_methods_are_read_without_an_import() -> None:
+    from solo_bam import solo_learn
+
+    own = {name for name, cls in solo_learn.METHODS.items() if cls.__module__.startswith("solo.")}
+    assert set(solo_learn._names_in_source()) == own
+    assert {*own, "bam", "bam_momentum"} - {"base", "linear"} <= {*solo_learn.method_names()}
+
+
 def test_missing_solo_learn_is_said_in_one_line() -> None:
     done = _python(_HIDE_SOLO + "\n    import solo_bam\n    print('imported')\n")
     assert done.stdout.strip() == "imported"
