@@ -240,6 +240,7 @@ _KNOWN_WARNINGS = (
     ".*The `srun` command is available.*",
     ".*your dataloader is not resumable.*",  # it is, Saving sees to that
     ".*val_dataloader.* is empty.*",
+    ".*Total length of .* across ranks is zero.*",  # no validation set, which is said already
     ".*`val_dataloader` returned.*",
     ".*to use `self.log\\(.*sync_dist=True\\)`.*",  # each step's values are the processes' means already
     ".*in eval mode at the start of training.*",  # a frozen backbone

@@ -52,6 +52,9 @@ def _choose(recipe: Run, images: Images, resume: bool, world_size: int) -> tuple
         key = "resume_from_checkpoint"
         content = check_checkpoint(recipe.resume_from_checkpoint, recipe.method)
         _check_fits(content, recipe, images, world_size, key)
+        if content["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"] >= recipe.max_epochs:
+            problem = f"got {recipe.resume_from_checkpoint}, of the last epoch: nothing is left to train"
+            raise UserError(key, problem, "give an earlier one, or start without it for another run of the recipe")
         return _new(recipe), expanded(recipe.resume_from_checkpoint)
     if resume or recipe.auto_resume.enabled:
         key = "--resume" if resume else "auto_resume"

@@ -213,6 +213,8 @@ def test_a_run_goes_on_with_the_images_it_began_with_alone(tmp_path: Path, capsy
     (run,) = (tmp_path / "runs" / "bam").iterdir()
     goes_on = [*words, f"resume_from_checkpoint='{run}/checkpoints/epoch=0.ckpt'"]
     assert main(goes_on) == 0  # the same images
+    assert main([word.replace("=0.ckpt", "=1.ckpt") for word in goes_on]) == 2
+    assert "of the last epoch: nothing is left to train" in capsys.readouterr().err
     images(train, count=12, seed=2)
     assert main(goes_on) == 2
     assert "data.train_path" in capsys.readouterr().err
