@@ -58,7 +58,7 @@ def _command(*words: str) -> None:
         raise RuntimeError(f"solo-bam {' '.join(words)}\n{(done.stdout + done.stderr)[-3000:]}")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run every seed, print a table, write JSON after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="e.g. speedrun/simclr")
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
     parser.add_argument("--tiny", action="store_true", help="a hundredth of the size, to see that it runs")
     parser.add_argument("--out", type=Path, metavar="FILE.json")
-    options = parser.parse_intermixed_args()
+    options = parser.parse_intermixed_args(arguments)
     overrides = [*(_TINY if options.tiny else ()), *options.overrides]
     rows: list[dict[str, Any]] = []
     for seed in range(options.runs):

@@ -2,7 +2,8 @@
 
     python -m benchmarks.gpu [--device cuda] [--tiny] [--budget 540] [--data CIFAR10_JPEG] [--only STEP …] [--out DIR]
 
-Each step runs in a process of its own with a time limit. ``DIR/gpu.json`` and ``DIR/gpu.md`` are written again after
+Each step runs in a process of its own with a time limit, forked from this one, which has imported everything and left
+the GPU alone. ``DIR/gpu.json`` and ``DIR/gpu.md`` are written again after
 every value, so that a stop at any moment keeps what was measured; ``--only`` keeps the other steps' results that are
 there. ``DIR/trace.json`` opens in Perfetto. ``--device cpu --tiny`` runs all of it in a few minutes. ``docs/gpu.md``
 says how to bring it onto a bare machine.
@@ -12,22 +13,25 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from benchmarks.gpu.steps import STEPS, Where
 from solo_bam.core.files import written_whole
-
-_RESULT = "RESULT "
 
 
 class Step(NamedTuple):
@@ -54,14 +58,10 @@ PLAN = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the plan, or one of its steps here."""
+    """Run the plan, or some of its steps."""
     options = _parser().parse_args(arguments)
     where = Where(options.device, options.tiny, options.data and options.data.absolute(), options.out.absolute())
     where.out.mkdir(parents=True, exist_ok=True)
-    if options.step:
-        for name, value in STEPS[options.step](where):
-            print("\n" + _RESULT + json.dumps({name: value}), flush=True)
-        return 0
     return _run_all(options, where)
 
 
@@ -73,7 +73,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, help="folder with train/<class>/*.jpg and test/<class>/*.jpg of CIFAR-10")
     parser.add_argument("--only", nargs="+", choices=[step.name for step in PLAN], help="these steps alone")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "benchmarks/results/gpu")))
-    parser.add_argument("--step", choices=list(STEPS), help=argparse.SUPPRESS)
     return parser
 
 
@@ -96,36 +95,65 @@ def _run_all(options: argparse.Namespace, where: Where) -> int:
 
 def _run(step: Step, where: Where, limit: float, result: dict[str, Any], keep: Callable[[], None]) -> None:
     """A step in a process of its own: adds each value to ``result`` and keeps it as it comes, then how it ended."""
-    words = [sys.executable, "-m", "benchmarks.gpu", "--step", step.name, "--device", where.device]
-    words += ["--out", str(where.out), *(["--tiny"] if where.tiny else [])]
-    words += [] if where.data is None else ["--data", str(where.data)]
-    start, said = time.perf_counter(), []
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True)
+    start = time.perf_counter()
+    with tempfile.NamedTemporaryFile("r") as said:
+        context = multiprocessing.get_context(_start_method(where.device))
+        values, out = context.Pipe(duplex=False)
+        process = context.Process(target=_in_a_process, args=(step.name, where, out, said.name))
+        process.start()
+        out.close()
         late = threading.Timer(limit, _end, [process])
         late.start()
         try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                if line.startswith(_RESULT):
-                    result |= json.loads(line.removeprefix(_RESULT))
+            with suppress(EOFError):
+                for found in iter(values.recv, None):
+                    result |= found
                     keep()
-                else:
-                    said.append(line)
-            code = process.wait()
+            process.join()
         finally:
             late.cancel()
+            late.join()
             _end(process)
-        errors.seek(0)
-        if code:
-            seconds = time.perf_counter() - start
-            result["failed"] = code if seconds < limit else f"not done after {limit:.0f} s"
-            result["said"] = ("".join(said) + errors.read())[-3000:]
-    result["seconds"] = round(time.perf_counter() - start, 1)
+        seconds = time.perf_counter() - start
+        if process.exitcode:
+            result["failed"] = process.exitcode if seconds < limit else f"not done after {limit:.0f} s"
+            result["said"] = said.read()[-3000:]
+    result["seconds"] = round(seconds, 1)
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _start_method(device: str) -> str:
+    """A fork, which spares the imports, unless one of them has asked the GPU's driver something: no fork can use it."""
+    if device == "cpu":
+        return "fork"
+    probe = multiprocessing.get_context("fork").Process(target=lambda: os._exit(torch.cuda._is_in_bad_fork()))
+    probe.start()
+    probe.join()
+    return "spawn" if probe.exitcode else "fork"
+
+
+def _in_a_process(name: str, where: Where, out: Connection, said: str) -> None:
+    os.setsid()
+    file = os.open(said, os.O_WRONLY | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)
+    code: Any = 1
+    try:
+        for key, value in STEPS[name](where):
+            out.send({key: value})
+        code = 0
+    except SystemExit as error:
+        code = error.code
+    except Exception:
+        traceback.print_exc()
+    out.send(None)
+    os._exit(code)  # multiprocessing would wait for what the step has left behind; the group is ended instead
+
+
+def _end(process: BaseProcess) -> None:
     """With all that it has started: a training left behind would hold the GPU."""
+    assert process.pid
+    process.kill()  # it may not lead its group yet
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 

@@ -21,6 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import loaders as loaders_benchmark
 from benchmarks import loss as loss_benchmark
+from benchmarks import speedrun as speedrun_benchmark
 from benchmarks import step as step_benchmark
 from benchmarks.gpu.clocks import PartClock, clocked
 from benchmarks.timing import machine, synchronise
@@ -295,7 +296,7 @@ def _pretrain(where: Where, method: str, folder: str) -> list[str]:
     accelerator = "gpu" if where.device == "cuda" else "cpu"
     words = ["solo_bam", "pretrain", "--config-name", f"{'digits' if where.tiny else 'cifar'}/{method}"]
     words += [f"checkpoint.dir={folder}", f"accelerator={accelerator}", "devices=1", "enable_progress_bar=False"]
-    words += ["max_epochs=2", "scheduler.warmup_epochs=0", "data.format=tensor"]
+    words += ["max_epochs=2", "scheduler.warmup_epochs=0", "data.format=tensor", "pictures=False"]
     if where.tiny:
         tiny = ["backbone.name=test_resnet", "knn_eval.freq=null", "limit_train_batches=2", "limit_val_batches=1"]
         return words + tiny
@@ -325,9 +326,9 @@ def knn(where: Where) -> Rows:
 
 def speedrun(where: Where) -> Rows:
     """A speedrun's recipe, short of its epochs."""
-    words = ["benchmarks.speedrun", "speedrun/simclr", "--runs", "1", "--device", where.device]
+    words = ["speedrun/simclr", "--runs", "1", "--device", where.device]
     words += ["--tiny"] if where.tiny else ["max_epochs=15", *_images(where)]
-    _command(*words, "--out", str(where.out / "speedrun.json"))
+    speedrun_benchmark.main([*words, "--out", str(where.out / "speedrun.json")])
     yield from json.loads((where.out / "speedrun.json").read_text()).items()
 
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
+from functools import partial
+from multiprocessing import Process
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks import speedrun
+from benchmarks import step as step_benchmark
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import steps
 from benchmarks.gpu.steps import STEPS
+from solo_bam.config import load_recipe
 
 
 def test_every_step_of_the_plan_is_there() -> None:
@@ -20,45 +27,80 @@ def test_every_step_of_the_plan_is_there() -> None:
     assert {step.name for step in gpu.PLAN} == set(STEPS)
 
 
-def test_results_are_written_after_every_step(tmp_path: Path) -> None:
-    words = ["--device", "cpu", "--tiny", "--only", "environment", "loss", "knn", "--out", str(tmp_path)]
-    assert gpu.main(words) == 0
+def test_a_cpu_runs_the_whole_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # C++ of a minute's work; tests/train/test_performance.py has it compiled.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    assert gpu.main(["--device", "cpu", "--tiny", "--out", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "gpu.json").read_text())
-    assert list(results) == ["environment", "loss", "knn"]
+    assert list(results) == [step.name for step in gpu.PLAN]
+    assert all(len(result) > 1 and not {"failed", "skipped"} & result.keys() for result in results.values())
     errors = [error for pair in results["loss"]["relative errors"].values() for error in pair]
     assert 0 < max(errors) < 0.02
+    for method in step_benchmark.METHODS:
+        assert results["waits"][method] == []
+        parts = results["step"][f"{method}, batch 8"]["parts_ms"]
+        assert min(parts.values()) > 0
+    assert min(results["fit"]["bam"]["images_per_s"]) > 0
     assert results["knn"]["tiny, k 20"]["median_ms"] > 0
-    assert "## loss" in (tmp_path / "gpu.md").read_text()
+    assert 10 < results["speedrun"]["means"]["k-NN, k 20"] <= 100
+    headings = [line for line in (tmp_path / "gpu.md").read_text().splitlines() if line.startswith("#")]
+    assert headings == [f"## {name}" for name in results]
+    trace = tmp_path / "trace.json"
+    names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
+    assert {"aten::convolution_backward", "aten::addmm"} <= names
+    assert trace.stat().st_size < 5e6
+
+
+@pytest.mark.parametrize("recipe", ["speedrun/simclr", "speedrun/bam"])
+def test_a_speedrun_has_a_small_form(recipe: str) -> None:
+    whole, small = load_recipe(recipe), load_recipe(recipe, [*speedrun._TINY])
+    assert small.method_kwargs == whole.method_kwargs
+    assert small.max_epochs * small.data.fraction * 100 <= whole.max_epochs
+
+
+@pytest.mark.parametrize(("touched", "method"), [(False, "fork"), (True, "spawn")])
+def test_a_driver_that_was_asked_something_is_not_forked(
+    touched: bool, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: touched)
+    assert gpu._start_method("cuda") == method
 
 
 def test_a_step_that_hangs_or_fails_is_told_and_the_next_one_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = [gpu.Step("loss", 1, 0.1), gpu.Step("environment", 1, 60)]
-    monkeypatch.setattr(gpu, "PLAN", steps)
+    monkeypatch.setitem(STEPS, "loss", lambda _: time.sleep(60))
+    monkeypatch.setattr(gpu, "PLAN", [gpu.Step("loss", 1, 0.1), gpu.Step("environment", 1, 60)])
     assert gpu.main(["--device", "cpu", "--tiny", "--out", str(tmp_path)]) == 1
     results = json.loads((tmp_path / "gpu.json").read_text())
     assert results["loss"]["failed"] == "not done after 0 s"
     assert "torch" in results["environment"]
 
 
-def test_a_stop_keeps_each_value_and_ends_all_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "benchmarks" / "gpu").mkdir(parents=True)
-    for package in ("benchmarks", "benchmarks/gpu"):
-        (tmp_path / package / "__init__.py").touch()
-    (tmp_path / "benchmarks" / "gpu" / "__main__.py").write_text(
-        "import subprocess, sys, time\n"
-        "behind = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
-        "print('RESULT {\"first\": %d}' % behind.pid, flush=True)\n"
-        "time.sleep(60)\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    where = gpu.Where("cpu", True, None, tmp_path)
+@pytest.mark.parametrize("way", ["hangs", "ends", "fails"])
+def test_a_stop_keeps_each_value_and_ends_all_that_runs(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(_: gpu.Where) -> steps.Rows:
+        behind = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        Process(target=time.sleep, args=(60,)).start()  # multiprocessing waits for it, and it holds the pipe
+        yield "first", behind.pid
+        if way == "hangs":
+            time.sleep(60)
+        if way == "fails":
+            raise ValueError("on purpose")
+
+    monkeypatch.setitem(STEPS, "loss", step)
     result: dict[str, Any] = {}
     kept: list[dict[str, Any]] = []
-    gpu._run(gpu.Step("loss", 1, 1), where, 6, result, lambda: kept.append(dict(result)))
+    limit = 2 if way == "hangs" else 30
+    gpu._run(
+        gpu.Step("loss", 1, 1), gpu.Where("cpu", True, None, tmp_path), limit, result, lambda: kept.append(dict(result))
+    )
     assert [list(each) for each in kept] == [["first"]]
-    assert result["failed"] == "not done after 6 s"
+    assert result.get("failed") == {"hangs": "not done after 2 s", "fails": 1, "ends": None}[way]
+    assert result["seconds"] < limit + 5
+    assert ("ValueError: on purpose" in result.get("said", "")) == (way == "fails")
     deadline = time.monotonic() + 30
     while _runs(result["first"]):
         assert time.monotonic() < deadline
