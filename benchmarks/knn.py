@@ -113,8 +113,8 @@ def _solo_bam(case: Case, data: tuple[Tensor, ...]) -> tuple[float, float]:
 
 def _floor(case: Case, data: tuple[Tensor, ...]) -> tuple[float, float]:
     bank, _, queries, _ = data
-    for rows in queries.split(512):
-        for tile in bank.split(8192):
+    for rows in torch.split(queries, 512):
+        for tile in torch.split(bank, 8192):
             rows @ tile.T
     return float("nan"), float("nan")
 

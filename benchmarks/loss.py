@@ -145,7 +145,7 @@ def main() -> None:
         print(f"{case}: {rows[-1]}", flush=True)
     print("\n" + markdown(rows))
     if options.large:
-        large = {
+        large: dict[str, Any] = {
             "case": asdict(LARGE),
             "seconds": side_by_side({"solo-bam": make("solo-bam", LARGE, options.device)}, 1, options.device),
         }

@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from benchmarks.timing import machine, markdown, write
 from solo_bam.core import collectives
@@ -109,7 +109,7 @@ def measure(size: Size, repeats: int) -> dict[str, Any]:
             seconds = _rounds(size, repeats)
         else:
             out = f"{folder}/out.pt"
-            mp.spawn(_process, (size, repeats, f"{folder}/store", out), nprocs=size.W)
+            spawn(_process, (size, repeats, f"{folder}/store", out), nprocs=size.W)  # type: ignore[no-untyped-call]
             seconds = torch.load(out)
     return {"size": asdict(size), "seconds": seconds, "model": model(size)}
 
@@ -141,12 +141,12 @@ def _rounds(size: Size, repeats: int) -> dict[str, list[float]]:
 def _loss(size: Size) -> Callable[[], Any]:
     loss_fn = BAMLoss(num_crops=V, num_large_crops=V, num_sink_iter=SINKHORN)
     z = torch.randn(V * size.B // size.W, size.D).requires_grad_()
-    return lambda: loss_fn(z).backward()
+    return lambda: torch.autograd.backward(loss_fn(z))
 
 
 def _gather(size: Size) -> Callable[[], Any]:
     columns = torch.randn(T * size.B // size.W, size.D).requires_grad_()
-    return lambda: collectives.gather(columns).sum().backward()
+    return lambda: torch.autograd.backward(collectives.gather(columns).sum())
 
 
 def _search(size: Size) -> Callable[[], Any]:

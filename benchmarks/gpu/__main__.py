@@ -97,7 +97,7 @@ def _run(step: Step, where: Where, limit: float, result: dict[str, Any], keep: C
     """A step in a process of its own: adds each value to ``result`` and keeps it as it comes, then how it ended."""
     start = time.perf_counter()
     with tempfile.NamedTemporaryFile("r") as said:
-        context = multiprocessing.get_context(_start_method(where.device))
+        context: Any = multiprocessing.get_context(_start_method(where.device))
         values, out = context.Pipe(duplex=False)
         process = context.Process(target=_in_a_process, args=(step.name, where, out, said.name))
         process.start()

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,20 +46,18 @@ class Where(NamedTuple):
 
 def environment(where: Where) -> Rows:
     """What this is."""
-    from importlib.metadata import PackageNotFoundError, version
-
     yield from machine(where.device).items()
     yield "cores", len(os.sched_getaffinity(0))
     if where.device == "cuda":
         free, whole = torch.cuda.mem_get_info()
         yield "memory, GB", {"free": free / 1e9, "all": whole / 1e9}
         yield "CUDA", torch.version.cuda
-        yield "cuDNN", torch.backends.cudnn.version()
+        yield "cuDNN", torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
         yield "GPUs", torch.cuda.device_count()
     for name in ("torchvision", "lightning", "timm", "solo-learn", "triton", "nvidia-dali-cuda120"):
         try:
-            yield name, version(name)
-        except PackageNotFoundError:
+            yield name, metadata.version(name)
+        except metadata.PackageNotFoundError:
             yield name, "not here"
 
 
@@ -103,15 +102,16 @@ def _errors(where: Where) -> dict[str, list[float]]:
     generator, errors = torch.Generator().manual_seed(0), {}
     images = torch.randn(1, 64 if where.tiny else 2048, 128, generator=generator)
     z = (images + torch.randn(2, *images.shape[1:], generator=generator)).flatten(0, 1).double()
-    for settings in ({}, {"positive_weight": 0.5, "reg": 0.1}, {"reg": 0.01}):
+    several: list[dict[str, Any]] = [{}, {"positive_weight": 0.5, "reg": 0.1}, {"reg": 0.01}]
+    for settings in several:
         exact = z.clone().requires_grad_()
         value = bam_loss(exact, num_crops=2, num_large_crops=2, **settings)[0]
-        value.backward()
+        torch.autograd.backward(value)
         assert exact.grad is not None
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             rounded = z.to(where.device, dtype).requires_grad_()
             found = bam_loss(rounded, num_crops=2, num_large_crops=2, **settings)[0]
-            (found * 2**16).backward()
+            torch.autograd.backward(found * 2**16)
             assert rounded.grad is not None
             gradient = rounded.grad.double().cpu() / 2**16
             error = (gradient - exact.grad).norm() / exact.grad.norm()
