@@ -145,7 +145,9 @@ def _peak(name: str, case: Case, device: str, threads: int) -> int:
 
 
 def peak_memory(name: str, case: Case, device: str = "cpu", threads: int = 1) -> int:
-    """Bytes that one evaluation needs beside the features."""
+    """Bytes that one evaluation needs beside the features; a GPU's allocator counts without a fresh process."""
+    if device == "cuda":
+        return _peak(name, case, device, threads)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak, (name, case, device, threads))
 

@@ -205,6 +205,16 @@ def test_the_loss_could_be_a_cuda_graph(
     assert not _tf32()
 
 
+def test_similarities_of_a_gpu_are_kept_up_to_2_28() -> None:
+    """A product for each tile; beyond, each of the four passes computes them again."""
+    products = []
+    for images in (2**13, 2**13 + 512):
+        with FakeTensorMode(), Products() as done:
+            BAMLoss(2, 2).with_statistics(torch.empty(2 * images, 16, device="cuda"))
+        products.append(sum(each.startswith("aten.addmm.out") for each in done.operations))
+    assert products == [16, 4 * 19]
+
+
 # ------------------------------------------------------------------------------------------------ k-NN
 
 

@@ -13,7 +13,8 @@ from solo_bam.config.find import recipe_names
 from solo_bam.train.run import pretrain
 from tests.recipes import known_kwargs
 
-RECIPES = [name for name in recipe_names(recipe_folders("pretrain")) if not name.startswith("digits/")]
+ALL = recipe_names(recipe_folders("pretrain"))
+RECIPES = [name for name in ALL if not name.startswith("digits/")]
 # Heads and queues of a few units; what a method does not know is left out.
 _HEAD = {
     "proj_hidden_dim": 32, "proj_output_dim": 16, "pred_hidden_dim": 32, "queue_size": 64, "num_prototypes": 16,
@@ -49,6 +50,14 @@ def _overrides(name: str) -> list[str]:
         *crops,
         *(f"method_kwargs.{key}={value}" for key, value in _HEAD.items() if key in known),
     ]
+
+
+def test_runs_of_short_epochs_write_few_checkpoints() -> None:
+    """Half a gigabyte each with a wide head, and on a GPU an epoch of small images takes seconds."""
+    recipes = [load_recipe(name) for name in {name.split("/")[0]: name for name in ALL}.values()]
+    small = [recipe for recipe in recipes if recipe.data.dataset in ("digits", "cifar10")]
+    assert len(small) >= 5
+    assert min(recipe.checkpoint.frequency for recipe in small) >= 20
 
 
 @pytest.mark.parametrize("name", RECIPES)
