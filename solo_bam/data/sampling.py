@@ -93,8 +93,11 @@ class Seeded(Dataset[tuple[int, list[torch.Tensor], int]]):
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[int, list[torch.Tensor], int]:
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, int] | int) -> tuple[int, list[torch.Tensor], int]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)  # Lightning's overfit_batches: always the same
         with seeded(self.seed, epoch, index):
-            crops, label = self.dataset[index]
-        return index, crops, label
+            return index, *self._drawn(epoch, index)
+
+    def _drawn(self, epoch: int, index: int) -> tuple[list[torch.Tensor], int]:
+        """Crops of an image, and its label."""
+        return self.dataset[index]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import re
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
@@ -81,7 +82,7 @@ def build_trainer(
     if hardware.has_slow_bfloat16(recipe.precision, devices.accelerator):
         rank_zero_warn(f"precision={recipe.precision}: slow on this processor, which has no AVX-512; use precision=32")
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             accelerator=devices.accelerator,
             devices=devices.devices,
             num_nodes=recipe.num_nodes,
@@ -95,17 +96,29 @@ def build_trainer(
             plugins=_plugins(recipe, devices),
             default_root_dir=folder.path,
             use_distributed_sampler=False,
-            **{
-                "log_every_n_steps": min(50, steps_per_epoch),
-                "enable_checkpointing": recipe.checkpoint.enabled,
-                **recipe.trainer_arguments,
-            },
+            **{"enable_checkpointing": recipe.checkpoint.enabled, **recipe.trainer_arguments},
         )
     except UserError:
         raise
     except Exception as error:  # Lightning and torch check the arguments with whatever exception comes first
         told = f"{type(error).__name__}: {' '.join(str(error).split()) or 'it names no reason'}"
         raise UserError("Trainer", f"refuses its arguments ({told})", "correct them") from None
+    _limit_steps(trainer, steps_per_epoch, "log_every_n_steps" in recipe.trainer_arguments)
+    return trainer
+
+
+def _limit_steps(trainer: pl.Trainer, steps_per_epoch: int, logs_as_asked: bool) -> None:
+    """Log at least one step of each epoch, unless asked otherwise.
+
+    Raises:
+        UserError: there is no step.
+    """
+    limit = trainer.limit_train_batches
+    if 0 in (limit, trainer.max_steps):
+        raise UserError("Trainer", "its arguments leave no step to train", "raise limit_train_batches or max_steps")
+    if not logs_as_asked:
+        steps = min(steps_per_epoch, limit) if isinstance(limit, int) else int(steps_per_epoch * limit)
+        trainer.log_every_n_steps = max(1, min(50, steps))  # type: ignore[attr-defined]
 
 
 def check_size(images: int, batch_size: int, world_size: int) -> None:
@@ -256,11 +269,8 @@ def without_known_warnings() -> Iterator[None]:
         yield
 
 
-def _hide_tips() -> None:
-    """Lightning advertises other products in the log of every run."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "Tip:" not in record.getMessage()
-    )
-
-
-_hide_tips()
+# What Lightning tells in every run: other products, devices of a kind that the machine does not have, its own steps.
+_NOISE = re.compile(r".*Tip:|TPU available: False|Loading `\w+` to estimate|`Trainer.fit` stopped: `max_epochs=")
+logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+    lambda record: _NOISE.match(record.getMessage()) is None
+)

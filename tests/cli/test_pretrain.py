@@ -138,6 +138,11 @@ def test_resume_from_checkpoint_starts_a_run_of_its_own(tmp_path: Path) -> None:
     assert {row["epoch"] for row in second.folder.metrics() if "bam_loss_step" in row} == {1.0}
 
 
+def test_lightning_may_overfit_to_the_first_batches(tmp_path: Path) -> None:
+    trained = pretrain(tiny(tmp_path, "digits/bam", "overfit_batches=1", "max_epochs=2"))
+    assert [row["epoch"] for row in trained.folder.metrics() if "bam_loss_step" in row] == [0.0, 1.0]
+
+
 def test_a_key_that_did_not_exist_had_its_default(tmp_path: Path) -> None:
     recipe = tiny(tmp_path)
     before = recipe.model_dump(mode="json")

@@ -21,7 +21,7 @@ from torchvision import transforms as T
 from torchvision.transforms import functional as TF
 
 from solo_bam.config.schema import Recipe
-from solo_bam.data.sampling import Seeded, seeded
+from solo_bam.data.sampling import Seeded
 
 Box = Sequence[float]
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -158,9 +158,7 @@ class BoxedImages(Seeded):
         super().__init__(dataset, seed)
         self.crops, self.boxes, self.first_use = crops, boxes, first_use
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[int, list[Tensor], int]:
-        epoch, index = key
+    def _drawn(self, epoch: int, index: int) -> tuple[list[Tensor], int]:
         image, label = self.dataset[index]
         box = self.boxes[index].tolist() if epoch >= self.first_use else None
-        with seeded(self.seed, epoch, index):
-            return index, self.crops(image, box), label
+        return self.crops(image, box), label
