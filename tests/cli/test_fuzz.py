@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -39,7 +39,7 @@ def _folder(tmp_path_factory: Any) -> Path:
     return folder
 
 
-@settings(max_examples=fuzz.EXAMPLES // 3)
+@settings(max_examples=1 + fuzz.EXAMPLES // 3)
 @given(content=fuzz.recipe_files())
 def test_any_recipe(content: bytes, tmp_path_factory: Any) -> None:
     folder = _folder(tmp_path_factory)
@@ -47,20 +47,21 @@ def test_any_recipe(content: bytes, tmp_path_factory: Any) -> None:
     fuzz.attempt(["pretrain", "--config-path", str(folder), "--config-name", "mine"], folder)
 
 
-@settings(max_examples=fuzz.EXAMPLES // 3)
+@settings(max_examples=1 + fuzz.EXAMPLES // 3)
+@example(words=["--import", ""])
 @given(words=st.lists(fuzz.WORDS, min_size=1, max_size=3))
 def test_any_command_line(words: list[str], tmp_path_factory: Any) -> None:
     folder = _folder(tmp_path_factory)
     fuzz.attempt(["pretrain", "--config-name", "digits/bam", *tiny_overrides(folder), *words], folder)
 
 
-@settings(max_examples=fuzz.EXAMPLES // 3)
+@settings(max_examples=1 + fuzz.EXAMPLES // 3)
 @given(folders=fuzz.FOLDERS, data=fuzz.DATA)
 def test_any_folder(folders: dict[str, list[Any]], data: dict[str, Any], tmp_path_factory: Any) -> None:
     _attempt_on(_folder(tmp_path_factory), folders, data, trains=False)
 
 
-@settings(max_examples=fuzz.EXAMPLES // 25)
+@settings(max_examples=1 + fuzz.EXAMPLES // 25)
 @given(folders=fuzz.FOLDERS.filter(lambda found: sum(map(len, found.values())) > 3), data=fuzz.DATA)
 def test_any_folder_is_trained_on(folders: dict[str, list[Any]], data: dict[str, Any], tmp_path_factory: Any) -> None:
     _attempt_on(_folder(tmp_path_factory), folders, data, trains=True)
