@@ -15,6 +15,7 @@ from solo_bam.config import Recipe, load_recipe, recipe_folders
 from solo_bam.config.comparison import Comparison, Entry
 from solo_bam.config.find import recipe_names
 from solo_bam.config.keys import flat
+from solo_bam.config.linear import recipe_of_run
 from solo_bam.config.overrides import override_lines, quoted
 from solo_bam.config.resolve import resolve
 from solo_bam.core.errors import UserError
@@ -156,6 +157,7 @@ def make_plan(comparison: Comparison, modules: Sequence[str] = ()) -> Plan:
     recipes = {entry.name: _on_one_device(_compose(comparison, entry, [seed])[1]) for entry in comparison.methods}
     for name, recipe in recipes.items():
         _check_runs(name, recipe)
+    _check_linear(comparison, next(iter(recipes.values())))
     found = differences(recipes)
     unfair = list(_unfair(comparison, recipes, found))
     plan = Plan(comparison=comparison, recipes=recipes, differences=found, unfair=unfair, modules=list(modules))
@@ -221,17 +223,37 @@ def _on_one_device(recipe: Recipe) -> Recipe:
 def _check_runs(name: str, recipe: Recipe) -> None:
     """What ``solo-bam pretrain`` would refuse after the first methods have trained for days."""
     from solo_bam.data import find_source
+    from solo_bam.data.module import fraction
     from solo_bam.train.pretrain import check_size, find_devices
 
     try:
         _, world_size = find_devices(recipe)
         source = find_source(recipe.data)
         resolve(recipe, source.num_classes, source.val is not None, world_size)
-        check_size(len(source.train), recipe.optimizer.batch_size, world_size)
+        check_size(
+            len(fraction(source.train(lambda image: image), recipe.data.fraction)),
+            recipe.optimizer.batch_size,
+            world_size,
+        )
     except UserError as error:
         raise UserError(f"methods.{name}", f"{error.key}: {error.problem}", error.remedy) from None
     if source.val is None:
         raise UserError("shared.data", f"{name} has no labelled validation images to be measured on", "give them")
+
+
+def _check_linear(comparison: Comparison, trained_by: Recipe) -> None:
+    """What ``solo-bam linear`` would refuse of each run; all have the same images."""
+    if comparison.linear is None:
+        return
+    from solo_bam.evaluate.pretrained import complete
+    from solo_bam.train.linear import checked_data
+    from solo_bam.train.pretrain import find_devices
+
+    try:
+        recipe = complete(recipe_of_run(Path(RUNS), trained_by, comparison.linear), trained_by)
+        checked_data(recipe, find_devices(recipe)[1])
+    except UserError as error:
+        raise UserError("linear", f"{error.key}: {error.problem}", error.remedy) from None
 
 
 def _unfair(comparison: Comparison, recipes: Mapping[str, Recipe], found: Sequence[Difference]) -> Iterator[str]:

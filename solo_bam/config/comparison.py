@@ -157,6 +157,8 @@ def parse_comparison(raw: dict[str, Any]) -> Comparison:
     if comparison.reference not in names:
         problem = f"got {comparison.baseline!r}{nearest(comparison.reference, names)}, allowed: {', '.join(names)}"
         raise UserError("baseline", problem, "name one of the rows")
+    if comparison.knn is None and comparison.linear is None:
+        raise UserError("knn", "got null, and so is linear: nothing would be measured", "give one of them")
     _check_knn(comparison)
     return comparison
 

@@ -122,8 +122,7 @@ def linear(
         UserError: data, devices or a checkpoint that do not fit the recipe, or a loss that is not finite.
     """
     devices, world_size = find_devices(recipe)
-    data = LabelledData(recipe, find_labelled(recipe))
-    _check(recipe, data, world_size)
+    data = checked_data(recipe, world_size)
     extractor = load_extractor(content, path, recipe, trained_by)
     images = told_images(data.train_split, data.val_split)
     folder, checkpoint = folder_and_checkpoint(recipe, images, resume, world_size)
@@ -154,10 +153,17 @@ def _test(trainer: pl.Trainer, model: Classifier, data: LabelledData) -> None:
         trainer.validate(model, datamodule=data, verbose=False)
 
 
-def _check(recipe: LinearRecipe, data: LabelledData, world_size: int) -> None:
+def checked_data(recipe: LinearRecipe, world_size: int) -> LabelledData:
+    """The images of a complete recipe.
+
+    Raises:
+        UserError: they do not fit it.
+    """
+    data = LabelledData(recipe, find_labelled(recipe))
     _check_floor(recipe, world_size)
     check_size(len(data.train_split), recipe.optimizer.batch_size, world_size)
     _check_test_sets(data, world_size)
+    return data
 
 
 def _check_floor(recipe: LinearRecipe, world_size: int) -> None:

@@ -28,6 +28,20 @@ def plan(tmp_path: Path, keys: dict[str, Any] | None = None, methods: list[Any] 
     return make_plan(parse_comparison(raw))
 
 
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"linear": "digits/liner"}, r"linear: --config-name: there is no recipe .* \(did you mean digits/linear\?\)"),
+        ({"shared": {"data": {"fraction": 0.001}}}, r"methods.bam: data.fraction: got 0.001, which does not fit"),
+        ({"shared": {"data": {"fraction": 0.05}}}, r"methods.bam: optimizer.batch_size: got \d+ .* only 71 images"),
+        ({"knn": None}, "knn: got null, and so is linear: nothing would be measured"),
+    ],
+)
+def test_what_the_runs_will_need_is_checked_before(keys: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=told):
+        plan(tmp_path, **keys)
+
+
 AUGMENTATION = load_recipe("digits/bam").augmentations[0].model_dump(mode="json")
 UNFAIR: dict[str, dict[str, Any]] = {
     "backbone.stem": {"backbone": {"cifar_stem": True}},
