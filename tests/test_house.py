@@ -19,6 +19,7 @@ def test_imports_between_rooms_run_downwards_only(
 ) -> None:
     cli = pytest.importorskip("importlinter.cli")
     monkeypatch.chdir(house.ROOT)
+    monkeypatch.setattr("logging.config.dictConfig", lambda _: None)  # it would silence all others' messages
     code = cli.lint_imports(config_filename="pyproject.toml", no_cache=True, no_logo=True)
     assert code == 0, capsys.readouterr().out
 
