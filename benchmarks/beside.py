@@ -28,7 +28,7 @@ from solo_bam.runs.folder import RunFolder
 from solo_bam.train import run
 from solo_bam.train.callbacks import EpochMeans
 from solo_bam.train.pretrain import build_trainer, find_devices, without_known_warnings
-from solo_bam.train.resume import told_images
+from solo_bam.train.resume import describe_images
 
 WARM_UP = 20  # steps
 _NARROW = ("proj_hidden_dim", "proj_output_dim", "pred_hidden_dim", "num_prototypes")
@@ -82,7 +82,7 @@ def trained(recipe: Recipe, batch: list[Any], steps: int, means: bool) -> list[f
     source, marks = find_source(recipe.data), _Marks()
     data = PretrainData(recipe, source)
     folder, (devices, _) = RunFolder.new(recipe), find_devices(recipe)
-    callbacks = run._callbacks(recipe, folder, data, told_images(data.plain_images().split, source.val))
+    callbacks = run._callbacks(recipe, folder, data, describe_images(data.plain_images().split, source.val))
     chosen = [one for one in callbacks if means or not isinstance(one, EpochMeans)]
     trainer = build_trainer(recipe, devices, folder, [marks, *chosen], steps)
     with without_known_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):

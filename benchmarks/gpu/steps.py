@@ -29,7 +29,7 @@ from benchmarks.timing import machine, synchronise
 from solo_bam.config import Recipe
 from solo_bam.train.doctor.devices import Device, device_here
 from solo_bam.train.doctor.estimate import Estimate, Loader, estimate
-from solo_bam.train.doctor.work import LOSS, step_of, told_apart, work_of
+from solo_bam.train.doctor.work import LOSS, separate_loss, step_of, work_of
 
 METHODS = step_benchmark.METHODS
 Rows = Iterator[tuple[str, Any]]
@@ -182,7 +182,7 @@ def _parts(where: Where, method: str, batch: int) -> dict[str, float]:
     recipe, setting = _asked(where, method, batch)
     model, clock = step_benchmark.model_of(recipe, setting), PartClock(where.device)
     crops = step_benchmark.batch_of(recipe, setting)
-    with told_apart(model, clock):
+    with separate_loss(model, clock):
         call = step_of(model, crops, setting.autocast, lambda part: setattr(clock, "part", part))
         call()
         call()

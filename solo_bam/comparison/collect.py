@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from solo_bam.comparison.edges import told_edges
+from solo_bam.comparison.edges import describe_edges
 from solo_bam.comparison.fairness import describe_crops
 from solo_bam.comparison.launch import FAILED, Job
 from solo_bam.comparison.plan import Plan, PlannedRun
-from solo_bam.comparison.results import Column, Cost, Outcome, Point, Results, Trial
+from solo_bam.comparison.results import Column, Cost, Point, Results, RunResult, Trial
 from solo_bam.config.comparison import UNTRAINED
 from solo_bam.config.resolve import cifar_stem_stride, describe_stem
 from solo_bam.config.schema import Recipe
@@ -88,14 +88,14 @@ def collect(folder: Path) -> Results:
         columns=columns(outcomes),
         stated=_stated(next(iter(plan.recipes.values())), outcomes),
         at_once=plan.at_once,
-        edges=told_edges(plan),
+        edges=describe_edges(plan),
     )
 
 
 # ------------------------------------------------------------------------------------------------ runs
 
 
-def outcome(run: PlannedRun, folder: Path) -> Outcome:
+def outcome(run: PlannedRun, folder: Path) -> RunResult:
     """One run as it lies on disk."""
     row: dict[str, Any] = {
         "entry": run.entry,
@@ -107,9 +107,9 @@ def outcome(run: PlannedRun, folder: Path) -> Outcome:
     error = state.get("error") if state.get("status") == FAILED else None
     found = run.find(folder)
     if found is None:
-        return Outcome(**row, status="failed" if error else "missing", error=error)
+        return RunResult(**row, status="failed" if error else "missing", error=error)
     about = {key: value for key, value in found.record().items() if key not in ("results", "command", "status")}
-    return Outcome(
+    return RunResult(
         **row,
         status="failed" if error else "finished",
         error=error,
@@ -162,7 +162,7 @@ def _curves(run: RunFolder) -> Iterator[tuple[str, list[Point]]]:
 # --------------------------------------------------------------------------------------------- columns
 
 
-def columns(outcomes: Sequence[Outcome]) -> list[Column]:
+def columns(outcomes: Sequence[RunResult]) -> list[Column]:
     """Numbers by protocol: those measured after the training first, the student's before the teacher's."""
     found: dict[str, Column] = {}
     for one in outcomes:
@@ -223,7 +223,7 @@ def _tuning(plan: Plan) -> str:
     )
 
 
-def _stated(recipe: Recipe, outcomes: Sequence[Outcome]) -> dict[str, str]:
+def _stated(recipe: Recipe, outcomes: Sequence[RunResult]) -> dict[str, str]:
     ran = {one.precision for one in outcomes if one.precision}
     stem = f" with {describe_stem(recipe)}" if cifar_stem_stride(recipe) else ""
     return {

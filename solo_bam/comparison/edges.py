@@ -45,7 +45,7 @@ def _side(found: Range | Choices, value: Any) -> int:
     return 1 if value == max(numbers) else -1 if value == min(numbers) else 0
 
 
-def told_edges(plan: Plan) -> list[str]:
+def describe_edges(plan: Plan) -> list[str]:
     """``simclr: the best optimizer.lr is the largest tried``, a line each."""
     words = {-1: "smallest", 1: "largest"}
     return [f"{entry}: the best {key} is the {words[side]} tried" for entry, key, side in edges(plan)]

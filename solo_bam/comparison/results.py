@@ -41,7 +41,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """One run of a comparison.
 
     Attributes:
@@ -158,7 +158,7 @@ class Results:
     name: str
     entries: Sequence[str]
     baseline: str
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[RunResult]
     trials: Sequence[Trial]
     tuning: str
     differences: Sequence[Difference]
@@ -169,6 +169,6 @@ class Results:
     edges: Sequence[str] = ()
 
     @property
-    def failed(self) -> list[Outcome]:
+    def failed(self) -> list[RunResult]:
         """Runs that gave no number: stopped by an error, or not there."""
         return [one for one in self.outcomes if one.status != "finished"]

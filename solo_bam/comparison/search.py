@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 
 from solo_bam.comparison.collect import held_out, why_it_failed, write_plan
-from solo_bam.comparison.edges import best, edges, told_edges
+from solo_bam.comparison.edges import best, describe_edges, edges
 from solo_bam.comparison.plan import Plan, PlannedRun, Tried, check_spaces
 from solo_bam.comparison.space import Choices, Range, Space
 from solo_bam.config.keys import flat
@@ -191,7 +191,7 @@ def _widened(plan: Plan) -> Plan | None:
         wider = tried if spaces != wider.spaces else wider
     if wider.spaces == plan.spaces:
         return None
-    return wider.model_copy(update={"narrow": plan.spaces, "widened": told_edges(plan)})
+    return wider.model_copy(update={"narrow": plan.spaces, "widened": describe_edges(plan)})
 
 
 def _longer(space: Space, key: str, side: int) -> Space:

@@ -71,7 +71,7 @@ def find_recipe(config_name: str, config_path: str | None, kind: str) -> Path:
     )
 
 
-def told_by(folder: Path, name: str) -> str:
+def first_sentence(folder: Path, name: str) -> str:
     """The first sentence of a recipe's first comment line; empty without one."""
     with (folder / f"{name}.yaml").open(encoding="utf-8") as lines:
         first = next(lines, "")

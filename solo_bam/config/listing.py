@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable
 
 from solo_bam import solo_learn
-from solo_bam.config.find import recipe_folders, recipe_names, told_by
+from solo_bam.config.find import first_sentence, recipe_folders, recipe_names
 
 Lines = Iterable[tuple[str, str]]  # name, a few words
 DATASETS = {
@@ -33,7 +33,7 @@ METRICS = {
 def recipes(kind: str) -> Lines:
     """The shipped ones of a kind, by their first comment; light."""
     folder = recipe_folders(kind)
-    return ((name, told_by(folder, name)) for name in recipe_names(folder))
+    return ((name, first_sentence(folder, name)) for name in recipe_names(folder))
 
 
 def methods() -> Lines:

@@ -52,7 +52,7 @@ def changes(before: Mapping[str, Any], recipe: Run) -> dict[str, tuple[Any, Any]
     }
 
 
-def told_changes(found: Mapping[str, tuple[Any, Any]], shown: int = 8) -> str:
+def format_changes(found: Mapping[str, tuple[Any, Any]], shown: int = 8) -> str:
     """``optimizer.lr 0.1 -> 0.2, seed 5 -> 6`` for a message."""
     told = [f"{key} {old} -> {new}" for key, (old, new) in found.items()]
     return ", ".join(told[:shown]) + (f" and {len(told) - shown} more" if len(told) > shown else "")

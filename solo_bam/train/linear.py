@@ -25,7 +25,14 @@ from solo_bam.runs.checkpoints.read import find_checkpoint, read_checkpoint, rec
 from solo_bam.runs.folder import RunFolder
 from solo_bam.runs.identity import recipe_hash
 from solo_bam.runs.records import Record, records_folder, write_records
-from solo_bam.train.callbacks import EpochMeans, EpochSeed, NonFiniteLoss, ProgressBar, Saving, UnreadableImages
+from solo_bam.train.callbacks import (
+    CheckpointWriter,
+    EpochMeans,
+    EpochSeed,
+    NonFiniteLoss,
+    ProgressBar,
+    UnreadableImages,
+)
 from solo_bam.train.classifier import Classifier
 from solo_bam.train.pretrain import (
     build_trainer,
@@ -36,7 +43,7 @@ from solo_bam.train.pretrain import (
     seed_everything,
     without_known_warnings,
 )
-from solo_bam.train.resume import Images, RecipeInCheckpoint, folder_and_checkpoint, told_images
+from solo_bam.train.resume import Images, RecipeInCheckpoint, describe_images, folder_and_checkpoint
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,7 @@ def linear(
     devices, world_size = find_devices(recipe)
     data = checked_data(recipe, world_size)
     extractor = load_extractor(content, path, recipe, trained_by)
-    images = told_images(data.train_split, data.val_split)
+    images = describe_images(data.train_split, data.val_split)
     folder, checkpoint = folder_and_checkpoint(recipe, images, resume, world_size)
     steps_per_epoch = len(data.train_split) // (recipe.optimizer.batch_size * world_size)
     trainer = build_trainer(recipe, devices, folder, _callbacks(recipe, folder, images), steps_per_epoch)
@@ -194,7 +201,7 @@ def _callbacks(recipe: LinearRecipe, folder: RunFolder, images: Images) -> list[
     if recipe.data.on_error == "skip":
         callbacks.append(UnreadableImages())
     if recipe.checkpoint.enabled:
-        callbacks.append(Saving(folder, recipe.checkpoint.frequency, recipe.checkpoint.keep_prev))
+        callbacks.append(CheckpointWriter(folder, recipe.checkpoint.frequency, recipe.checkpoint.keep_prev))
     return callbacks
 
 

@@ -29,7 +29,7 @@ from solo_bam.core import hardware
 from solo_bam.core.errors import Stopped, UserError
 from solo_bam.runs.folder import RunFolder
 from solo_bam.train.batch_norm import check_synchronisable, desynchronise, synchronise
-from solo_bam.train.callbacks import WholeFiles
+from solo_bam.train.callbacks import AtomicCheckpointIO
 from solo_bam.train.failures import together
 from solo_bam.train.logger import LineLogger
 from solo_bam.train.performance import checkpoint_gradients, compile_networks, optimizer_kwargs
@@ -146,7 +146,7 @@ class _CPUBatchNormSync(LayerSync):
 
 
 def _plugins(recipe: Run, devices: hardware.Devices) -> list[Any]:
-    plugins: list[Any] = [WholeFiles()]
+    plugins: list[Any] = [AtomicCheckpointIO()]
     if recipe.sync_batchnorm and devices.accelerator == "cpu":
         plugins.append(_CPUBatchNormSync())
     return plugins
@@ -251,7 +251,7 @@ _KNOWN_WARNINGS = (
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*lr_scheduler.step\\(\\).*before.*optimizer.step.*",
     ".*The `srun` command is available.*",
-    ".*your dataloader is not resumable.*",  # it is, Saving sees to that
+    ".*your dataloader is not resumable.*",  # it is, CheckpointWriter sees to that
     ".*val_dataloader.* is empty.*",
     ".*Total length of .* across ranks is zero.*",  # no validation set, which is said already
     ".*`val_dataloader` returned.*",

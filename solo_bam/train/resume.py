@@ -16,12 +16,12 @@ from solo_bam.data.datasets.images import Split
 from solo_bam.data.datasets.sources import TRAIN, VAL
 from solo_bam.runs.checkpoints.read import read_checkpoint
 from solo_bam.runs.folder import RunFolder
-from solo_bam.runs.identity import changes, told_changes
+from solo_bam.runs.identity import changes, format_changes
 
 Images = Mapping[str, Any]
 
 
-def told_images(train: Split, val: Split | None) -> Images:
+def describe_images(train: Split, val: Split | None) -> Images:
     """What a checkpoint knows of the images that its run began with: number, classes and a hash of the names."""
     return {
         key: {"images": len(split), "classes": list(split.classes), "names": split.digest()}
@@ -35,7 +35,7 @@ def folder_and_checkpoint(recipe: Run, images: Images, resume: bool, world_size:
 
     Args:
         recipe: a checked one.
-        images: of :func:`told_images`.
+        images: of :func:`describe_images`.
         resume: go on with the newest unfinished run; there must be one.
         world_size: processes.
 
@@ -101,7 +101,7 @@ def _check_fits(content: Mapping[str, Any], recipe: Run, images: Images, world_s
     """Refuse to go on from a checkpoint of another recipe, of other images or on another number of processes."""
     changed = changes(content["solo_bam"].get("recipe", {}), recipe)
     if changed:
-        raise UserError(key, f"the recipe has changed: {told_changes(changed)}", "change it back, or start a new run")
+        raise UserError(key, f"the recipe has changed: {format_changes(changed)}", "change it back, or start a new run")
     for split, begun in (content["solo_bam"].get("images") or {}).items():
         now = images.get(split, {})
         if differing := [f"{what} {begun[what]} -> {now.get(what)}" for what in begun if begun[what] != now.get(what)]:
@@ -116,7 +116,7 @@ def _check_fits(content: Mapping[str, Any], recipe: Run, images: Images, world_s
 def _tell_nearest(recipe: Run, resume: bool) -> None:
     """There is no run to continue: say so, and what an unfinished one differs in."""
     nearest = RunFolder.nearest_unfinished(recipe)
-    differs = "" if nearest is None else f"; {nearest[0].path.name} differs in {told_changes(nearest[1])}"
+    differs = "" if nearest is None else f"; {nearest[0].path.name} differs in {format_changes(nearest[1])}"
     if resume and (done := [run for run in RunFolder.alike(recipe) if run.status == "finished"]):
         problem = f"the run of this recipe, {done[0].path}, is finished: nothing is left to train"
         raise UserError("--resume", problem, "start without --resume for another run of it")
@@ -149,7 +149,7 @@ def check_checkpoint(path: Path, method: str) -> dict[str, Any]:
 
 
 class RecipeInCheckpoint(pl.Callback):
-    """Writes into every checkpoint which recipe and which images (:func:`told_images`) it belongs to."""
+    """Writes into every checkpoint which recipe and which images (:func:`describe_images`) it belongs to."""
 
     def __init__(self, recipe: Run, images: Images):
         about = {"method": recipe.method, "recipe": recipe.model_dump(mode="json")}

@@ -18,6 +18,7 @@ from solo_bam.evaluate.online import online_records
 from solo_bam.runs.folder import RunFolder
 from solo_bam.runs.records import write_records
 from solo_bam.train.callbacks import (
+    CheckpointWriter,
     CollapseMonitor,
     ContrastiveCropBoxes,
     CosineWeightDecay,
@@ -27,11 +28,10 @@ from solo_bam.train.callbacks import (
     NonFiniteLoss,
     OnlineKNN,
     ProgressBar,
-    Saving,
     UnreadableImages,
 )
 from solo_bam.train.pretrain import build_model, build_trainer, check_size, find_devices, fit, running, seed_everything
-from solo_bam.train.resume import Images, RecipeInCheckpoint, folder_and_checkpoint, told_images
+from solo_bam.train.resume import Images, RecipeInCheckpoint, describe_images, folder_and_checkpoint
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     cfg = resolve(recipe, source.num_classes, source.val is not None, world_size)
     data = PretrainData(recipe, source)
     check_size(len(data.train_set), recipe.optimizer.batch_size, world_size)
-    images = told_images(data.plain_images().split, source.val)
+    images = describe_images(data.plain_images().split, source.val)
     folder, checkpoint = folder_and_checkpoint(recipe, images, resume, world_size)
     steps_per_epoch = len(data.train_set) // (recipe.optimizer.batch_size * world_size)
     trainer = build_trainer(recipe, devices, folder, _callbacks(recipe, folder, data, images), steps_per_epoch)
@@ -80,7 +80,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     with running(folder, recipe, devices, trainer.is_global_zero):
         fit(trainer, model, data, folder, checkpoint)
         # A run that was killed between its last checkpoint and its end has nothing left to train.
-        saved = trainer.checkpoint_callback.metrics if isinstance(trainer.checkpoint_callback, Saving) else {}
+        saved = trainer.checkpoint_callback.metrics if isinstance(trainer.checkpoint_callback, CheckpointWriter) else {}
         metrics = saved | {key: float(value) for key, value in trainer.callback_metrics.items()}
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         collapsed_in = next((one.collapsed_in for one in callbacks if isinstance(one, CollapseMonitor)), None)
@@ -123,7 +123,7 @@ def _callbacks(recipe: Recipe, folder: RunFolder, data: PretrainData, images: Im
     if recipe.knn_eval.freq is not None and data.val_set is not None:
         callbacks.append(OnlineKNN.of(data))
     if recipe.checkpoint.enabled:
-        callbacks.append(Saving(folder, recipe.checkpoint.frequency, recipe.checkpoint.keep_prev))
+        callbacks.append(CheckpointWriter(folder, recipe.checkpoint.frequency, recipe.checkpoint.keep_prev))
     return callbacks
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from solo_bam.comparison.fairness import Difference
-from solo_bam.comparison.results import Column, Cost, Outcome, Point, Results, Trial
+from solo_bam.comparison.results import Column, Cost, Point, Results, RunResult, Trial
 from solo_bam.runs.records import Record, wilson_interval
 
 NASTY = "<b>dino&co</b>_100%"
@@ -82,10 +82,10 @@ def results(
     return Results(**{**fields, **others})
 
 
-def _outcome(folder: Path, entry: str, row: int, seed: int, status: Any) -> Outcome:
+def _outcome(folder: Path, entry: str, row: int, seed: int, status: Any) -> RunResult:
     done = status == "finished"
     epochs = range(2, 21, 2) if done else range(2, 9, 2) if status == "failed" else ()
-    return Outcome(
+    return RunResult(
         entry=entry,
         method=entry.split("-")[0] if entry != NASTY else "dino",
         seed=seed,
@@ -119,7 +119,7 @@ def _record(column: int, row: int, seed: int) -> Record:
     )  # fmt: skip
 
 
-def _column(column: int, outcomes: Sequence[Outcome]) -> Column:
+def _column(column: int, outcomes: Sequence[RunResult]) -> Column:
     title, branch, _, protocol = _COLUMNS[column]
     values: dict[str, dict[int, float]] = {}
     one = _record(column, 0, 0)

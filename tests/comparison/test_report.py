@@ -18,7 +18,7 @@ from solo_bam.cli import main
 from solo_bam.comparison.collect import columns
 from solo_bam.comparison.report.tables import markdown, write_results
 from solo_bam.comparison.report.write import write_report
-from solo_bam.comparison.results import Outcome
+from solo_bam.comparison.results import RunResult
 from solo_bam.comparison.statistics import estimate
 from solo_bam.config.comparison import UNTRAINED
 from solo_bam.runs.records import Record
@@ -111,7 +111,7 @@ def test_numbers_of_different_protocols_never_share_a_column() -> None:
 
     others = [{}, {"k": 5}, {"temperature": 0.1}, {"online": True}, {"data": "digits train, 20 % held out"}]
     runs = [
-        Outcome(f"row {i}", "bam", seed, "finished", records=[record(10.0 * i + seed, **changes)])
+        RunResult(f"row {i}", "bam", seed, "finished", records=[record(10.0 * i + seed, **changes)])
         for i, changes in enumerate(others)
         for seed in (0, 1)
     ]
@@ -119,7 +119,7 @@ def test_numbers_of_different_protocols_never_share_a_column() -> None:
     assert len(found) == len(others)
     assert sorted(entry for column in found for entry in column.values) == [f"row {i}" for i in range(len(others))]
     assert found[-1].online  # after those that were measured after the training
-    [same] = columns([runs[0], Outcome("b", "byol", 0, "finished", records=[record(7.0)])])
+    [same] = columns([runs[0], RunResult("b", "byol", 0, "finished", records=[record(7.0)])])
     assert same.values == {"row 0": {0: 0.0}, "b": {0: 7.0}}
 
 

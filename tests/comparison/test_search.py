@@ -11,7 +11,7 @@ import optuna
 import pytest
 
 from solo_bam.comparison.collect import collect, read_plan, write_plan
-from solo_bam.comparison.edges import told_edges
+from solo_bam.comparison.edges import describe_edges
 from solo_bam.comparison.launch import Job
 from solo_bam.comparison.plan import Plan, PlannedRun, make_plan
 from solo_bam.comparison.report.write import write_report
@@ -112,7 +112,7 @@ def test_a_best_at_the_end_of_a_range_is_told_and_all_ranges_widened_once(tmp_pa
     assert after.high > before.high, "widened for the row that did not ask, too"
     assert any(edge.startswith("bam: the best optimizer.lr is the largest tried") for edge in found.widened)
     assert [run.entry for run in asked].count("bam") == [run.entry for run in asked].count("simclr") == 8
-    assert told_edges(found) is not None
+    assert describe_edges(found) is not None
 
 
 def test_a_trial_that_diverged_was_a_try_and_one_that_broke_was_not(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from solo_bam.comparison.report.figures import Look, looks, one_panel
-from solo_bam.comparison.results import Outcome, Point, Trial
+from solo_bam.comparison.results import Point, RunResult, Trial
 from solo_bam.plots.style import shortened
 
 
 def draw_course(
-    outcomes: Sequence[Outcome], kind: str, over: str, entries: Sequence[str], unfair: bool = False
+    outcomes: Sequence[RunResult], kind: str, over: str, entries: Sequence[str], unfair: bool = False
 ) -> Figure | None:
     """Accuracy during the training: the mean of the finished seeds, their range as a band, each seed as a thin line.
 
@@ -46,7 +46,7 @@ def draw_course(
         return figure
 
 
-def _draw_entry(axis: Axes, runs: Sequence[Outcome], kind: str, over: str, look: Look, entry: str) -> None:
+def _draw_entry(axis: Axes, runs: Sequence[RunResult], kind: str, over: str, look: Look, entry: str) -> None:
     for run in runs:
         x = [getattr(point, over) for point in run.curves[kind]]
         axis.plot(x, [point.value for point in run.curves[kind]], color=look.colour, linewidth=0.6, alpha=0.45)

@@ -8,11 +8,11 @@ from solo_bam.comparison.report.summary import (
     FEW_SEEDS,
     UNFAIR,
     circumstances,
+    format_run,
     listed,
     seeds,
     student_columns,
     test_images,
-    told_run,
     unfair_notes,
 )
 from solo_bam.comparison.results import Column, Results
@@ -143,7 +143,7 @@ def _on_reach(results: Results) -> list[str]:
 def _on_runs(results: Results) -> list[str]:
     facts = []
     if gaps := results.failed:
-        facts.append(f"{len(gaps)} of {len(results.outcomes)} runs gave no number: {listed(map(told_run, gaps))}.")
+        facts.append(f"{len(gaps)} of {len(results.outcomes)} runs gave no number: {listed(map(format_run, gaps))}.")
     if results.at_once > 1:
         facts.append(f"{results.at_once} runs at a time shared the machine, which hours and images per second show.")
     if differing := [what for what, values in circumstances(results) if len(values) > 1]:

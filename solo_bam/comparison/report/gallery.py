@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from solo_bam.comparison.report.curves import draw_course, draw_trials
 from solo_bam.comparison.report.figures import as_svg, draw_accuracy, draw_cost, draw_differences
-from solo_bam.comparison.report.summary import costs, digits, shown_columns, told_difference, told_mean
+from solo_bam.comparison.report.summary import costs, digits, format_difference, format_mean, shown_columns
 from solo_bam.comparison.results import Results, with_untrained
 
 Drawn = Iterator[tuple[Figure | None, str]]
@@ -62,7 +62,7 @@ def _described(svg: str, told: str) -> Markup:
 def _accuracy_pictures(results: Results) -> Drawn:
     for column in shown_columns(results):
         shown = with_untrained(results.entries, [column])
-        means = [f"{entry} {told_mean(column.estimate(entry), digits(results))}" for entry in shown]
+        means = [f"{entry} {format_mean(column.estimate(entry), digits(results))}" for entry in shown]
         yield draw_accuracy(column, results.entries, bool(results.unfair)), f"{column.title}: {', '.join(means)}."
 
 
@@ -70,7 +70,7 @@ def _difference_pictures(results: Results) -> Drawn:
     others = [entry for entry in results.entries if entry != results.baseline]
     for column in shown_columns(results) if others else []:
         found = [(entry, column.difference(entry, results.baseline)) for entry in others]
-        told = ", ".join(f"{entry} {told_difference(one, digits(results))}" for entry, one in found)
+        told = ", ".join(f"{entry} {format_difference(one, digits(results))}" for entry, one in found)
         figure = draw_differences(column, results.entries, results.baseline, bool(results.unfair))
         yield figure, f"{column.title}, differences to {results.baseline}: {told}."
 

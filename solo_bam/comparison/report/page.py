@@ -18,15 +18,15 @@ from solo_bam.comparison.report.summary import (
     UNFAIR,
     Table,
     circumstances,
+    format_status,
     lettered,
     listed,
     recipe_table,
     result_tables,
-    told_status,
     tuning_table,
 )
 from solo_bam.comparison.report.tables import place
-from solo_bam.comparison.results import Column, Outcome, Results
+from solo_bam.comparison.results import Column, Results, RunResult
 
 if TYPE_CHECKING:  # matplotlib need not be installed
     from solo_bam.comparison.report.gallery import Picture
@@ -103,12 +103,12 @@ def _part(results: Results, folder: Path, prefix: str) -> Part:
     )
 
 
-def _run(outcome: Outcome, folder: Path) -> Run:
+def _run(outcome: RunResult, folder: Path) -> Run:
     there = None if outcome.folder is None else place(outcome.folder, folder)
     return Run(
         outcome.entry,
         outcome.seed,
-        told_status(outcome),
+        format_status(outcome),
         outcome.error,
         None if there is None else f"./{quote(there)}/",
         MISSING if there is None else there,

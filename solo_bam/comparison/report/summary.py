@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from solo_bam.comparison.fairness import Difference
-from solo_bam.comparison.results import Column, Cost, Outcome, Results, Trial, with_untrained
+from solo_bam.comparison.results import Column, Cost, Results, RunResult, Trial, with_untrained
 from solo_bam.comparison.statistics import Estimate
 from solo_bam.config.keys import flat
 from solo_bam.core.hardware import GIB
@@ -53,7 +53,7 @@ def number(value: float, digits: int, sign: str = "-") -> str:
     return told.replace("-", "−") if float(told) else f"{0:.{digits}f}"
 
 
-def told_mean(found: Estimate | None, digits: int) -> str:
+def format_mean(found: Estimate | None, digits: int) -> str:
     """``97.1 ± 0.8``; without ± for a single value."""
     if found is None:
         return MISSING
@@ -61,7 +61,7 @@ def told_mean(found: Estimate | None, digits: int) -> str:
     return number(found.mean, digits) + spread
 
 
-def told_difference(found: Estimate | None, digits: int) -> str:
+def format_difference(found: Estimate | None, digits: int) -> str:
     """``+1.2 (0.4 to 2.0)``; without brackets for a single pair."""
     if found is None:
         return MISSING
@@ -69,12 +69,12 @@ def told_difference(found: Estimate | None, digits: int) -> str:
     return number(found.mean, digits, "+") + ends
 
 
-def told_run(outcome: Outcome) -> str:
+def format_run(outcome: RunResult) -> str:
     """``byol seed 2 (failed)``."""
-    return f"{outcome.entry} seed {outcome.seed} ({told_status(outcome)})"
+    return f"{outcome.entry} seed {outcome.seed} ({format_status(outcome)})"
 
 
-def told_status(outcome: Outcome) -> str:
+def format_status(outcome: RunResult) -> str:
     """``finished``, ``failed`` or ``not finished``."""
     return "not finished" if outcome.status == "missing" else outcome.status
 
@@ -180,7 +180,9 @@ def _accuracies(results: Results, pairs: Sequence[tuple[str, Column]], caption: 
     entries = with_untrained(results.entries, [column for _, column in pairs])
     estimates = {entry: [column.estimate(entry) for _, column in pairs] for entry in entries}
     protocols = [f"({letter}) {column.stated}" for letter, column in pairs]
-    rows = [[_marked(results, entry), *_with_counts(of, digits(results), told_mean)] for entry, of in estimates.items()]
+    rows = [
+        [_marked(results, entry), *_with_counts(of, digits(results), format_mean)] for entry, of in estimates.items()
+    ]
     return Table(
         f"{caption}: mean ± half of the 95 % interval over seeds",
         [_head(results), *(_name(letter, column) for letter, column in pairs), "n"],
@@ -195,7 +197,7 @@ def _differences(results: Results, pairs: Sequence[tuple[str, Column]]) -> Table
     return Table(
         f"Differences to {results.baseline}, paired by seed: mean (95 % interval)",
         [_head(results), *(_name(letter, column).replace("%", "points") for letter, column in pairs), "n"],
-        [[entry, *_with_counts(own, digits(results), told_difference)] for entry, own in found.items()],
+        [[entry, *_with_counts(own, digits(results), format_difference)] for entry, own in found.items()],
         [
             *_mark_notes(results),
             "An interval on both sides of zero shows no difference. n: seeds that both rows have.",
@@ -238,17 +240,17 @@ def _cost_cells(own: Sequence[Cost]) -> list[str]:
 
     speed, memory = mean(cost.images_per_second for cost in own), mean(cost.peak_memory for cost in own) / GIB
     hours, device_hours = mean(cost.hours for cost in own), mean(cost.device_hours for cost in own)
-    return [f"{speed:,.0f}", told_hours(hours), told_hours(device_hours), f"{memory:.2f}"]
+    return [f"{speed:,.0f}", format_hours(hours), format_hours(device_hours), f"{memory:.2f}"]
 
 
-def told_hours(hours: float) -> str:
+def format_hours(hours: float) -> str:
     """Three digits that count, for minutes and weeks."""
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.1f}" if hours >= 10 else f"{hours:.3f}"
 
 
 def _cost_notes(results: Results, device: str) -> list[str]:
     all_costs = [cost for entry in results.entries for cost in costs(results, entry) if cost.device == device]
-    total = told_hours(sum(cost.device_hours for cost in all_costs))
+    total = format_hours(sum(cost.device_hours for cost in all_costs))
     runs = "1 finished run" if len(all_costs) == 1 else f"{len(all_costs)} finished runs"
     notes = [
         "Images, not crops, per second, loading included, evaluation left out.",
@@ -332,4 +334,4 @@ def _mark_notes(results: Results) -> list[str]:
 
 
 def _gaps(results: Results) -> list[str]:
-    return [f"Without a number: {listed(map(told_run, results.failed))}."] if results.failed else []
+    return [f"Without a number: {listed(map(format_run, results.failed))}."] if results.failed else []

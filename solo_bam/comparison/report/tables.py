@@ -14,7 +14,7 @@ from typing import Any
 
 from solo_bam.comparison.report.answer import answer
 from solo_bam.comparison.report.summary import UNFAIR, Table, result_tables, tuning_table
-from solo_bam.comparison.results import Column, Outcome, Results
+from solo_bam.comparison.results import Column, Results, RunResult
 from solo_bam.comparison.statistics import Estimate
 from solo_bam.config.comparison import UNTRAINED
 from solo_bam.core.files import written_whole
@@ -51,7 +51,7 @@ def write_csv(path: Path, results: Sequence[Results]) -> None:
             table.writerows(_untrained_rows(one))
 
 
-def _rows(results: Results, outcome: Outcome, folder: Path) -> Iterator[dict[str, object]]:
+def _rows(results: Results, outcome: RunResult, folder: Path) -> Iterator[dict[str, object]]:
     cost = outcome.cost
     run = {
         "comparison": results.name,
@@ -93,7 +93,7 @@ def _cells(column: Column, value: float) -> dict[str, object]:
     }
 
 
-def _has(column: Column, outcome: Outcome) -> bool:
+def _has(column: Column, outcome: RunResult) -> bool:
     return outcome.seed in column.values.get(outcome.entry, {})
 
 
@@ -161,7 +161,7 @@ def _estimate(found: Estimate | None) -> dict[str, Any] | None:
     return None if found is None else {"mean": found.mean, "interval": found.interval, "n": found.n}
 
 
-def _run(outcome: Outcome, folder: Path) -> dict[str, Any]:
+def _run(outcome: RunResult, folder: Path) -> dict[str, Any]:
     records = [record.model_dump(mode="json") for record in outcome.records]
     for record in records:
         record["checkpoint"] = record["checkpoint"] and place(record["checkpoint"], folder)

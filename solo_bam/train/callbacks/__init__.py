@@ -7,11 +7,13 @@ from solo_bam.train.callbacks.guards import EpochSeed, NonFiniteLoss
 from solo_bam.train.callbacks.knn import OnlineKNN
 from solo_bam.train.callbacks.means import EpochMeans
 from solo_bam.train.callbacks.progress import ProgressBar
-from solo_bam.train.callbacks.saving import Saving, WholeFiles
+from solo_bam.train.callbacks.saving import AtomicCheckpointIO, CheckpointWriter
 from solo_bam.train.callbacks.schedules import CosineWeightDecay
 from solo_bam.train.callbacks.unreadable import UnreadableImages
 
 __all__ = [
+    "AtomicCheckpointIO",
+    "CheckpointWriter",
     "CollapseMonitor",
     "CollapseWarning",
     "ContrastiveCropBoxes",
@@ -22,7 +24,5 @@ __all__ = [
     "NonFiniteLoss",
     "OnlineKNN",
     "ProgressBar",
-    "Saving",
     "UnreadableImages",
-    "WholeFiles",
 ]

@@ -32,7 +32,7 @@ _KNN = ("train_features", "train_targets")
 _SECONDS_TO_STOP = 2.0  # in which several processes on accelerators hear of a signal
 
 
-class WholeFiles(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place, flushes it to the disk and renames it: it is there whole or not at all."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -80,7 +80,7 @@ def _flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-class Saving(Checkpoint):
+class CheckpointWriter(Checkpoint):
     """Saves a run's checkpoints and lets it go on from one exactly.
 
     On SIGTERM, on Ctrl-C, and on SIGUSR1 in a SLURM job, the run is saved at the next batch and stopped; several

@@ -30,7 +30,7 @@ from solo_bam.train.doctor.gradients import check_gradients
 from solo_bam.train.doctor.machine import disk
 from solo_bam.train.doctor.work import work_of
 from solo_bam.train.pretrain import build_model, build_trainer, check_size, find_devices
-from solo_bam.train.resume import folder_and_checkpoint, told_images
+from solo_bam.train.resume import describe_images, folder_and_checkpoint
 
 # Numbers that the optimiser keeps beside each weight.
 _STATES = {"adam": 2, "adamw": 2, "sgd": 1, "lars": 1}
@@ -152,7 +152,7 @@ def _data(recipe: Recipe, source: Source) -> Finding:
 def _run(recipe: Recipe, data: PretrainData, devices: hardware.Devices, resume: bool) -> Finding:
     """What the run would start or continue, after Lightning's own checks of its arguments; nothing is written."""
     with _silence():
-        images = told_images(data.plain_images().split, data.source.val)
+        images = describe_images(data.plain_images().split, data.source.val)
         folder, checkpoint = folder_and_checkpoint(recipe, images, resume, devices.count * recipe.num_nodes)
         build_trainer(recipe, devices, folder, callbacks=[], steps_per_epoch=1)
     text = f"starts {folder.path}" if checkpoint is None else f"goes on with {checkpoint}, in {folder.path}"

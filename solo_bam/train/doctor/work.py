@@ -110,7 +110,7 @@ def work_of(model: pl.LightningModule, recipe: Recipe) -> Work:
     mode, recorder = FakeTensorMode(), Recorder()
     _empty(model, mode)
     model.knn_eval = False  # type: ignore[assignment]  # its bank chooses images by their labels
-    with mode, told_apart(model, recorder):
+    with mode, separate_loss(model, recorder):
         batch = _batch(recipe)
         with recorder:
             for tensor in (*model.parameters(), *model.buffers(), *batch[1]):
@@ -189,7 +189,7 @@ def _empty(model: nn.Module, mode: FakeTensorMode) -> None:
 
 
 @contextmanager
-def told_apart(model: nn.Module, recorder: HasPart) -> Iterator[None]:
+def separate_loss(model: nn.Module, recorder: HasPart) -> Iterator[None]:
     """What runs inside of children with weights is the network's; what runs between them is the loss."""
     depth = 0
 
