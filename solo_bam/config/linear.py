@@ -36,6 +36,7 @@ _RECIPES = {
     "cifar100": "cifar/linear",
     "imagenet100": "imagenet-100/linear",
     "imagenet": "imagenet/linear",
+    "custom": "imagenet-100/linear",
 }
 
 
@@ -69,16 +70,19 @@ class LinearData(ImageData):
     ``label_fraction``: use the labels of this share only, as many of each class, fixed by ``seed``.
     ``tune_fraction``: the share of those that is held out of the training to choose the learning rate on; 0: it is
     chosen on the validation images.
+    ``val_fraction``: without validation images, the share of the training images that the pretraining held out
+    (its ``data.tune_fraction``), which takes their place.
     """
 
     label_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     tune_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    val_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     augmentations: LinearAugmentation = LinearAugmentation()
 
     @property
     def source(self) -> Data:
         """The section ``data`` of a pretraining on the same images."""
-        return Data(**self.model_dump(include=set(ImageData.model_fields)))
+        return Data(**self.model_dump(include=set(ImageData.model_fields)), tune_fraction=self.val_fraction)
 
 
 class LinearOptimizer(Section):
@@ -166,6 +170,8 @@ def recipe_of_run(
     raw = compose_recipe(config_name or _RECIPES[dataset], overrides, None, "linear")
     if "data.dataset" not in named:
         theirs = trained_by.data.model_dump(mode="json", include=set(ImageData.model_fields) - {"fraction"})
+        if trained_by.data.dataset == "custom" and trained_by.data.val_path is None and "data.val_path" not in named:
+            theirs["val_fraction"] = trained_by.data.tune_fraction
         raw["data"] = {**raw["data"], **{k: v for k, v in theirs.items() if f"data.{k}" not in named}}
     return parse_linear({**raw, CHECKPOINT: str(checkpoint)})
 

@@ -90,7 +90,7 @@ def evaluate_knn(checkpoint: Path, options: KNNOptions) -> OfflineKNN:
         _features(folder, name, pretrained, split, options) for name, split in (("train", bank), ("val", queries))
     )
     settings = list(vote(train, test, options, devices.accelerator))
-    name = told(data, queries, f"{data.called} val")
+    name = told(data, queries, data.val_name)
     precision = hardware.precision_as_run(options.precision, devices.accelerator)
     records = [r for s in settings for r in _records(s, pretrained, data, bank, queries, name, precision)]
     path = write_records(folder, pretrained.evaluation_name("knn", name.replace(" val", "")), records)

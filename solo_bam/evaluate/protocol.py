@@ -34,7 +34,7 @@ def classifier_records(
         world_size: processes.
     """
     protocol = classifier_protocol(recipe, data, trained_by, world_size)
-    place = told(recipe.data, data.val_split, f"{recipe.data.called} val")
+    place = told(recipe.data, data.val_split, recipe.data.source.val_name)
     measured = [("accuracy", tally.accuracies[best])]
     if data.num_classes > TOP:
         measured.append((f"accuracy@{TOP}", tally.top_accuracies[best]))

@@ -43,10 +43,9 @@ class Sample:
     def of(cls, recipe: Recipe, data: Data, batch_size: int, workers: int | None) -> Sample:
         """All validation images, or the training images where there are none."""
         source = find_source(data)
-        split, which = (source.train, "train") if source.val is None else (source.val, "val")
+        split, name = (source.train, f"{data.called} train") if source.val is None else (source.val, data.val_name)
         used = recipe.model_copy(update={"data": data})
-        name = told(data, split, f"{data.called} {which}")
-        return cls(split, used, name, batch_size, data.num_workers if workers is None else workers)
+        return cls(split, used, told(data, split, name), batch_size, data.num_workers if workers is None else workers)
 
     def take(self, count: int) -> Sample:
         """At most ``count`` images, the same ones every time; of so few classes that each has several."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,23 @@ def test_class_folders_with_validation_images(capsys: pytest.CaptureFixture[str]
     small = ["method_kwargs.proj_hidden_dim=8", "method_kwargs.proj_output_dim=8", "data.num_workers=0"]
     assert main(["pretrain", "--config-path", ".", "--config-name", "mine", *tiny, *small]) == 0
     assert "knn_acc1" in capsys.readouterr().out
+
+
+def test_class_folders_alone_are_measured_on_images_that_were_held_out(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "ab":
+        _images(Path("photos") / name, 40)
+    assert main(["new", "photos"]) == 0
+    tiny = ["limit_train_batches=1", "max_epochs=1", "scheduler.warmup_epochs=0", "pictures=False", "precision=32"]
+    small = ["method_kwargs.proj_hidden_dim=8", "method_kwargs.proj_output_dim=8", "data.num_workers=0"]
+    small += ["backbone.name=test_resnet", "backbone.cifar_stem=False"]
+    assert main(["pretrain", "--config-path", ".", "--config-name", "photos", *tiny, *small]) == 0
+    (run,) = Path("trained_models/bam").iterdir()
+    assert main(["knn", str(run), "k=1"]) == 0
+    assert main(["linear", str(run), "max_epochs=1", "optimizer.batch_size=16"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("custom train, 10 % held out") >= 2
+    for path in (run / "evaluation").glob("knn-*.json"):
+        assert {record["images"] for record in json.loads(path.read_text())} == {8}
 
 
 def test_loose_images(capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,7 +84,11 @@ def labelled_source(data: Data, what: str) -> Source:
         raise UserError("data.no_labels", f"got True, {what} needs labels", remedy)
     source = find_source(data)
     if source.val is None:
-        raise UserError(VAL, f"is missing, {what} needs labelled test images", "give them as data.val_path")
+        raise UserError(
+            VAL,
+            f"is missing, {what} needs labelled test images",
+            "give them as data.val_path, or set data.tune_fraction=0.1",
+        )
     return source
 
 
