@@ -114,12 +114,16 @@ def parse_options(model: type[S], lines: Sequence[str]) -> S:
 def evaluation_data(recipe: Recipe, changes: dict[str, Any]) -> Data:
     """The section ``data`` to evaluate on: the recipe's, all its images, with some keys changed.
 
+    One's own images without others to validate are measured on those that the training held out.
+
     Where another dataset is asked for, nothing of the recipe's section but ``num_workers`` is kept.
 
     Raises:
         UserError: a key or value that is not allowed.
     """
-    own = recipe.data.model_dump(exclude={"fraction", "tune_fraction", "contrastive_crop"})
+    own = recipe.data.model_dump(exclude={"fraction", "contrastive_crop"})
+    if recipe.data.dataset != "custom" or recipe.data.val_path is not None or changes.get("val_path") is not None:
+        own.pop("tune_fraction")  # there are images to validate
     if own["format"] in ("dali", "tensor"):
         own["format"] = "image_folder"  # the same files, read in the plain view
     if changes.get("dataset", own["dataset"]) != own["dataset"]:

@@ -96,7 +96,11 @@ def build_trainer(
             plugins=_plugins(recipe, devices),
             default_root_dir=folder.path,
             use_distributed_sampler=False,
-            **{"enable_checkpointing": recipe.checkpoint.enabled, **recipe.trainer_arguments},
+            **{
+                "enable_checkpointing": recipe.checkpoint.enabled,
+                "enable_model_summary": False,
+                **recipe.trainer_arguments,
+            },
         )
     except UserError:
         raise
@@ -270,7 +274,9 @@ def without_known_warnings() -> Iterator[None]:
 
 
 # What Lightning tells in every run: other products, devices of a kind that the machine does not have, its own steps.
-_NOISE = re.compile(r".*Tip:|TPU available: False|Loading `\w+` to estimate|`Trainer.fit` stopped: `max_epochs=")
+_NOISE = re.compile(
+    r".*Tip:|Using \w+ Automatic Mixed|TPU available: False|Loading `\w+` to estimate|`Trainer.fit` stopped: `max_ep"
+)
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
     lambda record: _NOISE.match(record.getMessage()) is None
 )

@@ -88,6 +88,8 @@ def _lines(folder: Path, found: str, recipe: Recipe, source: Source, side: int, 
     yield f"max_epochs: {epochs}".ljust(27) + f"# {epochs * images:,} images in all; more is better"
     yield "optimizer:\n" + f"  batch_size: {batch}".ljust(27) + "# per process; as large as the memory allows"
     yield _yaml({"data": paths})
+    if not recipe.data.no_labels and recipe.data.val_path is None:
+        yield "  tune_fraction: 0.1       # of the images are not trained on but measured on; or give val_path"
     if recipe.data.no_labels:
         yield "  no_labels: True          # no k-NN and no linear classifier without labels"
     if not readable:

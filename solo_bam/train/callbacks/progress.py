@@ -1,8 +1,12 @@
-"""The progress bar."""
+"""The progress bar: on a terminal and in a notebook; a line for each epoch in a log file; nothing in a pipe."""
 
 from __future__ import annotations
 
+import os
+import stat
+import sys
 import time
+from datetime import timedelta
 from typing import Any
 
 import lightning.pytorch as pl
@@ -30,14 +34,37 @@ class ProgressBar(TQDMProgressBar):
         self._shown: dict[str, Any] = {}
         self._drawn_at = 0.0
         self._batches = 0  # since the last reading
+        self._started_at, self._first = 0.0, 0
+
+    def setup(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Draw no bar where nobody would see it move."""
+        super().setup(trainer, *args, **kwargs)
+        if not (sys.stdout.isatty() or "ipykernel" in sys.modules):
+            self.disable()
+
+    def on_train_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        super().on_train_start(trainer, *args)
+        self._started_at, self._first = time.monotonic(), trainer.current_epoch
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         """Draw the bar as often as one can see, which takes the host 0.3 ms each time."""
+        if self.is_disabled:
+            return
         self._batches += 1
         now = time.monotonic()
         if now - self._drawn_at >= _SECONDS or trainer.is_last_batch:
             self._drawn_at = now
             super().on_train_batch_end(trainer, *args)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add a line to a log file."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if not self.is_disabled or not trainer.is_global_zero or not _is_file():
+            return
+        done, epochs = trainer.current_epoch + 1, trainer.max_epochs or 0
+        seconds = (time.monotonic() - self._started_at) / (done - self._first) * (epochs - done)
+        shown = "".join(f", {key} {value:.4g}" for key, value in self.get_metrics(trainer, pl_module).items())
+        print(f"epoch {done} of {epochs}{shown}, {timedelta(seconds=round(seconds))} left", flush=True)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """What stands behind the bar."""
@@ -54,3 +81,11 @@ class ProgressBar(TQDMProgressBar):
         if not hardware.reading_waits(trainer.strategy.root_device) or not trainer.training or trainer.is_last_batch:
             return True
         return self._batches >= hardware.READ_EVERY
+
+
+def _is_file() -> bool:
+    """Whether what is printed goes to a file."""
+    try:
+        return stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
+    except (OSError, ValueError):  # replaced by something that is none
+        return False
