@@ -27,6 +27,7 @@ def test_every_step_of_the_plan_is_there() -> None:
     assert {step.name for step in gpu.PLAN} == set(STEPS)
 
 
+@pytest.mark.slow
 def test_a_cpu_runs_the_whole_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # C++ of a minute's work; tests/train/test_performance.py has it compiled.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
