@@ -42,6 +42,13 @@ class ProgressBar(TQDMProgressBar):
         if not (sys.stdout.isatty() or "ipykernel" in sys.modules):
             self.disable()
 
+    def init_sanity_tqdm(self) -> Any:
+        """Show nothing of Lightning's rehearsal of the validation."""
+        enabled, self._enabled = self._enabled, False
+        bar = super().init_sanity_tqdm()
+        self._enabled = enabled
+        return bar
+
     def on_train_start(self, trainer: pl.Trainer, *args: Any) -> None:
         super().on_train_start(trainer, *args)
         self._started_at, self._first = time.monotonic(), trainer.current_epoch

@@ -31,7 +31,9 @@ def test_how_often_it_is_drawn(
     trained = pretrain(tiny(tmp_path, "digits/bam", *own))
     assert len(calls) == drawn
     assert calls[-1] == 3
-    assert f"bam_loss={trained.metrics['bam_loss_step']:.3g}"[:13] in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"bam_loss={trained.metrics['bam_loss_step']:.3g}"[:13] in shown
+    assert "Sanity" not in shown
 
 
 def test_a_log_file_has_a_line_for_each_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
