@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from solo_bam.plots.curves import Rows, series
 from solo_bam.plots.style import COLOURS, STYLE, Picture, thinned
 
-_LINES = (("target_entropy", "target attention", "-"), ("source_entropy", "source attention", "--"))
+_LINES = (("source_entropy", "source attention", "--"), ("target_entropy", "target attention", "-"))  # as in the curves
 
 
 def has_entropy(rows: Rows) -> bool:

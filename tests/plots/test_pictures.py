@@ -87,7 +87,7 @@ def test_eight_runs_are_told_apart(drawn: list[Figure]) -> None:
 def test_entropy_has_its_ceiling(drawn: list[Figure]) -> None:
     draw_entropy(_rows(2, attention_columns=254.0), Path("x.png"), "entropy")
     (axis,) = drawn[0].axes
-    target, source, ceiling = axis.lines
+    source, target, ceiling = axis.lines
     assert (target.get_ydata()[0], source.get_ydata()[0]) == (2, 3)
     assert ceiling.get_ydata()[0] == pytest.approx(math.log(254))
     assert (axis.get_xlabel(), axis.get_ylabel(), axis.get_ylim()[0]) == ("step", "entropy (nats)", 0)
