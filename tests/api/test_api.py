@@ -51,11 +51,13 @@ def test_a_run_has_a_row_of_metrics_per_epoch(run: solo_bam.Run) -> None:
 def test_its_network_is_that_of_its_checkpoint(run: solo_bam.Run) -> None:
     state = torch.load(run.checkpoint, weights_only=True)["state_dict"]
     (weight,) = [
-        value for name, value in state.items() if name.endswith("der.conv1.weight") or name == "backbone.conv1.weight"
+        value
+        for name, value in state.items()
+        if name.endswith("der.conv1.0.weight") or name == "backbone.conv1.0.weight"
     ]
-    assert torch.equal(run.network.conv1.weight, weight)
+    assert torch.equal(run.network.conv1[0].weight, weight)
     assert not run.network.training
-    assert run.network(torch.zeros(2, 3, 16, 16)).shape == (2, 512)
+    assert run.network(torch.zeros(2, 3, 16, 16)).shape == (2, run.network.num_features)
 
 
 def test_it_is_the_same_when_it_is_loaded(run: solo_bam.Run) -> None:
@@ -66,7 +68,7 @@ def test_it_is_the_same_when_it_is_loaded(run: solo_bam.Run) -> None:
         assert loaded.metrics.equals(run.metrics)
     early = solo_bam.load(run.folder / "checkpoints" / "epoch=0.ckpt")
     assert early.checkpoint.name == "epoch=0.ckpt"
-    assert not torch.equal(early.network.conv1.weight, run.network.conv1.weight)
+    assert not torch.equal(early.network.conv1[0].weight, run.network.conv1[0].weight)
 
 
 def test_it_is_measured(run: solo_bam.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ class ProgressBar(TQDMProgressBar):
     def setup(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """Draw no bar where nobody would see it move."""
         super().setup(trainer, *args, **kwargs)
-        if not (sys.stdout.isatty() or "ipykernel" in sys.modules):
+        if not (sys.stdout.isatty() or _in_notebook()):
             self.disable()
 
     def init_sanity_tqdm(self) -> Any:
@@ -88,6 +88,12 @@ class ProgressBar(TQDMProgressBar):
         if not hardware.reading_waits(trainer.strategy.root_device) or not trainer.training or trainer.is_last_batch:
             return True
         return self._batches >= hardware.READ_EVERY
+
+
+def _in_notebook() -> bool:
+    """Whether this runs in a notebook's kernel, which draws bars."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
 
 
 def _is_file() -> bool:
