@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from solo_bam.comparison.report.summary import format_mean
 from solo_bam.comparison.statistics import estimate
 from tests import house
 
@@ -28,9 +29,7 @@ def _expected(path: Path) -> dict[str, list[str]]:
                 values.setdefault((row["entry"], row["metric"]), []).append(float(row["value"]))
     table: dict[str, list[str]] = {}
     for (entry, _), seeds in values.items():
-        found = estimate(seeds)
-        told = "" if found.half_width is None else f" ± {found.half_width:.1f}"
-        table.setdefault(entry, []).append(f"{found.mean:.1f}{told}")
+        table.setdefault(entry, []).append(format_mean(estimate(seeds), digits=1))
     return table
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from solo_bam.config.options import lacks_val
 from solo_bam.config.recipe import compose_recipe, parse_run
 from solo_bam.config.resolve import check_schedule
 from solo_bam.config.schema import (
@@ -170,7 +171,7 @@ def recipe_of_run(
     raw = compose_recipe(config_name or _RECIPES[dataset], overrides, None, "linear")
     if "data.dataset" not in named:
         theirs = trained_by.data.model_dump(mode="json", include=set(ImageData.model_fields) - {"fraction"})
-        if trained_by.data.dataset == "custom" and trained_by.data.val_path is None and "data.val_path" not in named:
+        if lacks_val(trained_by.data) and "data.val_path" not in named:
             theirs["val_fraction"] = trained_by.data.tune_fraction
         raw["data"] = {**raw["data"], **{k: v for k, v in theirs.items() if f"data.{k}" not in named}}
     return parse_linear({**raw, CHECKPOINT: str(checkpoint)})

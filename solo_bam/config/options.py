@@ -111,6 +111,11 @@ def parse_options(model: type[S], lines: Sequence[str]) -> S:
     return _validated(model, raw)
 
 
+def lacks_val(data: ImageData) -> bool:
+    """Whether these are one's own images, without others to validate."""
+    return data.dataset == "custom" and data.val_path is None
+
+
 def evaluation_data(recipe: Recipe, changes: dict[str, Any]) -> Data:
     """The section ``data`` to evaluate on: the recipe's, all its images, with some keys changed.
 
@@ -122,7 +127,7 @@ def evaluation_data(recipe: Recipe, changes: dict[str, Any]) -> Data:
         UserError: a key or value that is not allowed.
     """
     own = recipe.data.model_dump(exclude={"fraction", "contrastive_crop"})
-    if recipe.data.dataset != "custom" or recipe.data.val_path is not None or changes.get("val_path") is not None:
+    if not lacks_val(recipe.data) or changes.get("val_path") is not None:
         own.pop("tune_fraction")  # there are images to validate
     if own["format"] in ("dali", "tensor"):
         own["format"] = "image_folder"  # the same files, read in the plain view

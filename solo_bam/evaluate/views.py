@@ -13,7 +13,7 @@ from tqdm import tqdm
 from solo_bam.config.schema import Data, Recipe
 from solo_bam.data import find_source
 from solo_bam.data.datasets.images import Split
-from solo_bam.data.datasets.sources import told
+from solo_bam.data.datasets.sources import shown_images, told
 from solo_bam.data.sampling import Seeded, ignore_termination
 from solo_bam.data.transforms.augmentations import Crops, plain_view
 from solo_bam.evaluate.features import Features, evaluating, extract_features
@@ -42,8 +42,7 @@ class Sample:
     @classmethod
     def of(cls, recipe: Recipe, data: Data, batch_size: int, workers: int | None) -> Sample:
         """All validation images, or the training images where there are none."""
-        source = find_source(data)
-        split, name = (source.train, f"{data.called} train") if source.val is None else (source.val, data.val_name)
+        split, name = shown_images(data, find_source(data))
         used = recipe.model_copy(update={"data": data})
         return cls(split, used, told(data, split, name), batch_size, data.num_workers if workers is None else workers)
 

@@ -27,6 +27,7 @@ from solo_bam.core.errors import UserError
 from solo_bam.core.files import expanded, writable
 from solo_bam.data import Source
 from solo_bam.data.datasets.images import in_rgb, open_image, reason
+from solo_bam.data.datasets.sources import shown_images
 from solo_bam.data.transforms.augmentations import plain_view
 from solo_bam.evaluate.features import evaluating
 from solo_bam.evaluate.views import Sample
@@ -296,9 +297,7 @@ def draw_finished(folder: RunFolder, recipe: Recipe, backbone: nn.Module, source
     None of them can lose the run.
     """
     options = PlotOptions()
-    split, shown = (
-        (source.train, f"{recipe.data.called} train") if source.val is None else (source.val, recipe.data.val_name)
-    )
+    split, shown = shown_images(recipe.data, source)
     sample = Sample(split, recipe, shown, workers=recipe.data.num_workers)
     title = f"{recipe.method}, {_epochs(recipe.max_epochs)}"
     subject = Subject(backbone, sample, title, folder.path / "plots")

@@ -44,6 +44,11 @@ class Source:
     num_classes: int
 
 
+def shown_images(data: Data, source: Source) -> tuple[Split, str]:
+    """The validation images, or the training images where there are none, and what numbers call them."""
+    return (source.train, f"{data.called} train") if source.val is None else (source.val, data.val_name)
+
+
 def find_source(data: Data, download: bool = True) -> Source:
     """The dataset of a recipe's section ``data``.
 

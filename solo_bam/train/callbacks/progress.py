@@ -44,9 +44,11 @@ class ProgressBar(TQDMProgressBar):
 
     def init_sanity_tqdm(self) -> Any:
         """Show nothing of Lightning's rehearsal of the validation."""
-        enabled, self._enabled = self._enabled, False
+        drawn = not self.is_disabled
+        self.disable()
         bar = super().init_sanity_tqdm()
-        self._enabled = enabled
+        if drawn:
+            self.enable()
         return bar
 
     def on_train_start(self, trainer: pl.Trainer, *args: Any) -> None:
