@@ -57,7 +57,7 @@ def test_its_network_is_that_of_its_checkpoint(run: solo_bam.Run) -> None:
     ]
     assert torch.equal(run.network.conv1[0].weight, weight)
     assert not run.network.training
-    assert run.network(torch.zeros(2, 3, 16, 16)).shape == (2, run.network.num_features)
+    assert run.network(torch.zeros(2, 3, 16, 16)).shape == (2, 96)
 
 
 def test_it_is_the_same_when_it_is_loaded(run: solo_bam.Run) -> None:

@@ -270,7 +270,7 @@ def test_two_processes_test_every_image_once(resnet: Path, tmp_path: Path, zygot
     line = [str(resnet), "--config-name", "digits/linear", *TINY, *data]
     both = [*line, f"checkpoint.dir={tmp_path}", "devices=2", "checkpoint.enabled=True"]
     start = zygote.start(["linear", *both], tmp_path / "output")
-    assert start.wait() == 0, start.output.read_text()[-2000:]
+    assert start.wait(300) == 0, start.output.read_text()[-2000:]
     [folder] = (tmp_path / "linear").iterdir()
     record = read_records(folder / "evaluation")[0]
     assert (record.images, record.protocol["batch"]) == (15, 8)

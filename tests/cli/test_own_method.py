@@ -26,7 +26,7 @@ def test_it_trains_two_steps(tmp_path: Path, zygote: Zygote) -> None:
     """In a process of its own, which knows the method from ``--import`` alone."""
     words = _own(tmp_path, "limit_train_batches=2", "method_kwargs.uniformity=0.5")
     start = zygote.start(words, tmp_path / "output")
-    assert start.wait() == 0, start.output.read_text()
+    assert start.wait(300) == 0, start.output.read_text()
     (record,) = tmp_path.glob("alignment/*/run.json")
     results = json.loads(record.read_text())["results"]
     assert {"align_epoch", "spread_epoch", "train_class_loss_epoch", "val_knn_acc1"} <= set(results)

@@ -198,7 +198,7 @@ def test_from_the_command_line_on_two_processes(tmp_path: Path, zygote: Zygote) 
         "backbone.cifar_stem=null",
     ]
     start = zygote.start(["pretrain", "--config-name", "digits/bam_momentum", *arguments], tmp_path / "output")
-    assert start.wait() == 0, start.output.read_text()
+    assert start.wait(240) == 0, start.output.read_text()
     runs = list((tmp_path / "runs" / "bam_momentum").iterdir())
     assert len(runs) == 1
     about = RunFolder(runs[0]).record()

@@ -86,7 +86,7 @@ def test_a_bad_image_stops_the_run_with_one_line(workers: int, tmp_path: Path, z
     """Also from a loader process, and with nothing else on the way out."""
     arguments = tiny_overrides(tmp_path / "runs", *_broken(tmp_path, f"data.num_workers={workers}"))
     start = zygote.start(["pretrain", "--config-name", "digits/bam", *arguments], tmp_path / "output")
-    assert start.wait() == 2, start.output.read_text()
+    assert start.wait(240) == 2, start.output.read_text()
     lines = start.output.read_text().splitlines()
     assert "Traceback" not in start.output.read_text()
     errors = [line for line in lines if "cannot be read" in line]

@@ -38,5 +38,5 @@ def test_mends_are_found() -> None:
 def test_fails_without(name: str, unmended: Zygote, tmp_path: Path) -> None:
     tests = TESTS.format(root=str(ROOT), mend=name)
     start = unmended.start([], tmp_path / "output", before=tests, SOLO_BAM_TEST_UNMENDED=name)
-    assert start.wait() == 1, start.output.read_text()
+    assert start.wait(300) == 1, start.output.read_text()
     assert re.search(r"\b1 failed", start.output.read_text()), start.output.read_text()

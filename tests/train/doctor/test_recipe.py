@@ -41,14 +41,14 @@ def _told(recipe: Recipe) -> dict[str, Finding]:
 
 
 def test_a_good_recipe(tmp_path: Path) -> None:
-    found = examine(tmp_path, "optimizer.lr=0.4", "max_epochs=3", "accumulate_grad_batches=2")
+    found = examine(tmp_path, "backbone.name=resnet18", "optimizer.lr=0.4", "max_epochs=3", "accumulate_grad_batches=2")
     assert {f.status for f in found.values()} == {"ok"}
     assert found["data"].text.startswith("digits: 1,437 training and 360 validation images of 10 classes, in /")
     assert found["batch"].text.startswith("16 images x 2 accumulated on 1 process(es), peak learning rate 0.05 (")
     assert found["steps"].text == "4 an epoch, 12 in all, of 71 images"
-    assert found["network"].text.startswith("test_resnet with its own stem; million parameters: 0.4 the network's, ")
+    assert found["network"].text.startswith("resnet18 with its own stem; million parameters: 11.2 the network's, ")
     assert found["run"].text.startswith(f"starts {tmp_path}/runs/bam/bam-digits-")
-    assert "a checkpoint takes about 0.0" in found["checkpoints"].text
+    assert "a checkpoint takes about 0.1" in found["checkpoints"].text
     assert not (tmp_path / "runs").exists()
 
 
