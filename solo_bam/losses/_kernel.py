@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from solo_bam.losses._problem import Hidden, Problem
+from solo_bam.losses._rows import Rows, Workspace
 
 # Entries of a tile of similarities: few enough for a CPU's caches, enough for all its threads (8 MiB in float32).
 _CPU_TILE_ENTRIES = 2**21
@@ -28,9 +29,9 @@ class Kernel:
     """
 
     def __init__(
-        self, p: Problem, rows: Tensor, columns: Tensor, hides: Hidden, exponentiated: bool, several_passes: bool
+        self, p: Problem, rows: Rows, columns: Tensor, hides: Hidden, exponentiated: bool, several_passes: bool
     ):
-        self.p, self.rows, self.columns = p, rows.view(p.V, p.B, -1), columns
+        self.p, self.rows, self.columns, self.work = p, rows, columns, Workspace(columns)
         self.hides, self.exponentiated = hides, exponentiated
         most = _CPU_KEPT_ENTRIES if columns.device.type == "cpu" else _GPU_KEPT_ENTRIES
         self.keep = several_passes and most >= p.V * p.B * p.C
@@ -55,18 +56,18 @@ class Kernel:
             yield images, tile
 
     def _fill(self, tile: Tensor, images: slice) -> Tensor:
-        p, rows = self.p, self.rows[:, images].flatten(0, 1)
-        S = torch.addmm(rows.new_zeros(()), rows, self.columns.T, beta=0, alpha=1 / p.reg, out=tile).view(p.V, -1, p.C)
+        p = self.p
+        S = self.rows.by_columns(self.columns, images, 1 / p.reg, self.work, out=tile).view(p.V, -1, p.C)
         if images.start not in self.positives:
             self.positives[images.start] = p.positives(S, images.start).clone()
         p.hide(S, self.hides, images.start, p.masked_value(S.dtype))
         return S.exp_() if self.exponentiated else S
 
-    def logits(self, tile: Tensor, first: int, work: Workspace) -> Tensor:
+    def logits(self, tile: Tensor, first: int) -> Tensor:
         """The log-kernel of a tile (crops, images, C) whose first image is ``first``; finite."""
         if not self.exponentiated:
             return tile
-        S = torch.log(tile, out=work("S", tile))
+        S = torch.log(tile, out=self.work("S", tile.shape))
         return self.p.hide(S, self.hides, first, self.p.masked_value(S.dtype))
 
     def hide_as_source(self, S: Tensor, first: int) -> Tensor:
@@ -78,23 +79,10 @@ class Kernel:
         return S
 
 
-def _images_of_a_tile(p: Problem, like: Tensor) -> int:
-    """How many images' rows of all crops make a tile."""
-    return max(1, min(p.B, max(_tile_entries(like) // p.C, _TILE_ROWS) // p.V))
+def _images_of_a_tile(p: Problem, columns: Tensor) -> int:
+    """How many images' rows of all crops make a tile of similarities to the columns (C, D), or of features."""
+    return max(1, min(p.B, max(_tile_entries(columns) // p.C, _TILE_ROWS) // p.V))
 
 
 def _tile_entries(like: Tensor) -> int:
     return _CPU_TILE_ENTRIES if like.device.type == "cpu" else _GPU_TILE_ENTRIES
-
-
-class Workspace:
-    """Memory for results on tiles, by their names; the same for all tiles, of which the first is the largest."""
-
-    def __init__(self) -> None:
-        self._memory: dict[str, Tensor] = {}
-
-    def __call__(self, name: str, like: Tensor) -> Tensor:
-        """Memory in the shape of ``like``."""
-        if name not in self._memory:
-            self._memory[name] = torch.empty_like(like).flatten()
-        return self._memory[name][: like.numel()].view(like.shape)

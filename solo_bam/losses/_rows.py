@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from solo_bam.losses._problem import Problem
 
 # As torch's normalize has it.
 _SHORTEST_ROW = 1e-12
+# Length of the columns that are multiplied with rows of any length: no product with the largest numbers overflows. A
+# power of two, which costs no digit.
+SHORT = 2.0**-24
 _PIECE_ENTRIES = 2**18  # of products that are new memory each time: 1 MiB in float32
 
 
@@ -33,19 +37,92 @@ def tensor_cores(like: Tensor) -> Iterator[None]:
         setattr(products, name, before)
 
 
-def unit_rows(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of unit length in float32 or float64, and what they were multiplied with (rows, 1).
+class Workspace:
+    """Memory for results on tiles, by their names; the same for all tiles, of which the first is the largest."""
 
-    A row too short to have a direction is zero, and so is its gradient.
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        self._memory: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, shape: Sequence[int]) -> Tensor:
+        """Memory in this shape."""
+        entries = math.prod(shape)
+        if name not in self._memory:
+            self._memory[name] = self._like.new_empty(entries)
+        return self._memory[name][:entries].view(shape)
+
+
+class Rows(NamedTuple):
+    """Features of all crops; their rows are scaled to unit length where they are needed, some images at a time.
+
+    A scaled copy of all would be, with wide features, more memory than anything else that the loss takes.
+
+    Attributes:
+        z: (V, B, D) in any floating dtype.
+        inverse: what their rows are multiplied with, (V, B, 1) in float32 or float64; 0 where a row is too short to
+            have a direction.
     """
+
+    z: Tensor
+    inverse: Tensor
+
+    def short(self, crops: int) -> Tensor:
+        """Rows of the first crops, scaled to the length :data:`SHORT`: (crops, B, D)."""
+        return (self.z[:crops] * self.inverse[:crops]).mul_(SHORT)
+
+    def by_columns(self, columns: Tensor, images: slice, factor: float, work: Workspace, out: Tensor) -> Tensor:
+        """Factor times the products of some images' unit rows with unit columns (C, D): (V images, C)."""
+        if self._as_they_are(images, columns):
+            S = torch.mm(self.z.flatten(0, 1), columns.T, out=out)
+            return S.mul_(self.inverse.flatten(0, 1) * (factor / SHORT))
+        rows = self._unit(images, work).flatten(0, 1)
+        return torch.addmm(columns.new_zeros(()), rows, columns.T, beta=0, alpha=factor / SHORT, out=out)
+
+    def add_by_rows(self, G: Tensor, images: slice, factor: float, work: Workspace, out: Tensor) -> None:
+        """Add to ``out`` (C, D), unless these are the first images, factor times the products of G with unit rows.
+
+        Args:
+            G: (V, images, C).
+            images: of which.
+            factor: of the products.
+            work: memory, also for G.
+            out: memory for the sum over images.
+        """
+        if self._as_they_are(images, out):
+            rows, G = self.z, torch.mul(G, self.inverse, out=work("scaled", G.shape))
+        else:
+            rows = self._unit(images, work)
+        out.addmm_(G.flatten(0, 1).T, rows.flatten(0, 1), beta=int(images.start > 0), alpha=factor)
+
+    def _unit(self, images: slice, work: Workspace) -> Tensor:
+        z = self.z[:, images]
+        return torch.mul(z, self.inverse[:, images], out=work("rows", z.shape))
+
+    def _as_they_are(self, images: slice, columns: Tensor) -> bool:
+        """Whether to multiply the rows as they are and to scale the products, which are fewer numbers."""
+        fewer = columns.shape[0] <= columns.shape[1]
+        return fewer and images.stop - images.start == self.z.shape[1] and self.z.dtype == columns.dtype
+
+
+def measure_rows(z: Tensor, p: Problem) -> Rows:
+    """Features (V B, D) with what scales their rows."""
+    inverse = torch.cat([_inverse_lengths(piece) for piece in _pieces(z)])
+    return Rows(z.view(p.V, p.B, -1), inverse.view(p.V, p.B, 1))
+
+
+def _inverse_lengths(z: Tensor) -> Tensor:
     # Half precision holds no gradient of 1 / length below the root of its smallest number.
     shortest = max(_SHORTEST_ROW, math.sqrt(torch.finfo(z.dtype).tiny))
     z = z if z.dtype == torch.float64 else z.float()
     largest = torch.maximum(z.amax(-1, keepdim=True), z.amin(-1, keepdim=True).neg_())  # the norm is slow
     factor = torch.where(largest > shortest, largest.reciprocal(), 0)
-    unit = z * factor  # by the largest entry first, so that no square overflows
-    inverse = torch.linalg.vector_norm(unit, dim=-1, keepdim=True).clamp_min_(1).reciprocal_()
-    return unit.mul_(inverse), factor.mul_(inverse)
+    # By the largest entry first, so that no square overflows.
+    return factor / torch.linalg.vector_norm(z * factor, dim=-1, keepdim=True).clamp_min_(1)
+
+
+def _pieces(x: Tensor) -> tuple[Tensor, ...]:
+    """Rows of a matrix, on a CPU as many at a time as its caches hold: each operation on them is new memory."""
+    return torch.split(x, max(1, _PIECE_ENTRIES // x.shape[1])) if x.device.type == "cpu" else (x,)
 
 
 def spread(rows: Tensor) -> Tensor:
@@ -53,11 +130,14 @@ def spread(rows: Tensor) -> Tensor:
     return (rows - rows.mean(1, keepdim=True)).square_().mean(1).sqrt_().mean()
 
 
-def row_dots(a: Tensor, b: Tensor) -> Tensor:
-    """Products of the rows of two matrices, (rows, 1); piece by piece, since each piece needs memory of its size."""
-    size = max(1, _PIECE_ENTRIES // a.shape[1])
-    pieces = zip(torch.split(a, size), torch.split(b, size))
-    return torch.cat([torch.linalg.vecdot(x, y) for x, y in pieces]).unsqueeze(-1)
+def project_(gradient: Tensor, rows: Rows) -> Tensor:
+    """Take from the gradient (V, B, D), in place, what lies along its rows."""
+    size = max(1, _PIECE_ENTRIES // gradient.shape[2])
+    parts = (torch.split(x.flatten(0, 1), size) for x in (gradient, *rows))
+    for dz, z, inverse in zip(*parts):
+        unit = z * inverse
+        dz.addcmul_(unit, torch.linalg.vecdot(dz, unit).unsqueeze(-1), value=-1)
+    return gradient
 
 
 def dots(a: Tensor, b: Tensor) -> Tensor:
@@ -70,6 +150,5 @@ def dots(a: Tensor, b: Tensor) -> Tensor:
 
 
 def gather_columns(rows: Tensor, p: Problem) -> Tensor:
-    """Rows of the first T crops of all processes, crop-major over the global batch: (C, D)."""
-    gathered = collectives.gather(rows[: p.T * p.B])  # (W, T B, D)
-    return gathered.view(p.W, p.T, p.B, -1).transpose(0, 1).reshape(p.C, -1)
+    """Rows (T B, D) or (T, B, D) of all processes, crop-major over the global batch: (C, D)."""
+    return collectives.gather(rows).view(p.W, p.T, p.B, -1).transpose(0, 1).reshape(p.C, -1)

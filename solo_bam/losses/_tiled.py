@@ -5,12 +5,13 @@ G_v = m_v A_v - Q_v,
 
     d loss / d z = 1 / (L (V-1) B temperature) * G t
     d loss / d t = 1 / (L (V-1) B temperature) * G^T z
-    loss         = 1 / (L (V-1) B) * sum_{v,i} m_v entropy(A_vi) + <z, d loss / d z>
+    loss         = 1 / (L (V-1) B) * sum_{v,i} m_v entropy(A_vi) + <G_v, S_v> / temperature
 
-(the cross-entropy, with the products with Q taken from the gradient), so one pass over the images gives the value and
+(the cross-entropy, with the products with Q taken from those with G), so one pass over the images gives the value and
 both gradients. The kernel is computed in tiles, small enough for a cache, on which all elementwise work is done; it is
 exponentiated once where float32 can hold that, so that Sinkhorn's iterations are products with a vector. Tiles are kept
-between the passes if they are few together (64 MiB in float32 on a CPU, 1 GiB on a GPU), else computed again.
+between the passes if they are few together (64 MiB in float32 on a CPU, 1 GiB on a GPU), else computed again. For the
+backward the smaller of G and G t is kept: with features wider than the columns, nothing as large as z is made twice.
 """
 
 from __future__ import annotations
@@ -22,9 +23,19 @@ import torch
 from torch import Tensor
 
 from solo_bam.core import collectives
-from solo_bam.losses._kernel import Kernel, Workspace
+from solo_bam.losses._kernel import Kernel
 from solo_bam.losses._problem import Problem, own_view
-from solo_bam.losses._rows import dots, gather_columns, row_dots, spread, tensor_cores, unit_rows
+from solo_bam.losses._rows import (
+    SHORT,
+    Rows,
+    Workspace,
+    dots,
+    gather_columns,
+    measure_rows,
+    project_,
+    spread,
+    tensor_cores,
+)
 from solo_bam.losses.sinkhorn import bounded_column_potential, column_potential, largest_exponent, normalise_, softmax_
 
 STATISTICS = ("target_entropy", "source_entropy", "target_max", "positive_similarity", "positive_mass", "z_std")
@@ -42,12 +53,12 @@ def tiled_loss(z: Tensor, z_teacher: Tensor | None, p: Problem) -> tuple[Tensor,
     return loss, dict(zip(STATISTICS, statistics))
 
 
-def _potential(p: Problem, kernel: Kernel, work: Workspace) -> Tensor | None:
+def _potential(p: Problem, kernel: Kernel) -> Tensor | None:
     """Sinkhorn's column potential over all rows of all processes: (C,)."""
 
     def tiles(g: Tensor | None) -> Iterator[Tensor]:
         for _, S in kernel.tiles():
-            yield _plus(S, g, work("S", S)).flatten(0, 1)
+            yield _plus(S, g, kernel.work("S", S.shape)).flatten(0, 1)
 
     if kernel.exponentiated:
         return bounded_column_potential(lambda: (K.flatten(0, 1) for _, K in kernel.tiles()), p.num_sink_iter)
@@ -105,9 +116,12 @@ class _AttentionMatching(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, z_teacher: Tensor | None, p: Problem) -> tuple[Tensor, ...]:
-        rows, inverse_norms = unit_rows(z)
-        target_rows = rows if z_teacher is None else unit_rows(z_teacher)[0].to(rows.dtype)
-        columns = gather_columns(target_rows, p)
+        z = z.contiguous()
+        rows = measure_rows(z, p)
+        target_rows = rows if z_teacher is None else measure_rows(z_teacher.contiguous(), p)
+        crops = rows.short(max(p.L, p.T))
+        target_crops = crops if z_teacher is None else target_rows.short(p.T).to(crops.dtype)
+        columns = gather_columns(target_crops[: p.T], p)
         # Above 1, exponentials are so near to 1 that they no longer tell the similarities apart.
         bounded = p.reg <= 1 and _fits(1 / p.reg, columns)
         several_passes = p.num_sink_iter > 0
@@ -115,11 +129,10 @@ class _AttentionMatching(torch.autograd.Function):
         if z_teacher is not None:
             source = Kernel(p, rows, columns, p.source_hides, exponentiated=False, several_passes=False)
         with tensor_cores(z):
-            totals, dz, dt = _pass(p, source, target, z_teacher is None and ctx.needs_input_grad[0])
-
-        along = row_dots(dz, rows)
-        ctx.p, ctx.dtype, ctx.gradients = p, z.dtype, (rows, inverse_norms, dz, dt, along)
-        weighted_entropy, source_entropy, mass, target_entropy, largest = totals
+            totals, kept, dt = _pass(p, source, target, ctx.needs_input_grad[0])
+        ctx.save_for_backward(*rows, columns, dt, *kept)
+        ctx.p = p
+        logits, weighted_entropy, source_entropy, mass, target_entropy, largest = totals
         pairs = torch.cat(list(source.positives.values()), dim=2) * p.reg
         statistics = (
             target_entropy.clamp(min=0) / (p.L * p.B),
@@ -127,58 +140,81 @@ class _AttentionMatching(torch.autograd.Function):
             largest / (p.L * p.B),
             _of_different_views(pairs.sum(-1)) / p.B,
             mass / (p.V * p.B),
-            spread(rows[: p.L * p.B].view(p.L, p.B, -1)),
+            spread(crops[: p.L]) / SHORT,
         )
         ctx.mark_non_differentiable(*statistics)
-        return (weighted_entropy * p.scale + along.sum(), *statistics)
+        return (p.scale * (weighted_entropy - p.sharpness * logits), *statistics)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
         p: Problem = ctx.p
-        rows, inverse_norms, dz, dt, along = ctx.gradients
-        along = grad * along
-        dz = dz * (grad * inverse_norms)
+        z, inverse, columns, dt, *kept = ctx.saved_tensors
+        scale = inverse * grad
+        gradient, work, first = columns.new_empty(z.shape), Workspace(columns), 0
+        with tensor_cores(z):
+            for part in kept:
+                images = slice(first, first + part.shape[1])
+                first = images.stop
+                part = torch.mul(part, scale[:, images], out=work("part", part.shape))
+                if _keeps_G(p, columns):
+                    out = gradient if len(kept) == 1 else work("dz", (*part.shape[:2], columns.shape[1]))
+                    part = _by_rows(p, part, columns, out)
+                if part is not gradient:
+                    gradient[:, images] = part
         if dt is not None:
-            first = slice(p.T * p.B)
-            own = _own_columns(p, grad * dt)
-            along[first] += row_dots(own, rows[first])
-            dz[first].addcmul_(own, inverse_norms[first])
-        return dz.addcmul_(rows, along.mul_(inverse_norms), value=-1).to(ctx.dtype), None, None
+            gradient[: p.T].addcmul_(_own_columns(p, grad * dt), inverse[: p.T])
+        return project_(gradient, Rows(z, inverse)).flatten(0, 1).to(z.dtype), None, None
 
 
 def _own_columns(p: Problem, dt: Tensor) -> Tensor:
-    """Of a gradient by all columns (C, D), that by this process's (T B, D): every process's loss depends on them."""
-    return collectives.own_sum(dt.view(p.T, p.W, p.B, -1).transpose(0, 1).flatten(1, 2))
+    """Of a gradient by all columns (C, D), that by this process's (T, B, D): every process's loss depends on them."""
+    return collectives.own_sum(dt.view(p.T, p.W, p.B, -1).transpose(0, 1))
 
 
-def _pass(p: Problem, source: Kernel, target: Kernel, need_dt: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Sums over all images, and the gradients by normalised rows (V B, D) and columns (C, D).
+def _keeps_G(p: Problem, columns: Tensor) -> bool:
+    return columns.shape[1] >= p.C
 
-    The sums (5,): entropy of A with the weights m_v and without, A's mass on positives, entropy of P, P's largest
-    entries. The gradient by rows is a part of the loss's value: it is computed whether or not anybody asks for it.
+
+def _by_rows(p: Problem, minus_G: Tensor, columns: Tensor, out: Tensor) -> Tensor:
+    """The loss's gradient by the unit rows of a tile: (V, images, D)."""
+    zero = columns.new_zeros(())
+    factor = -p.scale / p.temperature / SHORT
+    torch.addmm(zero, minus_G.flatten(0, 1), columns, beta=0, alpha=factor, out=out.flatten(0, 1))
+    return out
+
+
+def _pass(
+    p: Problem, source: Kernel, target: Kernel, need_gradient: bool
+) -> tuple[Tensor, list[Tensor], Tensor | None]:
+    """Sums over all images, what the backward needs of each tile, and the gradient by columns (C, D).
+
+    The sums (6,): G by the log-kernel, entropy of A with the weights m_v and without, A's mass on positives, entropy
+    of P, P's largest entries. Of a tile -G (V, images, C) is kept, or, if it is smaller, the gradient by its rows.
     """
-    columns, work = source.columns, Workspace()
-    g = _potential(p, target, work)
-    totals = columns.new_zeros(5)
-    dz = columns.new_empty(p.V, p.B, columns.shape[1])
-    dt = torch.empty_like(columns) if need_dt else None
-    factor = -p.scale / p.temperature  # of -G
+    columns, work = source.columns, source.work
+    g = _potential(p, target)
+    totals = columns.new_zeros(6)
+    kept: list[Tensor] = []
+    dt = torch.empty_like(columns) if need_gradient and source is target else None
+    keeps_G = need_gradient and _keeps_G(p, columns)
     for images, K, K_target in _pairs(source, target):
-        S = source.logits(K, images.start, work)
-        S_target = S[: p.L] if source is target else target.logits(K_target, images.start, work)
-        P, *of_targets = _target_attention(target, K_target, S_target, g, work("P", K_target))
+        S = source.logits(K, images.start)
+        S_target = S[: p.L] if source is target else target.logits(K_target, images.start)
+        P, *of_targets = _target_attention(target, K_target, S_target, g, work("P", K_target.shape))
         S = source.hide_as_source(S, images.start)
-        minus_G, *of_sources = _match(p, S, P, source.positives[images.start], images.start, out=work("A", S))
-        totals += torch.stack([*of_sources, *of_targets])
-        product = dz.flatten(0, 1) if K.shape[1] == p.B else None
-        product = torch.addmm(columns.new_zeros(()), minus_G.flatten(0, 1), columns, beta=0, alpha=factor, out=product)
-        dz[:, images] = product.view(p.V, -1, dz.shape[2])
+        out = torch.empty_like(S) if keeps_G else work("A", S.shape)
+        minus_G, *of_sources = _match(p, S, P, source.positives[images.start], images.start, out)
+        totals += torch.stack([dots(minus_G, S).sum(), *of_sources, *of_targets])
+        if not need_gradient:
+            continue
+        if keeps_G:
+            kept.append(minus_G)
+        else:
+            kept.append(_by_rows(p, minus_G, columns, columns.new_empty(*minus_G.shape[:2], columns.shape[1])))
         if dt is not None:
-            rows = source.rows[:, images].flatten(0, 1)
-            first_tile = images.start == 0
-            dt.addmm_(minus_G.flatten(0, 1).T, rows, beta=int(not first_tile), alpha=factor)
-    return totals, dz.flatten(0, 1), dt
+            source.rows.add_by_rows(minus_G, images, -p.scale / p.temperature, work, dt)
+    return totals, kept, dt
 
 
 def _pairs(source: Kernel, target: Kernel) -> Iterator[tuple[slice, Tensor, Tensor]]:

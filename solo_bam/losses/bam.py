@@ -64,7 +64,7 @@ def dense_loss(
     """
     z = F.normalize(z)
     rows = z if z_teacher is None else F.normalize(z_teacher).detach()
-    t = gather_columns(rows, p)
+    t = gather_columns(rows[: p.T * p.B], p)
     S = (z @ t.T).view(p.V, p.B, p.C)
     with torch.no_grad():
         K = p.hide((rows @ t.T / p.reg).view(p.V, p.B, p.C), p.target_hides)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from solo_bam.losses import BAMLoss, _kernel, _tiled, bam_loss
+from solo_bam.losses import BAMLoss, _kernel, _rows, _tiled, bam_loss
 from solo_bam.losses._problem import Problem
 from solo_bam.losses.bam import dense_loss
 from tests import processes
@@ -103,18 +103,20 @@ def _features(settings: dict[str, Any], B: int = 6, D: int = 5, seed: int = 0) -
 
 @pytest.mark.parametrize("teacher", [False, True])
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-@pytest.mark.parametrize(("kept", "tile"), [(True, 6), (True, 4), (False, 4), (False, 1)])
+@pytest.mark.parametrize(
+    ("kept", "tile", "D"), [(True, 6, 5), (True, 6, 20), (True, 4, 5), (False, 4, 20), (False, 1, 5)]
+)
 def test_agrees_with_the_reference(
-    settings: dict[str, Any], teacher: bool, kept: bool, tile: int, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], teacher: bool, kept: bool, tile: int, D: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many of the six images make a tile, and whether tiles are kept between the passes."""
+    """However many of the six images make a tile, whether tiles are kept, and features wider than the columns or not."""
     entries = settings["num_crops"] * 6 * (settings.get("target_crops_number") or settings["num_large_crops"])
     monkeypatch.setattr(_kernel, "_CPU_TILE_ENTRIES", tile * entries)
     monkeypatch.setattr(_kernel, "_TILE_ROWS", 1)
     if not kept:
         monkeypatch.setattr(_kernel, "_CPU_KEPT_ENTRIES", 0)
-    z = _features(settings).requires_grad_()
-    z_teacher = _features(settings, seed=1) if teacher else None
+    z = _features(settings, D=D).requires_grad_()
+    z_teacher = _features(settings, D=D, seed=1) if teacher else None
     loss, _ = bam_loss(z, z_teacher, **settings)
     expected = reference_loss(z, z_teacher, **settings)
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
@@ -237,9 +239,11 @@ def test_own_views_are_masked(exponentiated: bool) -> None:
     p = problem({"num_crops": V, "num_large_crops": 2}, B)
     z = torch.nn.functional.normalize(torch.randn(V * B, D, dtype=torch.float64), dim=-1)
     own = torch.arange(V * B) % B == torch.arange(B)[:, None]
-    kernel = _kernel.Kernel(p, z, z, "image", exponentiated, several_passes=True)
+    rows = _rows.measure_rows(z, p)
+    columns = rows.short(V).flatten(0, 1)
+    kernel = _kernel.Kernel(p, rows, columns, "image", exponentiated, several_passes=True)
     ((_, K),) = kernel.tiles()
-    S = kernel.logits(K, 0, _kernel.Workspace())
+    S = kernel.logits(K, 0)
     P, _, _ = _tiled._target_attention(kernel, K, S, None, torch.empty_like(K))
     assert (P[:, own] == 0).all()
     assert (P[:, ~own] > 0).all()

@@ -27,9 +27,9 @@ def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return compiled
 
 
-def _assert_equal(found: Callable[..., Tensor], ordinary: Callable[..., Tensor], teacher: bool) -> None:
+def _assert_equal(found: Callable[..., Tensor], ordinary: Callable[..., Tensor], teacher: bool, D: int = 5) -> None:
     generator = torch.Generator().manual_seed(0)
-    z = torch.randn(4 * IMAGES, 5, generator=generator, dtype=torch.float64).requires_grad_()
+    z = torch.randn(4 * IMAGES, D, generator=generator, dtype=torch.float64).requires_grad_()
     z_teacher = torch.randn(z.shape, generator=generator, dtype=torch.float64) if teacher else None
     losses = found(z, z_teacher), ordinary(z, z_teacher)
     gradients = [torch.autograd.grad(loss, z)[0] for loss in losses]
@@ -39,23 +39,23 @@ def _assert_equal(found: Callable[..., Tensor], ordinary: Callable[..., Tensor],
 
 @pytest.mark.parametrize("images_of_a_tile", [IMAGES, 4])
 @pytest.mark.parametrize(
-    ("options", "teacher"),
+    ("options", "teacher", "D"),
     [
-        ({}, False),
-        ({"top_k_sink": 3}, True),
-        ({"positive_masking": "self", "reg": 0.002}, False),
-        ({"positive_weight": 0.5, "num_sink_iter": 0}, True),
+        ({}, False, 5),
+        ({"top_k_sink": 3}, True, 5),
+        ({"positive_masking": "self", "reg": 0.002}, False, 50),
+        ({"positive_weight": 0.5, "num_sink_iter": 0}, True, 50),
     ],
     ids=str,
 )
 def test_the_loss_is_one_graph(
-    options: dict[str, Any], teacher: bool, images_of_a_tile: int, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], teacher: bool, D: int, images_of_a_tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loss = BAMLoss(4, 2, **options)
     monkeypatch.setattr(_kernel, "_TILE_ROWS", 1)
     monkeypatch.setattr(_kernel, "_CPU_TILE_ENTRIES", images_of_a_tile * 4 * 2 * IMAGES)
     monkeypatch.setattr(_kernel, "_CPU_KEPT_ENTRIES", 0)
-    _assert_equal(_compiled(loss), loss, teacher)
+    _assert_equal(_compiled(loss), loss, teacher, D)
 
 
 @pytest.mark.parametrize("teacher", [False, True])

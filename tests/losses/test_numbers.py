@@ -83,9 +83,10 @@ def test_a_zero_row_gets_no_gradient(dtype: torch.dtype) -> None:
     assert 0 < z.grad.abs().max() < 10
 
 
-def test_the_largest_numbers_have_a_direction() -> None:
-    """No square overflows: the loss is that of the same features scaled down."""
-    z = _batch("random", 5, torch.float32).detach()
+@pytest.mark.parametrize("D", [8, 64])
+def test_the_largest_numbers_have_a_direction(D: int) -> None:
+    """No square overflows, nor a product with a unit row: the loss is that of the same features scaled down."""
+    z = _batch("random", 5, torch.float32, D=D).detach()
     huge = z / z.abs().amax() * torch.finfo(torch.float32).max
     torch.testing.assert_close(BAMLoss(2, 2)(huge), BAMLoss(2, 2)(z), rtol=1e-5, atol=0)
 
