@@ -30,9 +30,13 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        gathered = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-        dist.all_gather(gathered, x)
-        return torch.stack(gathered)
+        gathered = x.new_empty(dist.get_world_size(), x.numel())
+        try:
+            dist.all_gather_into_tensor(gathered.flatten(), x.flatten())  # no copy of a list's parts
+        except RuntimeError as error:
+            _check_missing_in_gloo(error)
+            dist.all_gather(list(gathered.unbind()), x.flatten())
+        return gathered.view(-1, *x.shape)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
@@ -78,10 +82,15 @@ def own_sum(x: Tensor) -> Tensor:
     try:
         dist.reduce_scatter_tensor(own, x.flatten(0, 1))  # half an all-reduce's bytes
     except RuntimeError as error:
-        if dist.get_backend() != "gloo" or "support" not in str(error):
-            raise
-        return all_sum(x)[dist.get_rank()]  # gloo of older torch has none
+        _check_missing_in_gloo(error)
+        return all_sum(x)[dist.get_rank()]
     return own
+
+
+def _check_missing_in_gloo(error: RuntimeError) -> None:
+    """Raise what is not gloo of an older torch saying that it lacks an operation."""
+    if dist.get_backend() != "gloo" or "support" not in str(error):
+        raise error
 
 
 def all_logsumexp(x: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def _sent(size: Size, teacher: bool) -> float:
 
         setattr(dist, name, call)
 
-    counted("all_gather", size.W * others)
+    counted("all_gather_into_tensor", size.W * others)
     counted("all_reduce", 2 * others)
     counted("reduce_scatter_tensor", others)
     z = torch.randn(2 * size.B // size.W, size.D).requires_grad_()

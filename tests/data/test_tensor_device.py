@@ -82,6 +82,21 @@ def test_a_batch_takes_few_operations_whatever_its_size(recipe: str) -> None:
     assert 0 < len(found[0]) <= GOAL
 
 
+def test_a_gpu_makes_large_batches_at_once_and_a_cpu_in_pieces() -> None:
+    found = {}
+    for count in (64, 1024):
+        with FakeTensorMode(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Tensor, "pin_memory", lambda self: self)
+            loader = loader_of("cifar/simclr", count=count, device="cuda")
+            with Operations() as operations:
+                loader.crops(0, range(count))
+            found[count] = operations.found
+    assert found[64] == found[1024]
+    loader = loader_of("cifar/simclr", count=400)
+    whole = crop(loader.images.pixels, *packed(loader, range(400)), 32).chunk(2)
+    torch.testing.assert_close(loader.crops(0, range(400)), list(whole), rtol=0, atol=0)
+
+
 def test_even_with_all_that_a_recipe_can_ask_for() -> None:
     loader = loader_of("digits/bam", ALL)
     with Operations() as operations:

@@ -23,6 +23,7 @@ from solo_bam.data.transforms.tensor_operations import crop
 
 Pipelines = Sequence[tuple[T.Compose, int]]
 _READ = 256  # images that a process decodes at once
+_CACHED = 2**20  # numbers of images that a CPU crops at once: 4 MiB
 _KEPT = 32_000_000  # bytes, close to the largest block that glibc adapts to: pages new in each batch cost half its time
 
 
@@ -150,8 +151,16 @@ class TensorLoader:
         made: dict[int, Tensor] = {}
         parts = torch.split(numbers, [rows.size for rows, _ in packed])
         for (size, places), (rows, widths), part in zip(self.alike.items(), packed, parts):
-            made |= zip(places, crop(pixels, part.view(rows.shape), widths, size).chunk(len(places)))
+            crops = torch.empty(len(rows), 3, size, size, device=pixels.device)
+            for piece, out in zip(self._pieces(part.view(rows.shape)), self._pieces(crops)):
+                crop(pixels, piece, widths, size, out)
+            made |= zip(places, crops.chunk(len(places)))
         return [made[i] for i in range(len(pipelines))]
+
+    def _pieces(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """On a CPU as many rows at a time as its caches hold; a GPU would wait for the operations."""
+        pixels = self.images.pixels
+        return torch.split(rows, max(1, _CACHED // pixels[0].numel())) if pixels.device.type == "cpu" else (rows,)
 
 
 def sent(values: np.ndarray, device: torch.device) -> Tensor:

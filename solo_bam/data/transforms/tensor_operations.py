@@ -19,7 +19,7 @@ from solo_bam.data.transforms.decisions import Decisions
 _REACH = 6  # pixels: three deviations of the strongest blur
 
 
-def crop(pixels: Tensor, rows: Tensor, widths: Sequence[int], size: int) -> Tensor:
+def crop(pixels: Tensor, rows: Tensor, widths: Sequence[int], size: int, out: Tensor | None = None) -> Tensor:
     """Crops with the operations of :func:`solo_bam.data.transforms.augmentations.build_pipeline`.
 
     Args:
@@ -27,6 +27,7 @@ def crop(pixels: Tensor, rows: Tensor, widths: Sequence[int], size: int) -> Tens
         rows: float32 ``(N, sum of widths)``, of :func:`.decisions.pack`.
         widths: of the decisions' columns.
         size: side of the crops.
+        out: memory for them.
 
     Returns:
         ``(N, 3, size, size)``, float32.
@@ -44,7 +45,7 @@ def crop(pixels: Tensor, rows: Tensor, widths: Sequence[int], size: int) -> Tens
         x = torch.minimum(x, d.top - x)  # solarization
     if d.equalized.shape[1]:
         x = x.lerp_(equalise(x), d.equalized)
-    return torch.addcmul(d.shift, x, d.scale)
+    return torch.addcmul(d.shift, x, d.scale, out=out)
 
 
 # ---------------------------------------------------------------------------------------- places
