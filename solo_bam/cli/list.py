@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
@@ -10,6 +11,7 @@ from solo_bam.api import plot
 from solo_bam.cli import health
 from solo_bam.cli.options import Parser, parse
 from solo_bam.config import listing
+from solo_bam.config.known import kept
 from solo_bam.core.errors import UserError, nearest
 
 WHAT: dict[str, tuple[str, Callable[[], listing.Lines]]] = {
@@ -42,6 +44,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.what is None:
         print(told)
         return 0
+    if options.what in ("methods", "backbones", "metrics") and kept() is None:
+        print("Finding what there is, once for each version …", file=sys.stderr)
     there = dict(WHAT[options.what][1]())
     fit = {name: text for name, text in there.items() if fits(name, options.pattern or "*")}
     if not fit:

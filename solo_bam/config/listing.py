@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 
-from solo_bam import solo_learn
 from solo_bam.config.find import first_sentence, recipe_folders, recipe_names
+from solo_bam.config.known import known
 
 Lines = Iterable[tuple[str, str]]  # name, a few words
 DATASETS = {
@@ -38,33 +37,14 @@ def recipes(kind: str) -> Lines:
 
 def methods() -> Lines:
     """Those that a recipe may name."""
-    for name in solo_learn.method_names():
-        cls = solo_learn.METHODS[name]
-        yield name, _first_line(cls.__dict__.get("__doc__") or cls.__init__.__doc__)  # solo-learn's say it there
+    return known()["methods"].items()
 
 
 def backbones() -> Lines:
     """solo-learn's, and all of timm's that do not share a name with one of them."""
-    import timm
-
-    own = list(solo_learn.solo_backbones())
-    yield from ((name, "solo-learn's") for name in own)
-    for name in timm.list_models(exclude_filters=own):
-        made = timm.model_entrypoint(name)
-        yield name, _first_line(made.__doc__) or f"timm's, of {made.__module__}"
+    return known()["backbones"].items()
 
 
 def metrics() -> Lines:
     """What every run may log, and what methods log beside it."""
-    yield from METRICS.items()
-    own: dict[str, list[str]] = {}
-    for method in solo_learn.method_names():
-        for panel in solo_learn.panels(method):
-            for key, text in panel.lines.items():
-                told = f"{panel.title}, {text}, {panel.label}"
-                own.setdefault(key.removesuffix("_step"), [f"{told}; method={method}"]).append(method)
-    yield from ((key, ", ".join([told, *methods[1:]])) for key, (told, *methods) in own.items())
-
-
-def _first_line(text: str | None) -> str:
-    return inspect.cleandoc(text or "").partition("\n")[0].rstrip(".")
+    return {**METRICS, **known()["metrics"]}.items()

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from solo_bam import solo_learn
 from solo_bam.config.find import find_recipe, recipe_folders
+from solo_bam.config.known import check_option_names, known
 from solo_bam.config.overrides import parse_overrides
 from solo_bam.config.schema import Recipe, Run
 from solo_bam.core.errors import UserError, nearest
@@ -182,11 +183,14 @@ def _say(text: str) -> None:
 def _check_method(recipe: Recipe) -> None:
     """Method, its own keys and the backbone against what the installed solo-learn has."""
     _check_choice("method", recipe.method, solo_learn.method_names())
+    check_option_names(recipe.method, recipe.method_kwargs)
     from solo_bam import backbones  # with torch
 
     backbones.check_backbone_name(recipe.backbone.name)
+    known()  # for the next mistake, now that all is imported
     model = solo_learn.options_model(recipe.method)
     if model is not None:
+        check_option_names(recipe.method, recipe.method_kwargs, list(model.model_fields))
         try:
             recipe.method_kwargs = model.model_validate(recipe.method_kwargs).model_dump()
         except ValidationError as error:
@@ -196,14 +200,7 @@ def _check_method(recipe: Recipe) -> None:
     for key in solo_learn.own_method(recipe.method).unread_options:
         if recipe.method_kwargs.pop(key, None) is not None:
             _say(f"method_kwargs.{key}: solo-learn's {recipe.method} does not read it")
-    for key, value in recipe.method_kwargs.items():
-        if key not in options:
-            raise UserError(
-                f"method_kwargs.{key}",
-                f"unknown key for {recipe.method} (value {value!r}){nearest(key, options)}, allowed: "
-                + ", ".join(options),
-                "remove it or correct its name",
-            )
+    check_option_names(recipe.method, recipe.method_kwargs, list(options))
     for key, default in options.items():
         if default is inspect.Parameter.empty and key not in recipe.method_kwargs:
             raise UserError(f"method_kwargs.{key}", f"is missing, {recipe.method} needs it", "add it to the recipe")

@@ -30,6 +30,13 @@ def expanded(path: Path | str) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def cache_folder() -> Path:
+    """Where solo-bam keeps what it makes: ``$SOLO_BAM_CACHE``, else the user's cache folder."""
+    if own := os.environ.get("SOLO_BAM_CACHE"):
+        return expanded(own)
+    return expanded(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "solo-bam"
+
+
 def writable(folder: Path, key: str, remedy: str = "give another folder") -> Path:
     """A folder that can be written, or can be made; to be called before anything takes time. Nothing is left there.
 

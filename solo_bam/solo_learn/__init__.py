@@ -24,7 +24,7 @@ import importlib.util
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +109,16 @@ def _module() -> Any:
 
 def method_names() -> list[str]:
     """The methods that a recipe may name, sorted. Imports nothing, where nothing of one's own can be registered yet."""
-    names = [] if "solo" in sys.modules else _names_in_source()
-    return sorted({*(names or _module().METHODS), *_further_methods} - {"base", "linear"})
+    return known_names() if "solo" not in sys.modules else _recipe_names(_module().METHODS)
+
+
+def known_names() -> list[str]:
+    """The same without what was registered since: solo-learn's and those of this package."""
+    return _recipe_names(_names_in_source() or _module().METHODS)
+
+
+def _recipe_names(names: Iterable[str]) -> list[str]:
+    return sorted({*names, *_further_methods} - {"base", "linear"})
 
 
 def _names_in_source() -> list[str]:

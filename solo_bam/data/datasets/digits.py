@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
-from solo_bam.core.files import expanded, writable
+from solo_bam.core.files import cache_folder, writable
 
 VAL_IMAGES = 360
 SIZE = 8  # pixels a side
-
-
-def cache_folder() -> Path:
-    """Where solo-bam keeps data that it makes: ``$SOLO_BAM_CACHE``, else the user's cache folder."""
-    if own := os.environ.get("SOLO_BAM_CACHE"):
-        return expanded(own)
-    return expanded(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "solo-bam"
 
 
 def digits_folder() -> Path:
