@@ -24,6 +24,7 @@ setup(
     packages=[*find_packages(include=["solo_bam", "solo_bam.*"]), "solo_bam.scripts", "solo_bam.zoo_index"],
     # The recipes travel inside the package, so that an installed solo-bam finds them by name.
     package_dir={"solo_bam": "solo_bam", "solo_bam.scripts": "scripts", "solo_bam.zoo_index": "zoo"},
+    include_package_data=False,  # what is inside is named here
     package_data={
         "solo_bam": ["py.typed", "comparison/report/page.html"],
         "solo_bam.scripts": ["**/*.yaml", "**/*.md"],
