@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from solo_bam.core import collectives
 from solo_bam.core.errors import UserError
+from solo_bam.core.progress import Bar
 from solo_bam.data.sampling import ignore_termination
 
 
@@ -96,14 +97,11 @@ def extract_chunks(
                     kept.append(network(images).float().cpu())
             labels.append(targets)
         yield Chunk(chunk, [torch.cat(kept) for kept in values], torch.cat(labels))
+    next(source, None)  # the bar ends
 
 
 def _with_bar(loader: DataLoader[Any], name: str | None) -> Any:
-    if name is None:
-        return loader
-    from tqdm import tqdm
-
-    return tqdm(loader, desc=name, unit="batch", leave=False, disable=None)  # none into a file
+    return loader if name is None else Bar(loader, desc=name, unit="batches", leave=False)
 
 
 def extract_features(

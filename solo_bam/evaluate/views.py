@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from solo_bam.config.schema import Data, Recipe
+from solo_bam.core.progress import Bar
 from solo_bam.data import find_source
 from solo_bam.data.datasets.images import Split
 from solo_bam.data.datasets.sources import shown_images, told
@@ -69,7 +69,7 @@ class Sample:
             dataset, self.batch_size, sampler=keys, num_workers=self.workers, worker_init_fn=ignore_termination
         )
         with evaluating(backbone):
-            return torch.cat([_both(backbone, crops) for _, crops, _ in tqdm(loader, "views", disable=None)], 1)
+            return torch.cat([_both(backbone, crops) for _, crops, _ in Bar(loader, "views", unit="batches")], 1)
 
 
 @torch.no_grad()

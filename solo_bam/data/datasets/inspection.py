@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from solo_bam.config import Recipe
 from solo_bam.core.hardware import cores
+from solo_bam.core.progress import Bar
 from solo_bam.data.datasets.images import Reader, Split, in_rgb, reason
 from solo_bam.data.datasets.sources import count_classes, find_source
 
@@ -68,7 +68,7 @@ def inspect_split(split: Split) -> Inspection:
     workers = min(cores(), -(-len(split) // _BATCH))
     loader = DataLoader(_Findings(split.reader), batch_size=_BATCH, num_workers=workers, collate_fn=list)
     findings: list[Finding] = []
-    with tqdm(total=len(split), desc=_name(split), unit="image", disable=None) as bar:
+    with Bar(total=len(split), desc=_name(split), unit="images") as bar:
         for batch in loader:
             findings += batch
             bar.update(len(batch))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import sys
 import time
 from datetime import timedelta
@@ -13,6 +11,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 from solo_bam.core import hardware
+from solo_bam.core.progress import in_notebook, is_file
 from solo_bam.train.callbacks.means import EpochMeans
 
 _SECONDS = 0.1  # between two drawings of the bar, at least
@@ -39,7 +38,7 @@ class ProgressBar(TQDMProgressBar):
     def setup(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """Draw no bar where nobody would see it move."""
         super().setup(trainer, *args, **kwargs)
-        if not (sys.stdout.isatty() or _in_notebook()):
+        if not (sys.stdout.isatty() or in_notebook()):
             self.disable()
 
     def init_sanity_tqdm(self) -> Any:
@@ -68,7 +67,7 @@ class ProgressBar(TQDMProgressBar):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add a line to a log file."""
         super().on_train_epoch_end(trainer, pl_module)
-        if not self.is_disabled or not trainer.is_global_zero or not _is_file():
+        if not self.is_disabled or not trainer.is_global_zero or not is_file(sys.stdout):
             return
         done, epochs = trainer.current_epoch + 1, trainer.max_epochs or 0
         seconds = (time.monotonic() - self._started_at) / (done - self._first) * (epochs - done)
@@ -90,17 +89,3 @@ class ProgressBar(TQDMProgressBar):
         if not hardware.reading_waits(trainer.strategy.root_device) or not trainer.training or trainer.is_last_batch:
             return True
         return self._batches >= hardware.READ_EVERY
-
-
-def _in_notebook() -> bool:
-    """Whether this runs in a notebook's kernel, which draws bars."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return hasattr(shell, "kernel")
-
-
-def _is_file() -> bool:
-    """Whether what is printed goes to a file."""
-    try:
-        return stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
-    except (OSError, ValueError):  # replaced by something that is none
-        return False
