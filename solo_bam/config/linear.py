@@ -174,6 +174,9 @@ def recipe_of_run(
         if lacks_val(trained_by.data) and "data.val_path" not in named:
             theirs["val_fraction"] = trained_by.data.tune_fraction
         raw["data"] = {**raw["data"], **{k: v for k, v in theirs.items() if f"data.{k}" not in named}}
+    if config_name is None and dataset == "custom" and "optimizer.batch_size" not in named:
+        # ImageNet's may be more images than there are.
+        raw["optimizer"]["batch_size"] = min(raw["optimizer"]["batch_size"], trained_by.optimizer.batch_size)
     return parse_linear({**raw, CHECKPOINT: str(checkpoint)})
 
 

@@ -52,11 +52,19 @@ def test_class_folders_alone_are_measured_on_images_that_were_held_out(capsys: p
     assert main(["pretrain", "--config-path", ".", "--config-name", "photos", *tiny, *small]) == 0
     (run,) = Path("trained_models/bam").iterdir()
     assert main(["knn", str(run), "k=1"]) == 0
-    assert main(["linear", str(run), "max_epochs=1", "optimizer.batch_size=16"]) == 0
+    assert main(["linear", str(run), "max_epochs=1"]) == 0
     told = capsys.readouterr().out
     assert told.count("custom train, 10 % held out") >= 2
     for path in (run / "evaluation").glob("knn-*.json"):
         assert {record["images"] for record in json.loads(path.read_text())} == {8}
+
+
+def test_so_few_that_there_are_no_twenty_neighbors() -> None:
+    for name in "ab":
+        _images(Path("photos") / name, 10)
+    assert main(["new", "photos"]) == 0
+    recipe = load_recipe("photos", [], ".")
+    assert (recipe.knn_eval.k, recipe.optimizer.batch_size) == (18, 16)
 
 
 def test_loose_images(capsys: pytest.CaptureFixture[str]) -> None:

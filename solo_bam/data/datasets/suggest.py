@@ -88,12 +88,16 @@ def _lines(folder: Path, found: str, recipe: Recipe, source: Source, side: int, 
     yield f"max_epochs: {epochs}".ljust(27) + f"# {epochs * images:,} images in all; more is better"
     yield "optimizer:\n" + f"  batch_size: {batch}".ljust(27) + "# per process; as large as the memory allows"
     yield _yaml({"data": paths})
-    if not recipe.data.no_labels and recipe.data.val_path is None:
+    held_out = not recipe.data.no_labels and recipe.data.val_path is None
+    if held_out:
         yield "  tune_fraction: 0.1       # of the images are not trained on but measured on; or give val_path"
     if recipe.data.no_labels:
         yield "  no_labels: True          # no k-NN and no linear classifier without labels"
     if not readable:
         yield "  on_error: skip           # some images cannot be read: solo-bam doctor --data names them"
+    neighbors = int(images * (0.9 if held_out else 1))
+    if neighbors < recipe.knn_eval.k:
+        yield "knn_eval:\n" + f"  k: {neighbors}".ljust(27) + "# there are no more images to vote"
     yield f"# Two views; the shorter side of the images is {side} px in the middle."
     yield _yaml({"augmentations": views})
 
