@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 
 class UserError(ValueError):
@@ -25,6 +26,10 @@ class UserError(ValueError):
             key, problem, remedy = _parse(key)
         self.key, self.problem, self.remedy = key, problem, remedy
         super().__init__(printable(f"{key}: {problem}; {remedy}".replace("\n", " ")))
+
+
+class SoloBamWarning(UserWarning):
+    """Something that the user should know, and that stops nothing."""
 
 
 class Stopped(UserError):
@@ -64,3 +69,15 @@ def nearest(name: str, allowed: object) -> str:
 
     close = difflib.get_close_matches(str(name), [str(a) for a in allowed], n=1)  # type: ignore[attr-defined]
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def warn(text: str, category: type[SoloBamWarning] = SoloBamWarning) -> None:
+    """On the first process, in one line without the place in the code."""
+    from lightning.pytorch.utilities import rank_zero_warn
+
+    ordinary = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"
+    try:
+        rank_zero_warn(text, category=category)
+    finally:
+        warnings.formatwarning = ordinary

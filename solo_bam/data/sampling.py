@@ -10,6 +10,7 @@ import multiprocessing
 import multiprocessing.util
 import random
 import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -18,6 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+# More workers than cores: the recipe says how many, and `solo-bam doctor RECIPE` how long they take.
+warnings.filterwarnings("ignore", "This DataLoader will create")
 
 
 class EpochSampler(DistributedSampler[Any]):

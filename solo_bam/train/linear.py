@@ -10,12 +10,12 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from solo_bam.config.linear import CHECKPOINT, LinearRecipe, load_linear_recipe, named_keys, recipe_of_run
 from solo_bam.config.options import transferred_from
 from solo_bam.config.schema import Recipe
-from solo_bam.core.errors import UserError
+from solo_bam.core.errors import UserError, warn
 from solo_bam.core.files import short_name
 from solo_bam.data.labelled import LabelledData, find_labelled
 from solo_bam.evaluate.pretrained import complete, load_extractor
@@ -240,7 +240,7 @@ def _write(
     try:
         write_records(place, name, records)
     except OSError as error:
-        rank_zero_warn(f"The records could not be written to {place}, too ({error.strerror or error}).")
+        warn(f"The records could not be written to {place}, too ({error.strerror or error}).")
     folder.write_metrics()
     confusion = model.tallies[0].confusion[model.best].cpu().numpy()
     write_per_class(folder.path / "per_class.csv", confusion, data.classes)

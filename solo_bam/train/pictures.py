@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -23,7 +22,7 @@ from solo_bam.config.options import evaluation_data
 from solo_bam.config.plotting import PlotOptions
 from solo_bam.config.schema import Recipe
 from solo_bam.core import hardware
-from solo_bam.core.errors import UserError
+from solo_bam.core.errors import UserError, warn
 from solo_bam.core.files import expanded, writable
 from solo_bam.data import Source
 from solo_bam.data.datasets.images import in_rgb, open_image, reason
@@ -323,4 +322,4 @@ def _draw_safely(pictures: Mapping[str, Callable[[], Any]]) -> None:
         try:
             draw()
         except Exception as error:
-            rank_zero_warn(f"The picture {name} could not be drawn ({type(error).__name__}: {error})")
+            warn(f"The picture {name} could not be drawn ({type(error).__name__}: {error})")

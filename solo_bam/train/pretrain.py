@@ -18,7 +18,6 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.layer_sync import LayerSync
-from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import DictConfig
 from torch import nn
 
@@ -26,7 +25,7 @@ from solo_bam import solo_learn
 from solo_bam.backbones import backbone_factory, check_crop_sizes, check_heat_map
 from solo_bam.config.schema import Recipe, Run
 from solo_bam.core import hardware
-from solo_bam.core.errors import Stopped, UserError
+from solo_bam.core.errors import Stopped, UserError, warn
 from solo_bam.runs.folder import RunFolder
 from solo_bam.train.batch_norm import check_synchronisable, desynchronise, synchronise
 from solo_bam.train.callbacks import AtomicCheckpointIO
@@ -80,7 +79,7 @@ def build_trainer(
     """
     hardware.check_slurm(devices.count, recipe.num_nodes)
     if hardware.has_slow_bfloat16(recipe.precision, devices.accelerator):
-        rank_zero_warn(f"precision={recipe.precision}: slow on this processor, which has no AVX-512; use precision=32")
+        warn(f"precision={recipe.precision}: slow on this processor, which has no AVX-512; use precision=32")
     try:
         trainer = pl.Trainer(
             accelerator=devices.accelerator,

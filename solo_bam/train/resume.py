@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from solo_bam.config.schema import Run
-from solo_bam.core.errors import UserError
+from solo_bam.core.errors import UserError, warn
 from solo_bam.core.files import expanded, writable
 from solo_bam.data.datasets.images import Split
 from solo_bam.data.datasets.sources import TRAIN, VAL
@@ -92,7 +92,7 @@ def newest_readable(folder: RunFolder, method: str, key: str) -> tuple[Path, dic
             broken.append(error.problem)
             continue
         for problem in broken:
-            rank_zero_warn(f"{problem}; continuing from the one before, {path}")
+            warn(f"{problem}; continuing from the one before, {path}")
         return path, content
     raise UserError(key, f"none of its checkpoints can be read: {broken[0]}", "start without it")
 

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 import torchvision.datasets
-from lightning.pytorch.utilities import rank_zero_warn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from solo_bam.config.schema import Data, ImageData
-from solo_bam.core.errors import UserError, printable
+from solo_bam.core.errors import UserError, printable, warn
 from solo_bam.core.files import expanded
 from solo_bam.data.datasets.digits import digits_folder
 from solo_bam.data.datasets.downloads import provide
@@ -199,12 +198,12 @@ def _tell_what_is_left_out(folder: Path, classes: Sequence[str], key: str) -> No
     """Images that lie beside the class folders, and what a single class means."""
     loose = [e.name for e in _entries(folder, key) if e.name.lower().endswith(IMG_EXTENSIONS) and _may_be_file(e)]
     if loose:
-        rank_zero_warn(
+        warn(
             f"{key}: {len(loose)} images lie beside the class folders of {folder} ({printable(loose[0])}, …) and are "
             "not used; data.no_labels=True takes all, without labels"
         )
     if len(classes) == 1:
-        rank_zero_warn(f"{key}: {folder} has one class ({printable(classes[0])}): accuracies mean nothing")
+        warn(f"{key}: {folder} has one class ({printable(classes[0])}): accuracies mean nothing")
 
 
 def _unlabelled_split(folder: Path, key: str) -> Split:

@@ -8,13 +8,12 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from solo_bam import solo_learn
 from solo_bam.config import Recipe
 from solo_bam.core import collectives
-from solo_bam.core.errors import UserError
+from solo_bam.core.errors import SoloBamWarning, UserError, warn
 from solo_bam.evaluate.health import effective_rank, spread
 from solo_bam.solo_learn.online import OnlineHeads
 
@@ -26,7 +25,7 @@ _FALLEN = 0.25  # effective rank, as a share of its highest
 REMEDY = "Lower optimizer.lr or optimizer.weight_decay, or raise scheduler.warmup_epochs; docs/collapse.md has more"
 
 
-class CollapseWarning(UserWarning):
+class CollapseWarning(SoloBamWarning):
     """A training looks as if it collapsed."""
 
 
@@ -112,7 +111,7 @@ class CollapseMonitor(pl.Callback):
         elif self.collapsed_in is None:
             self.collapsed_in = trainer.current_epoch
             if told is not None:
-                rank_zero_warn(f"Collapsed in epoch {self.collapsed_in}: {told}", category=CollapseWarning)
+                warn(f"Collapsed in epoch {self.collapsed_in}: {told}", CollapseWarning)
         if alike and self.recipe.on_collapse == "stop":
             raise _stopped(self.collapsed_in or 0)
 
@@ -139,7 +138,7 @@ class CollapseMonitor(pl.Callback):
         self.lasting = {name: self.lasting.get(name, 0) + 1 for name in symptoms}
         for name, text in symptoms.items():
             if self.lasting[name] == _PATIENCE:
-                rank_zero_warn(f"Collapse? In epoch {epoch}, {text}", category=CollapseWarning)
+                warn(f"Collapse? In epoch {epoch}, {text}", CollapseWarning)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps; in mid-epoch, the rows so far, too."""
