@@ -106,7 +106,7 @@ class Rows(NamedTuple):
 
 def measure_rows(z: Tensor, p: Problem) -> Rows:
     """Features (V B, D) with what scales their rows."""
-    inverse = torch.cat([_inverse_lengths(piece) for piece in _pieces(z)])
+    inverse = torch.cat([_inverse_lengths(piece) for piece in torch.split(z, _at_once(z))])
     return Rows(z.view(p.V, p.B, -1), inverse.view(p.V, p.B, 1))
 
 
@@ -120,9 +120,9 @@ def _inverse_lengths(z: Tensor) -> Tensor:
     return factor / torch.linalg.vector_norm(z * factor, dim=-1, keepdim=True).clamp_min_(1)
 
 
-def _pieces(x: Tensor) -> tuple[Tensor, ...]:
-    """Rows of a matrix, on a CPU as many at a time as its caches hold: each operation on them is new memory."""
-    return torch.split(x, max(1, _PIECE_ENTRIES // x.shape[1])) if x.device.type == "cpu" else (x,)
+def _at_once(rows: Tensor) -> int:
+    """How many rows a CPU's caches hold, since each operation on them is new memory; of a GPU all."""
+    return max(1, _PIECE_ENTRIES // rows.shape[-1]) if rows.device.type == "cpu" else rows.numel()
 
 
 def spread(rows: Tensor) -> Tensor:
@@ -132,8 +132,7 @@ def spread(rows: Tensor) -> Tensor:
 
 def project_(gradient: Tensor, rows: Rows) -> Tensor:
     """Take from the gradient (V, B, D), in place, what lies along its rows."""
-    size = max(1, _PIECE_ENTRIES // gradient.shape[2])
-    parts = (torch.split(x.flatten(0, 1), size) for x in (gradient, *rows))
+    parts = (torch.split(x.flatten(0, 1), _at_once(gradient)) for x in (gradient, *rows))
     for dz, z, inverse in zip(*parts):
         unit = z * inverse
         dz.addcmul_(unit, torch.linalg.vecdot(dz, unit).unsqueeze(-1), value=-1)
