@@ -77,7 +77,7 @@ def check_option_names(method: str, options: Mapping[str, object], allowed: Sequ
 def _path() -> Path:
     """Of this installation's file: what its name holds changes with what may be named."""
     solo = find_spec("solo")
-    sources = [Path(__file__).parents[1] / "methods" / "bam.py", Path(__file__)]
+    sources = [Path(__file__), *Path(__file__).parents[1].glob("methods/*.py")]
     sources += [Path(folder) / "methods" / "__init__.py" for folder in (solo and solo.submodule_search_locations) or ()]
     changed = max(int(os.stat(source).st_mtime) for source in sources)
     return cache_folder() / f"names-{solo_learn.edition()}-timm-{version('timm')}-{changed:x}.json"

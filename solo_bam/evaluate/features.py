@@ -80,13 +80,12 @@ def extract_chunks(
         progress: shows a bar of this name.
         bf16: the networks run in bfloat16 autocast.
     """
-    like = next(networks[0].parameters())
+    like, own = next(networks[0].parameters()), torch.Generator()
     batches = [list(chunk[i : i + batch_size]) for chunk in chunks for i in range(0, len(chunk), batch_size)]
-    own = torch.Generator()
     loader = DataLoader(
         dataset, batch_sampler=batches, num_workers=workers, generator=own, worker_init_fn=ignore_termination
     )
-    source = iter(_with_bar(loader, progress))
+    source = iter(loader if progress is None else Bar(loader, desc=progress, unit="batches", leave=False))
     for chunk in chunks:
         values, labels = [list[Tensor]() for _ in networks], []
         for _ in range(0, len(chunk), batch_size):
@@ -98,10 +97,6 @@ def extract_chunks(
             labels.append(targets)
         yield Chunk(chunk, [torch.cat(kept) for kept in values], torch.cat(labels))
     next(source, None)  # the bar ends
-
-
-def _with_bar(loader: DataLoader[Any], name: str | None) -> Any:
-    return loader if name is None else Bar(loader, desc=name, unit="batches", leave=False)
 
 
 def extract_features(
