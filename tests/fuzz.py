@@ -71,7 +71,7 @@ def recipe_files(draw: st.DrawFn) -> bytes:
     recipe = yaml.safe_load(yaml.safe_dump(GOOD))
     for change in draw(st.lists(_CHANGES, min_size=1, max_size=3)):
         _changed(recipe, *change)
-    text = yaml.dump(recipe, allow_unicode=draw(st.booleans()))
+    text = yaml.dump(recipe, allow_unicode=draw(st.booleans()), sort_keys=False)
     if draw(st.integers(0, 3)) == 0:
         lines = text.splitlines()
         lines.insert(draw(st.integers(0, len(lines))), draw(st.sampled_from(_ODD_YAML) | st.text(max_size=20)))
