@@ -56,7 +56,7 @@ def _changed(node: Any, place: tuple[Any, ...], change: str, value: Any) -> None
         node.pop(place[-1], None)
     elif isinstance(node, dict) and change == "add":
         node[f"{place[-1]}_"] = value
-    elif isinstance(node, dict) or (isinstance(node, list) and place[-1] < len(node)):
+    elif isinstance(node, dict) or (isinstance(node, list) and isinstance(place[-1], int) and place[-1] < len(node)):
         node[place[-1]] = value
 
 
