@@ -87,7 +87,7 @@ CASES: dict[str, tuple[str, str]] = {
     ),
     "unknown BAM key": (
         f"pretrain {DIGITS} method_kwargs.rag=0.1",
-        r"method_kwargs.rag: unknown key \(value 0.1\) \(did you mean reg\?\)",
+        r"method_kwargs.rag: unknown key for bam \(value 0.1\) \(did you mean reg\?\)",
     ),
     "another method's key": (
         "pretrain --config-name digits/byol method_kwargs.reg=0.1",

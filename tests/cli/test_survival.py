@@ -294,7 +294,7 @@ def test_a_changed_recipe_is_not_continued(zygote: Zygote, tmp_path: Path) -> No
     changed = ["max_epochs=4", "seed=6", "optimizer.lr=0.5"]
     start = pretrain(zygote, tmp_path, changed, "--resume")
     assert start.wait() == 2
-    listed = "optimizer.lr 0.002 -> 0.5, seed 5 -> 6"
+    listed = "optimizer.lr 0.001 -> 0.5, seed 5 -> 6"
     assert f"{run.path.name} differs in {listed}; start without --resume" in one_line(start)
     checkpoint = f"resume_from_checkpoint='{run.saved()[0]}'"
     start = pretrain(zygote, tmp_path, [*changed, checkpoint])
