@@ -64,7 +64,11 @@ def test_recipes_say_where_they_were_tuned() -> None:
     solo = {"barlow_twins", "byol", "dino", "mocov2plus", "simclr", "simsiam", "swav", "vicreg"}
     expected = {f"cifar/{method}": "cifar10" for method in solo} | {f"imagenet-100/{m}": "imagenet100" for m in solo}
     expected |= {f"imagenet-100-multicrop/{method}": "imagenet100" for method in ("byol", "simclr")}
-    assert {name: where for name, where in tuned.items() if where} == {**expected, "digits/bam": "digits", "digits/bam_momentum": "digits"}
+    assert {name: where for name, where in tuned.items() if where} == {
+        **expected,
+        "digits/bam": "digits",
+        "digits/bam_momentum": "digits",
+    }
 
 
 def test_the_published_rate_floor_is_refused_where_it_is_a_ceiling() -> None:
