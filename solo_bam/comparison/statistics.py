@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
+FEWEST = 3  # values that an interval is worth anything with
 
 
 @dataclass(frozen=True)
@@ -17,14 +18,16 @@ class Estimate:
 
     Attributes:
         mean: of the values.
-        interval: 95 % confidence interval of the mean, Student's t on n - 1 degrees of freedom; None for one value,
-            which says nothing of the spread.
+        interval: 95 % confidence interval of the mean, Student's t on n - 1 degrees of freedom; None below three
+            values, which say next to nothing of the spread.
         n: values.
+        ends: the smallest and the largest value.
     """
 
     mean: float
     interval: tuple[float, float] | None
     n: int
+    ends: tuple[float, float]
 
     @property
     def half_width(self) -> float | None:
@@ -43,13 +46,15 @@ def estimate(values: Sequence[float]) -> Estimate:
     Args:
         values: one per seed, at least one.
     """
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return Estimate(mean, None, len(values))
-    if np.ptp(values) == 0:  # scipy warns of lost precision
-        return Estimate(mean, (mean, mean), len(values))
-    found = stats.ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)
-    return Estimate(mean, (float(found.low), float(found.high)), len(values))
+    mean, ends = float(np.mean(values)), (float(min(values)), float(max(values)))
+    interval = None
+    if len(values) >= FEWEST:
+        if ends[0] == ends[1]:  # scipy warns of lost precision
+            interval = ends
+        else:
+            found = stats.ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)
+            interval = (float(found.low), float(found.high))
+    return Estimate(mean, interval, len(values), ends)
 
 
 def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Estimate | None:

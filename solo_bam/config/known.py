@@ -53,20 +53,23 @@ def kept() -> Known | None:
     return there
 
 
-def check_option_names(method: str, options: Mapping[str, object], allowed: Sequence[str] | None = None) -> None:
+def kept_options(method: str) -> list[str] | None:
+    """A method's own keys, where they have been found before; None once solo-learn is imported, which knows better."""
+    there = None if "solo" in sys.modules else kept()
+    return there["options"].get(method) if there else None
+
+
+def check_option_names(method: str, options: Mapping[str, object], allowed: Sequence[str]) -> None:
     """Refuse a key that a method does not have.
 
     Args:
         method: its name.
         options: of a recipe.
-        allowed: what it has; None: what is kept of it, as long as solo-learn is not imported, which knows better.
+        allowed: the method's own keys.
 
     Raises:
         UserError: the first such key.
     """
-    if allowed is None:
-        there = None if "solo" in sys.modules else kept()
-        allowed = (there["options"] if there else {}).get(method, [*options])
     for key, value in options.items():
         if key not in allowed:
             close = nearest(key, allowed)

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from solo_bam import solo_learn
 from solo_bam.config.find import find_recipe, recipe_folders
-from solo_bam.config.known import check_option_names, known
+from solo_bam.config.known import check_option_names, kept_options
 from solo_bam.config.overrides import parse_overrides
 from solo_bam.config.schema import Recipe, Run
 from solo_bam.core.errors import UserError, nearest
@@ -183,11 +183,11 @@ def _say(text: str) -> None:
 def _check_method(recipe: Recipe) -> None:
     """Method, its own keys and the backbone against what the installed solo-learn has."""
     _check_choice("method", recipe.method, solo_learn.method_names())
-    check_option_names(recipe.method, recipe.method_kwargs)
+    if (early := kept_options(recipe.method)) is not None:  # before the imports below, which take seconds
+        check_option_names(recipe.method, recipe.method_kwargs, early)
     from solo_bam import backbones  # with torch
 
     backbones.check_backbone_name(recipe.backbone.name)
-    known()  # for the next mistake, now that all is imported
     model = solo_learn.options_model(recipe.method)
     if model is not None:
         check_option_names(recipe.method, recipe.method_kwargs, list(model.model_fields))

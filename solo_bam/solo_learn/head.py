@@ -23,6 +23,7 @@ from solo.data.pretrain_dataloader import GaussianBlur
 from solo.methods import METHODS
 
 from solo_bam import solo_learn
+from solo_bam.core.errors import warn
 from solo_bam.solo_learn import patches
 from solo_bam.solo_learn.online import OnlineHeads
 from solo_bam.solo_learn.patches import SoloMethod, SoloMomentumMethod
@@ -89,9 +90,7 @@ def _mend_crops() -> None:
         name = self.cfg.method
         own = type(self).__module__.startswith("solo.methods.")
         if own and self.multicrop and not solo_learn.own_method(name).crops.small:
-            warnings.warn(
-                f"{name} forwards {self.num_small_crops} small crops and leaves them out of its loss", stacklevel=2
-            )
+            warn(f"{name} forwards {self.num_small_crops} small crops and leaves them out of its loss")
 
     SoloMethod.on_fit_start = on_fit_start
 

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from solo_bam.backbones import is_resnet
 from solo_bam.config import Recipe
+from solo_bam.config.known import known
 from solo_bam.config.resolve import describe_stem, resolve
 from solo_bam.data import PretrainData, Source, find_source
 from solo_bam.data.transforms.contrastive_crop import BoxSchedule
@@ -61,6 +62,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     Raises:
         UserError: data, devices or a checkpoint that do not fit the recipe, or a loss that is not finite.
     """
+    known()  # now that all is imported: the next misspelt name is told without
     devices, world_size = find_devices(recipe)
     source = find_source(recipe.data)
     cfg = resolve(recipe, source.num_classes, source.val is not None, world_size)

@@ -45,7 +45,7 @@ def test_runs_are_counted_and_told_as_they_end(tmp_path: Path, capsys: Any, monk
 
 
 def test_the_table_so_far() -> None:
-    values = {"bam": {0: 90.0, 1: 92.0}, "byol": {0: 80.0}}
+    values = {"bam": {0: 90.0, 1: 92.0, 2: 91.0}, "byol": {0: 80.0, 1: 81.0}}
     knn = Column("a", "k-NN (k = 20)", "%", "", "student", False, values)
     online = Column("b", "online linear", "%", "", "student", True, values)
     results = Results(
@@ -53,7 +53,7 @@ def test_the_table_so_far() -> None:
     )
     lines = [line.split() for line in overview(results).splitlines() if line]
     assert lines[0] == ["k-NN", "(k", "=", "20)"]
-    assert lines[1] == ["bam", "91.0", "±", "12.7", "(2)"]  # 12.706 = t(0.975, 1 degree of freedom) x 1
-    assert lines[2] == ["byol", "80.0", "(1)"]
+    assert lines[1] == ["bam", "91.0", "±", "2.5", "(3)"]  # 4.303 = t(0.975, 2 degrees of freedom), / sqrt(3)
+    assert lines[2] == ["byol", "80.5", "(2)"]
     assert lines[3] == ["dino", "-"]
     assert overview(results).strip().endswith("UNFAIR: max_epochs: 1 (bam), 2 (byol)")

@@ -25,7 +25,13 @@ from solo_bam.runs.records import Record
 from tests.comparison import synthetic
 from tests.comparison.synthetic import NASTY
 
-GAPS: dict[str, Any] = {"failed": [("byol", 1)], "missing": [("simclr", 2)], "unfair": True, "tuned": True}
+GAPS: dict[str, Any] = {
+    "seeds": (0, 1, 2, 3),
+    "failed": [("byol", 1)],
+    "missing": [("simclr", 2)],
+    "unfair": True,
+    "tuned": True,
+}
 FILES = ("results.csv", "results.json", "results.md", "results.tex", "report.html")
 
 
@@ -36,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def told(column: int, row: int, seeds: tuple[int, ...] = (0, 1, 2)) -> float:
+def told(column: int, row: int, seeds: tuple[int, ...] = (0, 1, 2, 3)) -> float:
     return sum(synthetic.accuracy(row, seed, column) for seed in seeds) / len(seeds)
 
 
@@ -50,7 +56,7 @@ def test_the_table_for_a_readme(folder: Path) -> None:
     [bam] = [line for line in first.splitlines() if line.startswith("| bam |")]
     cells = [cell.strip() for cell in bam.split("|")[2:-1]]
     assert [cell.split(" ± ")[0] for cell in cells[:3]] == [f"{told(column, 0):.1f}" for column in (1, 2, 0)]
-    assert cells[3] == "3"
+    assert cells[3] == "4"
     assert "(a) k-NN (offline) on digits val: bank train, clean, k 20, temperature 0.07, distance cosine" in first
     assert "† Not a fair comparison: max_epochs: 20 (bam" in first
     assert "Without a number: byol seed 1 (failed) and simclr seed 2 (not finished)." in first
@@ -96,10 +102,10 @@ def test_differences_are_to_the_baseline_and_paired(folder: Path) -> None:
     text = (folder / "results.md").read_text()
     part = text[text.index("Differences to byol, paired by seed") :]
     [bam] = [line for line in part.splitlines() if line.startswith("| bam |")][:1]
-    common = (0, 2)  # byol's second run has failed
+    common = (0, 2, 3)  # byol's second run has failed
     expected = told(1, 0, common) - told(1, 2, common)
     assert bam.split("|")[2].strip().startswith(f"{expected:.1f}".replace("-", "−"))
-    assert bam.split("|")[-2].strip() == "2"
+    assert bam.split("|")[-2].strip() == "3"
     assert "| byol |" not in part[: part.index("Training cost")]
 
 
@@ -126,7 +132,7 @@ def test_numbers_of_different_protocols_never_share_a_column() -> None:
 def test_the_csv_has_a_row_per_run_and_number(folder: Path) -> None:
     rows = list(csv.DictReader((folder / "results.csv").open()))
     finished = [row for row in rows if row["status"] == "finished"]
-    assert len(finished) == 13 * 3 + (3 + 2 + 3)  # students' columns; teachers'
+    assert len(finished) == 18 * 3 + (4 + 3 + 4)  # students' columns; teachers'
     [one] = [
         r
         for r in finished
@@ -140,11 +146,11 @@ def test_the_csv_has_a_row_per_run_and_number(folder: Path) -> None:
 
 def test_the_json_has_everything(folder: Path) -> None:
     [content] = json.loads((folder / "results.json").read_text())
-    assert len(content["runs"]) == 15
+    assert len(content["runs"]) == 20
     by_title = {(c["title"], c["branch"], c["online"]): c for c in content["columns"]}
     column = by_title["k-NN (k 20), accuracy", "student", False]
     assert column["means"]["bam"]["mean"] == pytest.approx(told(1, 0))
-    assert column["differences"]["simclr"]["n"] == 1
+    assert column["differences"]["simclr"]["n"] == 2
     assert column["differences"]["simclr"]["interval"] is None
     run = content["runs"][0]
     assert run["about"]["versions"] == {"torch": "2.15.0", "timm": "1.0.31"}
@@ -157,7 +163,7 @@ def test_latex_is_escaped(folder: Path) -> None:
     text = (folder / "results.tex").read_text()
     assert r"\textless{}b\textgreater{}dino\&co\textless{}/b\textgreater{}\_100\%" in text
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == text.count(r"\toprule")
-    assert r"91.2 $\pm$ " in text
+    assert rf"{told(1, 0):.1f} $\pm$ " in text
     body = re.sub(r"\\[&%$#_{}]", "", "".join(line for line in text.splitlines() if "%" not in line[:1]))
     assert "%" not in body
 
@@ -167,7 +173,9 @@ def test_one_seed_says_so(tmp_path: Path) -> None:
     assert "Where n = 1 there is no interval" in text
     assert " ± " not in text[text.index("| bam |") : text.index("- ±:")]
     two = markdown([synthetic.results(tmp_path, seeds=[3, 4])])
-    assert "With n = 2 the interval rests on few seeds" in two
+    assert "Where n = 2 the two values stand in place of an interval" in two
+    assert " ± " not in two[two.index("| bam |") : two.index("- ±:")]
+    assert re.search(r"\| bam \| [\d.]+ \([\d.]+ and [\d.]+\)", two)
 
 
 def test_without_a_single_run(tmp_path: Path) -> None:
@@ -200,10 +208,10 @@ def test_the_page_tells_what_the_numbers_do_not_show(folder: Path) -> None:
     text = html.unescape(re.sub(r"<[^>]+>", " ", (folder / "report.html").read_text()))
     for words in (
         "What these numbers show and do not show",
-        "Each mean rests on 2 to 3 seeds",
+        "Each mean rests on 3 to 4 seeds",
         "The intervals are not corrected for their number",
         "Measured on 360 images of digits val: one image is 0.28 %",
-        "2 of 15 runs gave no number",
+        "2 of 20 runs gave no number",
         "optimizer.lr: got nan & <nothing>; lower it",
         "solo-bam pretrain --config-name digits/0 seed=0",
         "cannot be told from zero",
@@ -243,7 +251,7 @@ def test_without_matplotlib_everything_but_the_pictures_is_there(tmp_path: Path,
     page = write_report([synthetic.results(tmp_path)], tmp_path).read_text()
     assert "Pictures need matplotlib" in page
     assert "<svg" not in page
-    assert f"{told(1, 0):.1f}" in page
+    assert f"{told(1, 0, (0, 1, 2)):.1f}" in page
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

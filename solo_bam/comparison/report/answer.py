@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 from solo_bam.comparison.report.summary import listed, student_columns
 from solo_bam.comparison.results import Column, Results
-
-FEWEST = 3  # seeds that an interval is worth anything with
+from solo_bam.comparison.statistics import FEWEST
 
 
 def answer(results: Results) -> str:

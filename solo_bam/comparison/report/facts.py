@@ -16,6 +16,7 @@ from solo_bam.comparison.report.summary import (
     unfair_notes,
 )
 from solo_bam.comparison.results import Column, Results
+from solo_bam.comparison.statistics import FEWEST
 from solo_bam.config.comparison import UNTRAINED
 
 _FEW_IMAGES = 1000
@@ -55,8 +56,9 @@ def _on_seeds(results: Results) -> list[str]:
         return ["No run has a number yet: nothing is shown."]
     told = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     facts = [f"Each mean rests on {told} {'seed' if counts == [1] else 'seeds'}."]
-    if counts[0] == 1:
-        facts.append("One seed has no interval: whether a difference is more than chance cannot be told from it.")
+    if counts[0] < FEWEST:
+        told = "One seed has" if counts[0] == 1 else "Two seeds have"
+        facts.append(f"{told} no interval: whether a difference is more than chance cannot be told from it.")
     if any(count in FEW_SEEDS for count in counts):
         facts.append("Few seeds make wide intervals: a difference that matters may be there and not be shown.")
     return facts

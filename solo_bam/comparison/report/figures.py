@@ -155,7 +155,7 @@ def _height(rows: Sequence[str]) -> float:
 
 
 def _limits(found: Sequence[tuple[list[float], Estimate | None]], ceiling: float) -> tuple[float, float]:
-    """The values with their surroundings: an interval over two seeds may be longer than everything else together."""
+    """The values with their surroundings: an interval over three seeds may be longer than everything else together."""
     if not found:
         return 0.0, 1.0
     values = [value for own, _ in found for value in own]

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from solo_bam.comparison.fairness import Difference
 from solo_bam.comparison.results import Column, Cost, Results, RunResult, Trial, with_untrained
-from solo_bam.comparison.statistics import Estimate
+from solo_bam.comparison.statistics import FEWEST, Estimate
 from solo_bam.config.keys import flat
 from solo_bam.core.hardware import GIB
 
 MISSING = "—"
 UNFAIR = "†"
-FEW_SEEDS = range(2, 5)
+FEW_SEEDS = range(FEWEST, 5)
 _MANY_IMAGES = 5000
 
 Told = Callable[[Estimate | None, int], str]
@@ -54,19 +54,26 @@ def number(value: float, digits: int, sign: str = "-") -> str:
 
 
 def format_mean(found: Estimate | None, digits: int) -> str:
-    """``97.1 ± 0.8``; without ± for a single value."""
+    """``97.1 ± 0.8``; of two values ``97.1 (96.9 and 97.3)``, of one ``97.1``."""
     if found is None:
         return MISSING
-    spread = "" if found.half_width is None else f" ± {number(found.half_width, digits)}"
+    spread = _both(found, digits) if found.half_width is None else f" ± {number(found.half_width, digits)}"
     return number(found.mean, digits) + spread
 
 
 def format_difference(found: Estimate | None, digits: int) -> str:
-    """``+1.2 (0.4 to 2.0)``; without brackets for a single pair."""
+    """``+1.2 (0.4 to 2.0)``; of two pairs ``+1.2 (1.1 and 1.3)``, of one ``+1.2``."""
     if found is None:
         return MISSING
-    ends = "" if found.interval is None else " ({} to {})".format(*(number(end, digits) for end in found.interval))
-    return number(found.mean, digits, "+") + ends
+    told = number(found.mean, digits, "+")
+    if found.interval is None:
+        return told + _both(found, digits)
+    return told + " ({} to {})".format(*(number(end, digits) for end in found.interval))
+
+
+def _both(found: Estimate, digits: int) -> str:
+    """Of two values, which have no interval."""
+    return " ({} and {})".format(*(number(end, digits) for end in found.ends)) if found.n > 1 else ""
 
 
 def format_run(outcome: RunResult) -> str:
@@ -317,6 +324,8 @@ def seeds_notes(results: Results) -> list[str]:
     notes = [f"±: half of the 95 % confidence interval of the mean (Student's t); n: seeds, of {planned}."]
     if counts[0] == 1:
         notes.append("Where n = 1 there is no interval: one seed does not say how far off another would be.")
+    if 2 in counts:
+        notes.append("Where n = 2 the two values stand in place of an interval, which two seeds cannot give.")
     if few := [count for count in counts if count in FEW_SEEDS]:
         told = listed(f"n = {count}" for count in few)
         notes.append(f"With {told} the interval rests on few seeds: it is wide, and assumes normal scatter.")
