@@ -76,6 +76,9 @@ def compose_recipe(config_name: str, overrides: Sequence[str], config_path: str 
         raise UserError(f"--config-name {config_name}", problem, ON_COMMAND_LINE) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(str(path), f"is no recipe ({error})", "give a YAML file of keys and values") from None
+    except RecursionError:
+        problem = "the file or a value holds an alias of itself (&name … *name) or is nested too deeply"
+        raise UserError(f"--config-name {config_name}", problem, "write the values out") from None
     except Exception as error:
         if type(error).__module__.startswith("yaml"):
             problem = "is not valid YAML: " + " ".join(str(error).split())

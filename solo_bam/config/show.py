@@ -40,10 +40,11 @@ def show(kind: Kind, name: str, overrides: Sequence[str] = (), config_path: str 
     Raises:
         UserError: no such recipe, a key or value that is not allowed.
     """
+    recipe = resolved(kind, name, overrides, config_path)  # first: it says what is wrong
     origins = find_origins(kind, name, overrides, config_path)
     lines = [
         line if key is None else f"{line:<{_COLUMN}}  # {_origin(origins, key, value)}"
-        for line, key, value in _lines(resolved(kind, name, overrides, config_path))
+        for line, key, value in _lines(recipe)
     ]
     if kind == "pretrain":
         lines.append("# method_kwargs that do not stand here have the method's own defaults")

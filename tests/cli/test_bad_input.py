@@ -38,6 +38,7 @@ def _world(folder: Path) -> None:
     recipes = folder / "recipes"
     recipes.mkdir()
     (recipes / "broken.yaml").write_text("method: [bam\n")
+    (recipes / "endless.yaml").write_text("seed: &x [*x]\n")
     (recipes / "bare.yaml").write_text("method: bam\n")
     (folder / "text.h5").write_text("no HDF5")
     with h5py.File(folder / "hollow.h5", "w") as file:
@@ -66,6 +67,11 @@ CASES: dict[str, tuple[str, str]] = {
         r"--config-path: there is no folder .*nowhere;",
     ),
     "broken YAML": ("pretrain --config-path recipes --config-name broken", r"broken.*; correct"),
+    "broken YAML shown": ("show --config-path recipes broken", r"broken.*; correct"),
+    "YAML that holds itself": (
+        "pretrain --config-path recipes --config-name endless",
+        r"--config-name endless: .*alias of itself.*; write",
+    ),
     "recipe without its parts": (
         "pretrain --config-path recipes --config-name bare",
         r"max_epochs: is missing; add it",

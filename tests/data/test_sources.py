@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ def server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     folder = tmp_path / "server"
     folder.mkdir()
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as http:
+        http.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that has read enough hangs up
         Thread(target=http.serve_forever, daemon=True).start()
         yield folder, f"http://127.0.0.1:{http.server_address[1]}"
         http.shutdown()
@@ -190,9 +192,23 @@ def test_an_archive_in_the_folder_is_unpacked(tmp_path: Path, monkeypatch: Any) 
 def test_a_download_arrives_whole(tmp_path: Path, monkeypatch: Any, server: tuple[Path, str]) -> None:
     archive = packed(cifar(server[0], "CIFAR10", monkeypatch), "CIFAR10", monkeypatch)
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", f"{server[1]}/{archive.name}")
-    assert len(find(tmp_path, "data.dataset=cifar10", f"data.train_path={tmp_path / 'data'}").train) == 200
+    with (tmp_path / "log").open("w") as log, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", log)
+        assert len(find(tmp_path, "data.dataset=cifar10", f"data.train_path={tmp_path / 'data'}").train) == 200
     assert [p.name for p in (tmp_path / "data").iterdir()] == ["cifar-10-batches-py"]
     assert not list(tmp_path.glob(".solo-bam-*"))
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [line.partition(" of ")[0] for line in lines] == [f"{archive.name}: 0.00", lines[-1].partition(" of ")[0]]
+
+
+def test_a_download_writes_nothing_into_a_pipe(tmp_path: Path, monkeypatch: Any, server: tuple[Path, str]) -> None:
+    archive = packed(cifar(server[0], "CIFAR10", monkeypatch), "CIFAR10", monkeypatch)
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", f"{server[1]}/{archive.name}")
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as pipe, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", pipe)
+        find(tmp_path, "data.dataset=cifar10", f"data.train_path={tmp_path / 'data'}")
+    assert os.fdopen(reading).read() == ""
 
 
 def test_an_altered_file_is_replaced(tmp_path: Path, monkeypatch: Any, server: tuple[Path, str]) -> None:

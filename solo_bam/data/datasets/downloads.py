@@ -13,15 +13,18 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-from torchvision.datasets.utils import calculate_md5, check_integrity, download_url
+from torchvision.datasets import utils
+from torchvision.datasets.utils import calculate_md5, check_integrity
 
 from solo_bam.core.errors import UserError
 from solo_bam.core.files import sha256
+from solo_bam.core.progress import Bar
 
 # Of the archives as their authors publish them; torchvision knows their MD5 sums, which are checked too.
 SHA256 = {
@@ -47,7 +50,8 @@ def provide(cls: Any, folder: Path, key: str) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix=".solo-bam-", dir=_existing(folder)) as scratch, _patience(_SILENCE):
             if not check_integrity(archive, cls.tgz_md5):
-                download_url(cls.url, scratch, cls.filename, cls.tgz_md5)
+                with _bar(cls.filename):
+                    utils.download_url(cls.url, scratch, cls.filename, cls.tgz_md5)
             whole = archive if check_integrity(archive, cls.tgz_md5) else Path(scratch) / cls.filename
             if cls.filename in SHA256:
                 check_sha256(whole, SHA256[cls.filename])
@@ -124,6 +128,17 @@ def _patience(seconds: float) -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[None]:
+    """Ours in place of torchvision's, which has no title and draws in pipes and log files too."""
+    before: Any = utils.tqdm
+    utils.tqdm = partial(Bar, desc=title)
+    try:
+        yield
+    finally:
+        utils.tqdm = before
 
 
 def _move(source: Path, target: Path) -> None:
