@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import lightning.pytorch as pl  # noqa: F401  its logger keeps the first stderr that it sees, not a test's
 import pytest
 import torch
 from PIL import Image
