@@ -1,4 +1,4 @@
-"""What a comparison shows while it runs: which run of how many, time left, the table so far."""
+"""What a comparison shows while it runs: which run of how many, time left, the table and the page so far."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ class Progress:
     Args:
         stage: what is run, e.g. ``Tuning``.
         jobs: all of them.
-        table: the table so far, shown after each run; None: none.
+        show: called with what runs now, whenever that changes; gives the table so far.
     """
 
-    def __init__(self, stage: str, jobs: Sequence[Job], table: Callable[[], str] | None = None):
-        self.stage, self.table = stage, table
+    def __init__(self, stage: str, jobs: Sequence[Job], show: Callable[[str], str]):
+        self.stage, self.show = stage, show
+        self.shown: list[str] | None = None  # what ran when it was last shown
         self.waiting = [job for job in jobs if not job.finished]
         self.count, self.ended = len(jobs), len(jobs) - len(self.waiting)
         self.before = {job.name: _epochs(job) if job.trained() else job.epochs_done() for job in self.waiting}
@@ -32,7 +33,7 @@ class Progress:
 
     def __call__(self) -> None:
         """Look at the runs' states."""
-        running, done = [], 0
+        running, done, ended = [], 0, self.ended
         for job in list(self.waiting):
             state = job.state()
             if state == self.stale.get(job.name):
@@ -48,8 +49,19 @@ class Progress:
         place = f"{self.stage} {min(self.ended + 1, self.count)} of {self.count}"
         self.bar.set_description(f"{place}: {'; '.join(running) or 'starting'}")
         self.bar.update(max(0, self._trained + done - self.bar.n))
+        if running != self.shown or self.ended > ended:
+            self.shown = running
+            table = self.show(self._now(place, running))
+            if self.ended > ended and table:
+                tqdm.write(table)
         if not self.waiting:
             self.bar.close()
+
+    def _now(self, place: str, running: Sequence[str]) -> str:
+        """A sentence for the page."""
+        rate, left = self.bar.format_dict["rate"], self.bar.total - self.bar.n
+        time_left = f"; about {tqdm.format_interval(left / rate)} left" if rate else ""
+        return f"{place} at {time.strftime('%H:%M')}: {'; '.join(running) or 'starting'}{time_left}."
 
     _trained = 0  # epochs of the runs that have ended
 
@@ -61,8 +73,6 @@ class Progress:
         failed = state.get("status") == FAILED
         told = f"FAILED: {state.get('error')} (see {job.log})" if failed else f"{minutes:.1f} min"
         tqdm.write(f"{self.stage} {self.ended} of {self.count}: {job.run.label}: {told}")
-        if self.table is not None and (table := self.table()):
-            tqdm.write(table)
 
 
 def _epochs(job: Job) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -43,6 +43,7 @@ def compare(plan: Plan, launcher: Sequence[str] = ()) -> tuple[Results, Path]:
     launcher = launcher or _on_this_machine(at_once)
     plan = plan.model_copy(update={"at_once": at_once})
     with alone(folder) as lock:
+        print(f"Report, from now on: {folder / 'report.html'}")
         if plan.spaces:
 
             def work(runs: Sequence[PlannedRun]) -> None:
@@ -51,7 +52,7 @@ def compare(plan: Plan, launcher: Sequence[str] = ()) -> tuple[Results, Path]:
             plan = tune(plan, folder, work)
         write_plan(plan, folder)
         jobs = [_job(run, evaluations(comparison, run.entry), folder, at_once) for run in plan.runs]
-        _work("Runs", jobs, folder, launcher, lock, lambda: overview(collect(folder)))
+        _work("Runs", jobs, folder, launcher, lock)
         results = collect(folder)
         page = write_report([results], folder, with_latex=comparison.latex)
     for one in results.failed:
@@ -60,19 +61,18 @@ def compare(plan: Plan, launcher: Sequence[str] = ()) -> tuple[Results, Path]:
     return results, page
 
 
-def _work(
-    stage: str,
-    jobs: Sequence[Job],
-    folder: Path,
-    launcher: Sequence[str],
-    lock: IO[str],
-    table: Callable[[], str] | None = None,
-) -> None:
-    """Whatever is not finished yet."""
+def _work(stage: str, jobs: Sequence[Job], folder: Path, launcher: Sequence[str], lock: IO[str]) -> None:
+    """Whatever is not finished yet; the page shows it meanwhile."""
+
+    def show(now: str) -> str:
+        results = collect(folder)
+        write_report([results], folder, now=now)
+        return overview(results)
+
     left = [job for job in jobs if not job.finished]
     print(f"{stage}: {len(jobs)}, of which {len(jobs) - len(left)} are there already")
     if left:
-        launch(left, folder, launcher, lock, Progress(stage, jobs, table))
+        launch(left, folder, launcher, lock, Progress(stage, jobs, show))
 
 
 def evaluations(comparison: Comparison, entry: str) -> list[list[str]]:

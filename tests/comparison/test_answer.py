@@ -20,6 +20,14 @@ LEVEL = {"a": [60.0, 61.0, 62.0], "b": [61.0, 59.1, 60.1], "c": [50.0, 51.2, 52.
         (AHEAD, "k-NN: a is ahead of b by 1.9 ± 0.1 points (n = 3)."),
         (LEVEL, "k-NN: no difference between a and b (n = 3)."),
         ({"a": [60.0, 61.0], "b": [58.0, 59.0]}, "k-NN: a 60.5 and b 58.5, of too few seeds to tell from chance (n = 2)."),
+        (
+            {"a": [64.0], "b": [58.0, 59.0, 60.0], "c": [50.0, 51.2, 52.0]},
+            "k-NN: b is ahead of c by 7.9 ± 0.3 points (a: too few seeds) (n = 1 to 3).",
+        ),
+        (
+            {"a": [64.0], "b": [63.0], "c": [62.0], "d": [61.0]},
+            "k-NN: a 64.0, b 63.0 and c 62.0 first, of too few seeds to tell from chance (n = 1).",
+        ),
         ({"a": [60.0, 61.0, 62.0]}, ""),
         ({}, ""),
     ],
@@ -27,7 +35,7 @@ LEVEL = {"a": [60.0, 61.0, 62.0], "b": [61.0, 59.1, 60.1], "c": [50.0, 51.2, 52.
 def test_the_answer(values: dict[str, list[float]], told: str, tmp_path: Path) -> None:
     by_seed = {entry: dict(enumerate(found)) for entry, found in values.items()}
     column = Column("key", "k-NN", "%", "stated", "student", False, by_seed)
-    assert answer(results(tmp_path, entries=["c", "b", "a"], columns=[column])) == told
+    assert answer(results(tmp_path, entries=["d", "c", "b", "a"], columns=[column])) == told
 
 
 def test_an_unfair_comparison_says_so(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ def test_runs_are_counted_and_told_as_they_end(tmp_path: Path, capsys: Any, monk
     jobs[0].place.mkdir(parents=True)
     trained(jobs[0].run, folder)  # of an earlier start
     jobs[1].tell(status="failed", error="of an earlier start")
-    tables = iter(["table 1", "table 2", "table 3"])
-    progress = Progress("Runs", jobs, lambda: next(tables))
+    shown: list[str] = []
+    progress = Progress("Runs", jobs, lambda now: shown.append(now) or f"table {len(shown)}")
     assert progress.bar.total == 3 * 4
     progress()
     assert (progress.bar.n, progress.bar.desc) == (0, "Runs 2 of 4: starting: ")
@@ -36,8 +37,14 @@ def test_runs_are_counted_and_told_as_they_end(tmp_path: Path, capsys: Any, monk
     printed = capsys.readouterr().out
     assert "Runs 2 of 4: other, seed 0: FAILED: data: gone; find it (see " in printed
     assert "Runs 3 of 4: bam, seed 1: 0.0 min" in printed
-    assert "table 1" in printed
-    assert "table 2" in printed
+    assert [re.sub("at .*?: |; about .* left", "", now) for now in shown] == [
+        "Runs 2 of 4 starting.",
+        "Runs 2 of 4 other, seed 0; bam, seed 1.",
+        "Runs 4 of 4 starting.",
+    ]
+    assert "table 1" not in printed
+    assert "table 2" not in printed
+    assert "table 3" in printed
     assert progress.bar.n == 8
     jobs[3].tell(status="finished")
     progress()

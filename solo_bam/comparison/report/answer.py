@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from statistics import mean
 
 from solo_bam.comparison.report.summary import listed, student_columns
 from solo_bam.comparison.results import Column, Results
 from solo_bam.comparison.statistics import FEWEST
+
+_NAMED = 3  # rows, where nothing more can be said of them
 
 
 def answer(results: Results) -> str:
@@ -31,23 +33,21 @@ def _ranked(column: Column, results: Results) -> list[str]:
 
 
 def _of(column: Column, ranked: list[str]) -> str:
-    first, *others = ranked
-    few = min(len(column.values[entry]) for entry in ranked) < FEWEST
-    if few:
-        return f"{column.title}: {listed(_with_means(column, ranked))}, of too few seeds to tell from chance"
+    enough = [entry for entry in ranked if len(column.values[entry]) >= FEWEST]
+    if len(enough) < 2:
+        told = [f"{entry} {mean(list(column.values[entry].values())):.1f}" for entry in ranked[:_NAMED]]
+        more = " first" if len(ranked) > _NAMED else ""
+        return f"{column.title}: {listed(told)}{more}, of too few seeds to tell from chance"
+    first, *others = enough
+    few = [entry for entry in ranked if entry not in enough]
+    aside = f" ({listed(few)}: too few seeds)" if few else ""
     level = [entry for entry in others if not _clear(column, first, entry)]
     if level:
-        return f"{column.title}: no difference between {listed([first, *level])}"
+        return f"{column.title}: no difference between {listed([first, *level])}{aside}"
     found = column.difference(first, others[0])
     assert found is not None
-    return f"{column.title}: {first} is ahead of {others[0]} by {found.mean:.1f} ± {found.half_width or 0:.1f} points"
-
-
-def _with_means(column: Column, ranked: list[str]) -> Iterator[str]:
-    for entry in ranked:
-        found = column.estimate(entry)
-        assert found is not None
-        yield f"{entry} {found.mean:.1f}"
+    ahead = f"{first} is ahead of {others[0]} by {found.mean:.1f} ± {found.half_width or 0:.1f} points"
+    return f"{column.title}: {ahead}{aside}"
 
 
 def _clear(column: Column, first: str, other: str) -> bool:

@@ -26,7 +26,7 @@ from solo_bam.comparison.report.summary import (
     tuning_table,
 )
 from solo_bam.comparison.report.tables import place
-from solo_bam.comparison.results import Column, Results, RunResult
+from solo_bam.comparison.results import Results, RunResult
 
 if TYPE_CHECKING:  # matplotlib need not be installed
     from solo_bam.comparison.report.gallery import Picture
@@ -57,46 +57,50 @@ class Part:
     sentence: str
     facts: Sequence[str]
     tables: Sequence[Table]
+    shown: Sequence[Picture]
     pictures: Sequence[tuple[str, Sequence[Picture]]]
     tuning: Table | None
     unfair_differences: Table | None
     differences: Table | None
     folded: bool
-    protocols: Sequence[tuple[str, Column]]
+    protocols: Table
     differing: Table | None
     alike: Table | None
     runs: Sequence[Run]
 
 
-def page(results: Sequence[Results], folder: Path) -> str:
+def page(results: Sequence[Results], folder: Path, now: str = "") -> str:
     """The page's text, the same for the same results.
 
     Args:
         results: of one or several comparisons.
         folder: where the page is to lie; links to the runs start there.
+        now: what runs; the page then loads itself anew.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     parts = [_part(one, folder, f"f{i}") for i, one in enumerate(results)]
-    return template.render(parts=parts, names=listed(one.name for one in results), UNFAIR=UNFAIR) + "\n"
+    return template.render(parts=parts, names=listed(one.name for one in results), now=now, UNFAIR=UNFAIR) + "\n"
 
 
 def _part(results: Results, folder: Path, prefix: str) -> Part:
     unfair = [one for one in results.differences if not one.fair]
     fair = [one for one in results.differences if one.fair]
     differing, alike = _circumstances(results)
+    (_, shown), *pictures = _pictures(results, prefix) or [("", [])]
     return Part(
         results=results,
         answer=answer(results),
         sentence=sentence(results),
         facts=facts(results),
         tables=result_tables(results),
-        pictures=_pictures(results, prefix),
+        shown=shown,
+        pictures=pictures,
         tuning=tuning_table(results),
         unfair_differences=recipe_table(results, unfair, "What makes the comparison unfair") if unfair else None,
         differences=recipe_table(results, fair, "The methods' own part") if fair else None,
         folded=len(fair) > _SHOWN_DIFFERENCES,
-        protocols=lettered(results),
+        protocols=_protocols(results),
         differing=differing,
         alike=alike,
         runs=[_run(outcome, folder) for outcome in results.outcomes],
@@ -128,6 +132,15 @@ def _circumstances(results: Results) -> tuple[Table | None, Table | None]:
         Table("The runs differ in", ["what", "value", "runs"], differing) if differing else None,
         Table("The same for all runs", ["what", "value"], alike) if alike else None,
     )
+
+
+def _protocols(results: Results) -> Table:
+    rows = [
+        [letter, f"{one.title}, {one.unit}", one.branch, "during" if one.online else "after", one.stated, one.key]
+        for letter, one in lettered(results)
+    ]
+    header = ["letter", "number", "branch", "measured in or after training", "protocol", "key"]
+    return Table("Protocols of the columns", header, rows)
 
 
 def _pictures(results: Results, prefix: str) -> Sequence[tuple[str, Sequence[Picture]]]:

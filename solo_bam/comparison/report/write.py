@@ -11,7 +11,7 @@ from solo_bam.comparison.results import Results
 from solo_bam.core.files import written_whole
 
 
-def write_report(results: Sequence[Results], folder: Path, with_latex: bool = False) -> Path:
+def write_report(results: Sequence[Results], folder: Path, with_latex: bool = False, now: str = "") -> Path:
     """Write ``results.csv``, ``results.json``, ``results.md`` and ``report.html``, each whole or not at all.
 
     The same results give the same bytes.
@@ -20,6 +20,7 @@ def write_report(results: Sequence[Results], folder: Path, with_latex: bool = Fa
         results: of one or several comparisons.
         folder: created where it is missing.
         with_latex: whether to write ``results.tex`` too.
+        now: what runs; the page then says so and loads itself anew.
 
     Returns:
         The page.
@@ -30,7 +31,7 @@ def write_report(results: Sequence[Results], folder: Path, with_latex: bool = Fa
     _write(folder / "results.md", markdown(results))
     if with_latex:
         _write(folder / "results.tex", latex(results))
-    _write(folder / "report.html", page(results, folder))
+    _write(folder / "report.html", page(results, folder, now))
     return folder / "report.html"
 
 
