@@ -210,7 +210,8 @@ def _compose(comparison: Comparison, entry: Entry, extra: Sequence[str]) -> tupl
     try:
         recipe = load_recipe(name, [*asked, *kept], path)
     except UserError as error:
-        raise UserError(f"methods.{entry.name}", f"{error.key}: {error.problem}", error.remedy) from None
+        key = "" if error.key == "--config-name" else f"{error.key}: "  # which comparisons do not have
+        raise UserError(f"methods.{entry.name}", f"{key}{error.problem}", error.remedy) from None
     place = [] if path is None else ["--config-path", path]
     return [*place, "--config-name", name, *asked, *kept], recipe
 

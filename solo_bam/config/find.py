@@ -63,7 +63,8 @@ def find_recipe(config_name: str, config_path: str | None, kind: str) -> Path:
     if os.path.isfile(root / f"{name.removesuffix('.yml')}.yml"):  # False for any name, however odd
         raise UserError("--config-name", f"got {config_name!r}, Hydra reads files that end in .yaml alone", "rename it")
     known = recipe_names(root)
-    shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+    beside = [one for one in known if one.startswith(f"{name.rpartition('/')[0]}/")] or known
+    shown = ", ".join(beside[:20]) + (", …" if len(beside) > 20 else "")
     raise UserError(
         "--config-name",
         f"there is no recipe {config_name!r} in {root}{nearest(name, known)}",

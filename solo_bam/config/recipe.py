@@ -45,8 +45,25 @@ def load_recipe(
     Raises:
         UserError: no such recipe, a key or value that is not allowed.
     """
-    raw = compose_recipe(config_name, overrides, config_path, kind)
-    return parse_recipe(raw)
+    recipe = parse_recipe(compose_recipe(config_name, overrides, config_path, kind))
+    if shorten_warmup(recipe, overrides):
+        _say(f"scheduler.warmup_epochs: {recipe.scheduler.warmup_epochs:g}, a tenth of max_epochs={recipe.max_epochs}")
+    return recipe
+
+
+def shorten_warmup(recipe: Recipe, overrides: Sequence[str]) -> bool:
+    """Where ``max_epochs`` alone is overridden, as for a first try, warm up in a tenth of it if it leaves no room.
+
+    Returns:
+        Whether the recipe was changed.
+    """
+    given = {change.key_or_group for change in parse_overrides(overrides)}
+    scheduler = recipe.scheduler
+    too_long = scheduler.name == "warmup_cosine" and scheduler.warmup_epochs >= recipe.max_epochs
+    change = too_long and "max_epochs" in given and not given & {"scheduler", "scheduler.warmup_epochs"}
+    if change:
+        scheduler.warmup_epochs = recipe.max_epochs / 10
+    return change
 
 
 def compose_recipe(config_name: str, overrides: Sequence[str], config_path: str | None, kind: str) -> dict[str, Any]:
@@ -71,7 +88,10 @@ def compose_recipe(config_name: str, overrides: Sequence[str], config_path: str 
         for key, value in direct.items():
             OmegaConf.update(cfg, key, value, merge=False)
         raw = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except OmegaConfBaseException as error:
+        problem = str(error).partition("\n")[0]
+        raise UserError(error.full_key or f"--config-name {config_name}", problem, ON_COMMAND_LINE) from None
+    except HydraException as error:
         problem = " ".join(str(error).split())
         raise UserError(f"--config-name {config_name}", problem, ON_COMMAND_LINE) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -218,6 +238,8 @@ def user_error(error: ValidationError, model: type[BaseModel], prefix: str = "")
     """The first of pydantic's findings in our one-line form."""
     found = error.errors()[0]
     place = [str(part) for part in found["loc"]]
+    if isinstance(found["loc"][-1], int):  # of a list that may have been given as its only value
+        place.pop()
     key = prefix + ".".join(part for part in place if not _is_union_branch(part))
     value = found.get("input")
     if found["type"] == "extra_forbidden":
@@ -228,6 +250,8 @@ def user_error(error: ValidationError, model: type[BaseModel], prefix: str = "")
         return UserError(key, "is missing", "add it to the recipe or on the command line (key=value)")
     close = nearest(str(value), re.findall(r"'([^']*)'", found["msg"])) if found["type"] == "literal_error" else ""
     rule = found["msg"].replace("Input should be", "must be").replace("'", "")
+    if found["type"] == "string_pattern_mismatch":  # there is only one pattern, of names
+        rule = "must be without /, \\ and control characters, since folders are named by it"
     return UserError(key, f"got {value!r}{close}, {rule}", ON_COMMAND_LINE)
 
 

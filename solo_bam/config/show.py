@@ -18,7 +18,7 @@ from solo_bam.config.find import Kind, find_recipe, recipe_folders
 from solo_bam.config.keys import flat
 from solo_bam.config.linear import LinearRecipe
 from solo_bam.config.overrides import parse_overrides
-from solo_bam.config.recipe import chooses_files, compose_recipe, parse_run
+from solo_bam.config.recipe import chooses_files, compose_recipe, parse_run, shorten_warmup
 from solo_bam.config.schema import Recipe
 
 Origins = dict[str, tuple[str, Any]]  # dotted key -> where it is given, and the value there
@@ -56,7 +56,11 @@ def resolved(kind: Kind, name: str, overrides: Sequence[str], config_path: str |
     raw = compose_recipe(name, overrides, config_path, kind)
     if kind == "compare":
         return parse_comparison({"name": Path(name).stem, **raw}).model_dump(mode="json")
-    return parse_run(raw, Recipe if kind == "pretrain" else LinearRecipe).model_dump(mode="json")
+    if kind == "linear":
+        return parse_run(raw, LinearRecipe).model_dump(mode="json")
+    recipe = parse_run(raw, Recipe)
+    shorten_warmup(recipe, overrides)
+    return recipe.model_dump(mode="json")
 
 
 def find_origins(kind: Kind, name: str, overrides: Sequence[str], config_path: str | None) -> Origins:

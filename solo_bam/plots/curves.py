@@ -80,7 +80,7 @@ def _draw_panel(axis: Axes, rows: Rows, panel: Panel) -> None:
             marker = "o" if len(steps) < 25 else None
             axis.plot(*thinned(steps, values), label=shown, marker=marker, markersize=3)
     axis.set(title=panel.title, xlabel="step", ylabel=panel.label)
-    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axis.legend()
 
 
@@ -108,7 +108,7 @@ def draw_runs(runs: Mapping[str, Rows], path: Path, title: str) -> Picture:
                     marker=marker, markersize=3,
                 )  # fmt: skip
             axis.set(title=name, xlabel="epoch", ylabel=label)
-            axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
         figure.savefig(path)
     return figure

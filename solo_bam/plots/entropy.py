@@ -41,7 +41,7 @@ def draw_entropy(rows: Rows, path: Path, title: str) -> Picture:
             axis.axhline(ceiling, color="black", linewidth=1, linestyle=":", label=label)
         axis.set(title=title, xlabel="step", ylabel="entropy (nats)")
         axis.set_ylim(bottom=0)
-        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         figure.legend(loc="outside lower center", ncols=3)
         figure.savefig(path)
     return figure

@@ -104,23 +104,39 @@ def build_trainer(
     except UserError:
         raise
     except Exception as error:  # Lightning and torch check the arguments with whatever exception comes first
-        told = f"{type(error).__name__}: {' '.join(str(error).split()) or 'it names no reason'}"
-        raise UserError("Trainer", f"refuses its arguments ({told})", "correct them") from None
-    _limit_steps(trainer, steps_per_epoch, "log_every_n_steps" in recipe.trainer_arguments)
+        raise _refused(recipe, error) from None
+    _check_steps(trainer, recipe, steps_per_epoch)
     return trainer
 
 
-def _limit_steps(trainer: pl.Trainer, steps_per_epoch: int, logs_as_asked: bool) -> None:
+def _refused(recipe: Run, error: Exception) -> UserError:
+    """What Lightning refuses, by the argument that it names, or whose value."""
+    told = " ".join(str(error).split()) or f"{type(error).__name__}, it names no reason"
+    given = {"precision": recipe.precision, "strategy": recipe.strategy, **recipe.trainer_arguments}
+    named = [key for key in given if key in told] or [key for key, value in given.items() if str(value) in told]
+    key = named[0] if named else "Trainer"
+    value = f"got {given[key]!r}, " if named else ""
+    return UserError(key, f"{value}Lightning refuses it ({told})", "correct it")
+
+
+def _check_steps(trainer: pl.Trainer, recipe: Run, steps_per_epoch: int) -> None:
     """Log at least one step of each epoch, unless asked otherwise.
 
     Raises:
-        UserError: there is no step.
+        UserError: there is no step, or none at which to validate, of which Lightning would know only in the training.
     """
     limit = trainer.limit_train_batches
-    if 0 in (limit, trainer.max_steps):
-        raise UserError("Trainer", "its arguments leave no step to train", "raise limit_train_batches or max_steps")
-    if not logs_as_asked:
-        steps = min(steps_per_epoch, limit) if isinstance(limit, int) else int(steps_per_epoch * limit)
+    for key, value in {"limit_train_batches": limit, "max_steps": trainer.max_steps}.items():
+        if value == 0:
+            raise UserError(key, f"got {value}, which leaves no step to train", "raise it")
+    steps = min(steps_per_epoch, limit) if isinstance(limit, int) else int(steps_per_epoch * limit)
+    epochs, batches = trainer.check_val_every_n_epoch, recipe.trainer_arguments.get("val_check_interval")
+    if epochs is not None and epochs < 1:
+        raise UserError("check_val_every_n_epoch", f"got {epochs}, must be at least 1, or null", "raise it")
+    if epochs is not None and type(batches) is int and batches > steps:
+        problem = f"got {batches}, an epoch has {steps} steps"
+        raise UserError("val_check_interval", problem, "lower it, or set check_val_every_n_epoch=null")
+    if "log_every_n_steps" not in recipe.trainer_arguments:
         trainer.log_every_n_steps = max(1, min(50, steps))  # type: ignore[attr-defined]
 
 
@@ -274,7 +290,8 @@ def without_known_warnings() -> Iterator[None]:
 
 # What Lightning tells in every run: other products, devices of a kind that the machine does not have, its own steps.
 _NOISE = re.compile(
-    r".*Tip:|Using \w+ Automatic Mixed|TPU available: False|Loading `\w+` to estimate|`Trainer.fit` stopped: `max_ep"
+    r".*Tip:|Using \w+ Automatic Mixed|[GT]PU available: False|`Trainer\(limit_|Loading `\w+` to estimate|"
+    r"`Trainer.fit` stopped: `max_ep"
 )
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
     lambda record: _NOISE.match(record.getMessage()) is None

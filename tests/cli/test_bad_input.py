@@ -331,9 +331,27 @@ CASES: dict[str, tuple[str, str]] = {
     "devices of words": (f"pretrain {DIGITS} devices=all", r"devices: got 'all', allowed: auto, -1, a number"),
     "unknown precision": (
         f"pretrain {DIGITS} precision=17",
-        r"Trainer: .*Precision '?17'? is invalid.*; correct them",
+        r"precision: got 17, .*Precision '?17'? is invalid.*; correct it",
     ),
-    "unknown strategy": (f"pretrain {DIGITS} strategy=dpp", r"Trainer: .*strategy='dpp'.*; correct them"),
+    "unknown strategy": (f"pretrain {DIGITS} strategy=dpp", r"strategy: got 'dpp', .*; correct it"),
+    "validation every 0 epochs": (
+        f"pretrain {DIGITS} check_val_every_n_epoch=0",
+        r"check_val_every_n_epoch: got 0, must be at least 1",
+    ),
+    "validation after more steps than there are": (
+        f"pretrain {DIGITS} val_check_interval=1000",
+        r"val_check_interval: got 1000, an epoch has \d+ steps; lower it",
+    ),
+    "a fraction above 1": (
+        f"pretrain {DIGITS} limit_train_batches=2.5",
+        r"limit_train_batches: got 2.5, .*; correct it",
+    ),
+    "no step": (f"pretrain {DIGITS} max_steps=0", r"max_steps: got 0, which leaves no step to train; raise it"),
+    "a name with a slash": (f"pretrain {DIGITS} name=a/b", r"name: got 'a/b', must be without /"),
+    "an interpolation of nothing": (
+        f"pretrain {DIGITS} name=${{x}}",
+        r"name: Interpolation key 'x' not found; correct it",
+    ),
     # checkpoints
     "missing checkpoint": (
         f"pretrain {DIGITS} resume_from_checkpoint=gone.ckpt",

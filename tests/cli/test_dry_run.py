@@ -50,7 +50,7 @@ def test_the_run_is_as_it_was_told(tmp_path: Path, capsys: Any) -> None:
     ("word", "message"),
     [
         ("optimizer.batch_size=1000", "optimizer.batch_size: got 1000"),
-        ("precision=17", "Trainer: "),
+        ("precision=17", "precision: got 17"),
         ("devices=4096", "devices: got 4096"),
     ],
 )

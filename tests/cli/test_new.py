@@ -64,7 +64,7 @@ def test_so_few_that_there_are_no_twenty_neighbors() -> None:
         _images(Path("photos") / name, 10)
     assert main(["new", "photos"]) == 0
     recipe = load_recipe("photos", [], ".")
-    assert (recipe.knn_eval.k, recipe.optimizer.batch_size) == (18, 16)
+    assert (recipe.knn_eval.k, recipe.optimizer.batch_size) == (18, 8)
 
 
 def test_loose_images(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,10 +83,12 @@ def test_nothing_is_overwritten_and_mistakes_are_one_line(capsys: pytest.Capture
     Path("photos.yaml").write_text("mine")
     Path("empty").mkdir()
     _images(Path("photos"), 1)
+    _images(Path("few") / "a", 4)
     for words, told in (
         (["photos"], "--output: photos.yaml is there already"),
         (["photos", "--output", "x.yml"], "--output: got x.yml"),
         (["absent"], "absent: is no folder"),
+        (["few"], "few: has 4 images, too few to train on"),
         (["empty"], "data.train_path: "),
     ):
         assert main(["new", *words]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import signal
@@ -21,6 +22,7 @@ from solo_bam.train.resume import newest_readable
 from tests.recipes import tiny_overrides
 from tests.zygote import Start, Zygote
 
+KILLS = int(os.environ.get("KILLS", "15"))  # of a run; 30 are a minute more
 # A network and a head of a few thousand weights: 4 steps, 2 batches of validation and a checkpoint in 0.2 s.
 SMALL = [
     "backbone.name=test_resnet", "method_kwargs.proj_hidden_dim=32", "method_kwargs.proj_output_dim=16",
@@ -130,7 +132,7 @@ RunFolder.{name} = lambda *_: os.killpg(0, 9)
 
 
 def moments(seed: int) -> list[str]:
-    """20 kills at any time from a row of the log on, 6 in the middle of a checkpoint, 4 between its steps."""
+    """Of 30 kills, 20 at any time from a row of the log on, 6 in the middle of a checkpoint, 4 between its steps."""
     dice = random.Random(seed)
     found = [AT_A_ROW.format(rows=dice.randrange(1, 16), seconds=dice.random() * 0.03) for _ in range(20)]
     found += [WHILE_WRITING.format(share=dice.random()) for _ in range(6)]
@@ -141,9 +143,9 @@ def moments(seed: int) -> list[str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_at_any_moment_nothing_is_lost(kind: str, zygote: Zygote, runs: Any, tmp_path: Path) -> None:
-    """30 kills by SIGKILL, ten of them while a checkpoint is being written, linked or cleaned up after; 12 elsewhere."""
+    """By SIGKILL, a third of them while a checkpoint is being written, linked or cleaned up after."""
     overrides = [*KINDS[kind], "max_epochs=16"]
-    for number, moment in enumerate(moments(seed=1)[: 30 if kind == "one process" else 12]):
+    for number, moment in enumerate(moments(seed=1)[: KILLS if kind == "one process" else KILLS // 2]):
         start = pretrain(zygote, tmp_path, overrides, before=moment)
         code = start.wait()
         assert code == -signal.SIGKILL, (
@@ -182,7 +184,7 @@ def test_a_signal_saves_and_stops(
     """In mid-epoch; the run that goes on from there has the bits of an uninterrupted one, however seldom it is saved."""
     overrides = [*KINDS[kind], "max_epochs=4", f"checkpoint.frequency={frequency}"]
     in_mid_epoch, begun = 0, time.monotonic()
-    for rows in (2, 5, 6):
+    for rows in (2, 5):
         before = set(tmp_path.glob("bam_momentum/*/logs/*.jsonl"))
         start = pretrain(zygote, tmp_path, overrides, **environment)
         wait_for_rows(start, tmp_path, before, rows)

@@ -147,7 +147,7 @@ def test_variants_of_one_method_are_no_competition(tmp_path: Path) -> None:
 def test_a_mistake_names_the_row(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^methods.other: optimizer.lr: got -1"):
         plan(tmp_path, {"optimizer": {"lr": -1}})
-    with pytest.raises(UserError, match=r"^methods.moco: --config-name: there is no recipe 'digits/moco'"):
+    with pytest.raises(UserError, match=r"^methods.moco: there is no recipe 'digits/moco'"):
         plan(tmp_path, methods=["moco"])
     with pytest.raises(UserError, match=r"^methods.bam: optimizer.batch_size: got 5000"):
         plan(tmp_path, methods=["bam"], shared={"optimizer": {"batch_size": 5000}})

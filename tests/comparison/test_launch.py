@@ -175,7 +175,7 @@ TINY = [
     "knn={k: 5, num_workers: 0}",
     "shared.data.fraction=0.05", "shared.optimizer.batch_size=16", "shared.scheduler.warmup_epochs=0",
     "shared.knn_eval={train_fraction: 1, k: 5}", "shared.log_every_n_steps=1", "shared.accelerator=cpu",
-    "shared.checkpoint.frequency=1",
+    "shared.checkpoint.frequency=1", "shared.backbone.name=test_resnet",
 ]  # fmt: skip
 
 

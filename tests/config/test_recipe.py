@@ -254,3 +254,15 @@ def test_what_solo_learns_recipes_hold_and_nothing_reads() -> None:
     recipe = load_recipe("cifar/simsiam", ["method_kwargs.temperature=0.2"])
     assert "temperature" not in recipe.method_kwargs
     assert load_recipe("cifar/simsiam", ["+augmentations_cfg=weak.yaml"]).trainer_arguments == recipe.trainer_arguments
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warmup"),
+    [
+        (["max_epochs=1"], 0.1),
+        (["max_epochs=5"], 2),  # as the recipe has it
+        (["max_epochs=4", "scheduler.warmup_epochs=3"], 3),
+    ],
+)
+def test_a_first_try_warms_up_in_a_tenth_of_its_epochs(overrides: list[str], warmup: float) -> None:
+    assert load_recipe("digits/bam", overrides).scheduler.warmup_epochs == warmup

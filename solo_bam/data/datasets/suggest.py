@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from solo_bam.data.datasets.sources import Source, find_source
 LOOKED_AT = 500  # images
 CROPS = (32, 64, 128, 224)  # px; a crop is no larger than the images' shorter sides
 _SEEN = 4_000_000  # images in all epochs, at most: ResNet-18 at 224 px sees as many in an hour or two on a GPU
+_SIZES = ((256, 10), (128, 10), (64, 10), (32, 10), (16, 2), (8, 2), (4, 2))  # a batch, and how many there should be
 _BASE = "custom"
 _VAL = ("val", "validation", "valid", "test")
 
@@ -67,7 +69,7 @@ def _first_guess(folder: Path) -> Recipe:
         raise UserError(str(folder), "is no folder", "give a folder of images")
     train = folder / "train" if (folder / "train").is_dir() else folder
     val = next((path for name in _VAL if train != folder and (path := folder / name).is_dir()), None)
-    keys = {"train_path": train.absolute(), "val_path": None if val is None else val.absolute()}
+    keys = {"train_path": Path(os.path.abspath(train)), "val_path": None if val is None else Path(os.path.abspath(val))}
     labelled = any(path.is_dir() for path in train.iterdir())
     base = load_recipe(_BASE)
     data = base.data.model_copy(update={**keys, "no_labels": not labelled})
@@ -77,7 +79,11 @@ def _first_guess(folder: Path) -> Recipe:
 def _lines(folder: Path, found: str, recipe: Recipe, source: Source, side: int, readable: bool) -> Iterator[str]:
     images = len(source.train)
     crop = max([size for size in CROPS if size <= side], default=CROPS[0])
-    batch = next((size for size in (256, 128, 64, 32) if images >= 10 * size), 16)
+    held_out = not recipe.data.no_labels and recipe.data.val_path is None
+    trained_on = int(images * (0.9 if held_out else 1))
+    if trained_on < 2 * _SIZES[-1][0]:
+        raise UserError(str(folder), f"has {images} images, too few to train on", "give more, some hundreds at least")
+    batch = next(size for size, batches in _SIZES if trained_on >= batches * size)
     epochs = int(np.clip(_SEEN // images, 20, 400))
     views = [_view(one, crop) for one in recipe.augmentations]
     paths = {"train_path": str(recipe.data.train_path)}
@@ -88,16 +94,14 @@ def _lines(folder: Path, found: str, recipe: Recipe, source: Source, side: int, 
     yield f"max_epochs: {epochs}".ljust(27) + f"# {epochs * images:,} images in all; more is better"
     yield "optimizer:\n" + f"  batch_size: {batch}".ljust(27) + "# per process; as large as the memory allows"
     yield _yaml({"data": paths})
-    held_out = not recipe.data.no_labels and recipe.data.val_path is None
     if held_out:
         yield "  tune_fraction: 0.1       # of the images are not trained on but measured on; or give val_path"
     if recipe.data.no_labels:
         yield "  no_labels: True          # no k-NN and no linear classifier without labels"
     if not readable:
         yield "  on_error: skip           # some images cannot be read: solo-bam doctor --data names them"
-    neighbors = int(images * (0.9 if held_out else 1))
-    if neighbors < recipe.knn_eval.k:
-        yield "knn_eval:\n" + f"  k: {neighbors}".ljust(27) + "# there are no more images to vote"
+    if trained_on < recipe.knn_eval.k:
+        yield "knn_eval:\n" + f"  k: {trained_on}".ljust(27) + "# there are no more images to vote"
     yield f"# Two views; the shorter side of the images is {side} px in the middle."
     yield _yaml({"augmentations": views})
 

@@ -71,7 +71,8 @@ class ProgressBar(TQDMProgressBar):
             return
         done, epochs = trainer.current_epoch + 1, trainer.max_epochs or 0
         seconds = (time.monotonic() - self._started_at) / (done - self._first) * (epochs - done)
-        shown = "".join(f", {key} {value:.4g}" for key, value in self.get_metrics(trainer, pl_module).items())
+        means = {name: trainer.callback_metrics[name] for name in getattr(pl_module, "headline", ())}
+        shown = "".join(f", {key} {value:.4g}" for key, value in (self.get_metrics(trainer, pl_module) | means).items())
         print(f"epoch {done} of {epochs}{shown}, {timedelta(seconds=round(seconds))} left", flush=True)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:

@@ -119,6 +119,7 @@ def _examine_run(
     model = _try(findings, "network", lambda: build_model(recipe, cfg, devices))
     if model is not None:
         findings += [_network(recipe, model), _checkpoints(recipe, model)]
+    if model is not None and (data is not None or source is None):
         findings += _speed(recipe, cfg, model, data, devices, processes, planned)
     return data
 
@@ -154,7 +155,8 @@ def _run(recipe: Recipe, data: PretrainData, devices: hardware.Devices, resume: 
     with _silence():
         images = describe_images(data.plain_images().split, data.source.val)
         folder, checkpoint = folder_and_checkpoint(recipe, images, resume, devices.count * recipe.num_nodes)
-        build_trainer(recipe, devices, folder, callbacks=[], steps_per_epoch=1)
+        steps = len(data.train_set) // (recipe.optimizer.batch_size * devices.count * recipe.num_nodes)
+        build_trainer(recipe, devices, folder, callbacks=[], steps_per_epoch=steps)
     text = f"starts {folder.path}" if checkpoint is None else f"goes on with {checkpoint}, in {folder.path}"
     return Finding("ok", "run", text)
 

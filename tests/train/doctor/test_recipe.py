@@ -82,8 +82,8 @@ def test_the_estimate_is_the_size_of_a_checkpoint(tmp_path: Path) -> None:
     [
         (["data.dataset=custom", "data.train_path=gone"], "data", "data.train_path: there is no folder gone"),
         (["devices=4096"], "devices", "devices: got 4096, this machine has"),
-        (["precision=17"], "run", "Trainer: "),
-        (["strategy=dpp"], "run", "Trainer: "),
+        (["precision=17"], "run", "precision: got 17"),
+        (["strategy=dpp"], "run", "strategy: got 'dpp'"),
         (["scheduler.min_lr=1"], "batch", "scheduler.min_lr: got 1, must be at most the peak rate"),
         (["optimizer.batch_size=1000"], "steps", "optimizer.batch_size: got 1000 on 1 process(es), the training set has only 71"),
         (["data.fraction=0.001"], "steps", "data.fraction: got 0.001, which does not fit"),
