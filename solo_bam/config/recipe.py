@@ -47,7 +47,7 @@ def load_recipe(
     """
     recipe = parse_recipe(compose_recipe(config_name, overrides, config_path, kind))
     if shorten_warmup(recipe, overrides):
-        _say(f"scheduler.warmup_epochs: {recipe.scheduler.warmup_epochs:g}, a tenth of max_epochs={recipe.max_epochs}")
+        _say_once(f"scheduler.warmup_epochs: {recipe.scheduler.warmup_epochs:g}, a tenth of {recipe.max_epochs} epochs")
     return recipe
 
 
@@ -201,6 +201,12 @@ def _say(text: str) -> None:
     from lightning.pytorch.utilities import rank_zero_info
 
     rank_zero_info(text)
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    """A comparison loads a recipe many times."""
+    _say(text)
 
 
 def _check_method(recipe: Recipe) -> None:
