@@ -16,6 +16,7 @@ from solo_bam.core.errors import UserError
 from solo_bam.core.files import expanded
 from solo_bam.runs.checkpoints.find import find_checkpoint
 from solo_bam.runs.folder import RunFolder
+from solo_bam.runs.status import SHOWN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from solo_bam.config.schema import Branch
-
-SHOWN = ("knn_acc1", "val_knn_acc1", "val_acc1")  # metrics (%) that a run is shown with
 
 
 class Run:

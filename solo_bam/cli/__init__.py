@@ -16,6 +16,7 @@ COMMANDS = {
     "show": "print a recipe as it is resolved, each value with the file that it comes from",
     "new": "write a recipe for a folder of images",
     "pretrain": "train a method from a recipe",
+    "status": "list the runs below a folder: how far they are, time left, last metrics",
     "knn": "k-NN accuracy of a checkpoint's features",
     "linear": "train a linear classifier on frozen features, or fine-tune",
     "compare": "compare methods: shared recipes, equal tuning, several seeds, one report",

@@ -27,6 +27,7 @@ RIGHT_AWAY = [
     ["show", "digits/bam", "optimizer.lrr=1"],
     ["list", "recipes", "nothing"],
     ["zoo", "list"],
+    ["status"],
     ["pretrain", "--config-name", "digits/bam", "optimizer.lrr=1"],
     ["pretrain", "--config-name", "digits/bam", "max_epoch=1"],
     ["pretrain", "--config-name", "digits/bam", "method=bamm"],
