@@ -85,6 +85,8 @@ def test_the_gradient_is_the_whole_batch_s(name: str, overrides: list[str]) -> N
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
+            elif isinstance(module, nn.MultiheadAttention):
+                module.dropout = 0.0
     sizes: set[int] = set()
     next(m for m in chunked.backbone.modules() if isinstance(m, nn.Conv2d)).register_forward_hook(
         lambda _, inputs, __: sizes.add(len(inputs[0]))
