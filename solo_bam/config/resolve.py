@@ -85,6 +85,9 @@ def check(recipe: Recipe, world_size: int) -> None:
     _check_epochs(recipe)
     _check_stem(recipe)
     _check_contrastive_crop(recipe)
+    if recipe.performance.chunked_batch and not solo_learn.by_row(recipe.method):
+        problem = f"got {recipe.performance.chunked_batch}, the networks of {recipe.method} take whole batches"
+        raise UserError("performance.chunked_batch", problem, "set it to null")
     solo_learn.check_method(recipe, recipe.optimizer.batch_size * world_size)
     if recipe.momentum.base_tau > recipe.momentum.final_tau:
         raise UserError(

@@ -244,14 +244,15 @@ class Performance(Section):
 
 
 class PretrainPerformance(Performance):
-    """``compile``: compile backbone and heads (``torch.compile``), the teacher's too; the first steps take minutes, the
-    rest is faster. Results differ in their last bits. Needs torch 2.2 and a C++ compiler.
-    ``gradient_checkpointing``: keep less of the student's backbone for the backward pass and compute it again there:
-    less memory, the same gradients, a third more time. For timm's networks without batch norm (ViTs, Swins, CAFormers).
+    """``compile``: compile backbone and heads, the teacher's too, with torch 2.2 and a C++ compiler: slow first steps,
+    faster ones then, other last bits. The others forward again in the backward pass: less memory, a third more time.
+    ``gradient_checkpointing``: block by block, of timm's networks without batch norm (ViTs, Swins, CAFormers).
+    ``chunked_batch``: so many crops at a time; the loss sees all of them, batch norm those of a chunk.
     """
 
     compile: bool = False
     gradient_checkpointing: bool = False
+    chunked_batch: Count | None = None
 
 
 class Wandb(Section):
@@ -272,9 +273,8 @@ class AutoUMAP(Section):
 
 
 class Dali(Section):
-    """Read only with ``data.format: dali``: where to decode and augment.
-
-    ``encode_indexes_into_labels`` is solo-learn's; here every batch has indexes and labels anyway.
+    """Read only with ``data.format: dali``: where to decode and augment. solo-learn's ``encode_indexes_into_labels``
+    changes nothing: here every batch has indexes and labels anyway.
     """
 
     device: Literal["gpu", "cpu"] = "gpu"

@@ -97,8 +97,9 @@ class PretrainData(Loading):
         return self._loader(self.train_set, LateLoader, sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """In order, nothing dropped; empty without a validation set."""
-        return [] if self.val_set is None else self._loader(self.val_set)
+        """In order, nothing dropped; empty without a validation set; in chunks where training batches are."""
+        size = self.recipe.performance.chunked_batch or self.recipe.optimizer.batch_size
+        return [] if self.val_set is None else self._loader(self.val_set, batch_size=size)
 
     def opened(self) -> list[Dataset[Any] | None]:
         """The images that are read."""

@@ -67,6 +67,7 @@ class BAM(BaseMethod):
     Options = BAMOptions
     Loss = BAMLoss  # an experiment may have another
     crops = CropRule(large=None, small=True, least=2)
+    by_row = True
     headline = ("bam_loss",)
     alike_below = 0.7  # healthy runs stay above 0.9
     panels = (

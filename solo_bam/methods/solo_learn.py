@@ -18,6 +18,7 @@ _UNREAD_OPTIONS = {
 _DEFAULTS = {"dino": {"warmup_teacher_temperature_epochs": 0}, "swav": {"queue_size": 65536}}
 # Without projections that a sound training spreads: DINO compares shares of prototypes, MAE pixels.
 _NO_PROJECTOR = ("dino", "mae")
+_SEVERAL_INPUTS = ("mae",)  # of its networks: shares to mask, masks
 # Attention heads of the small ViTs that these have of their own; the shapes of weights do not tell.
 _OWN_VITS = {"vit_tiny": 12, "vit_small": 12}
 _VIT_HEADS = {"mae": _OWN_VITS, "mocov3": _OWN_VITS}
@@ -31,5 +32,6 @@ def own_method(name: str, edition: str) -> OwnMethod:
         unread_options=_UNREAD_OPTIONS.get(name, ()),
         defaults=_DEFAULTS.get(name, {}),
         projector=None if name in _NO_PROJECTOR else "projector",
+        by_row=name not in _SEVERAL_INPUTS,
         vit_heads=_VIT_HEADS.get(name, {}),
     )

@@ -12,6 +12,7 @@ Everything else speaks the vocabulary of solo-learn's head edition and takes it 
     own_method(name)                 further facts about one of solo-learn's own methods
     UNREAD_KEYS                      keys of solo-learn's recipes that nothing reads
     crop_rule(name)                  which crops a method takes
+    by_row(name)                     whether a method's networks may forward a batch in chunks
     solo_backbones(method)           what builds the backbones of the installed edition, by name
     GaussianBlur                     its augmentation for PIL images
 """
@@ -146,6 +147,12 @@ def crop_rule(name: str) -> CropRule:
     """Which crops a method takes: its class's attribute ``crops``, or what is known of solo-learn's own."""
     rule: CropRule = getattr(_module().METHODS[name], "crops", None) or own_method(name).crops
     return rule
+
+
+def by_row(name: str) -> bool:
+    """Whether a batch may be chunked: the class's attribute ``by_row``, or what is known of solo-learn's own."""
+    said: bool = getattr(_module().METHODS[name], "by_row", own_method(name).by_row)
+    return said
 
 
 def check_method(recipe: Any, global_batch: int) -> None:

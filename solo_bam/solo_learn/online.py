@@ -42,6 +42,7 @@ class OnlineHeads:
         crops: that the method takes.
         headline: logged metrics that the progress bar and a run's last line show.
         panels: of the method's own among a run's curves.
+        by_row: whether its networks take a batch and give one tensor, each row's output by itself, batch norm aside.
         alike_below: spread of the projections (0 all alike, 1 spread evenly) below which a training has collapsed.
     """
 
@@ -49,6 +50,7 @@ class OnlineHeads:
     crops = CropRule(large=2, small=False)
     headline: tuple[str, ...] = ()
     panels: tuple[Panel, ...] = ()
+    by_row = False
     alike_below = 0.5
 
     classifier: Any

@@ -44,6 +44,7 @@ class OwnMethod(NamedTuple):
         unread_options: ``method_kwargs`` of solo-learn's recipes that it does not read.
         defaults: of options whose defaults differ between the editions.
         projector: its submodule whose outputs a sound training spreads; None where there is none.
+        by_row: whether its networks take a batch and give one tensor, each row's output by itself, batch norm aside.
         vit_heads: backbone -> attention heads, of its own ViTs where they are not timm's.
     """
 
@@ -51,4 +52,5 @@ class OwnMethod(NamedTuple):
     unread_options: tuple[str, ...] = ()
     defaults: dict[str, Any] = {}
     projector: str | None = "projector"
+    by_row: bool = True
     vit_heads: dict[str, int] = {}

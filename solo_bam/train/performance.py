@@ -7,12 +7,13 @@ from __future__ import annotations
 import inspect
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from solo_bam.config.schema import Run
 from solo_bam.core.errors import UserError
@@ -55,14 +56,19 @@ def compile_networks(model: nn.Module) -> list[str]:
         UserError: see :func:`check_compiler`.
     """
     check_compiler()
-    names = [
-        name
+    networks = _networks(model)
+    for network in networks.values():
+        _compile(network)
+    return list(networks)
+
+
+def _networks(model: nn.Module) -> dict[str, nn.Module]:
+    """Backbone and heads of a method, the teacher's too; not the online classifiers."""
+    return {
+        name: child
         for name, child in model.named_children()
         if "classifier" not in name and not isinstance(child, nn.ModuleList) and any(True for _ in child.parameters())
-    ]
-    for name in names:
-        _compile(getattr(model, name))
-    return names
+    }
 
 
 def _compile(module: nn.Module) -> None:
@@ -97,6 +103,60 @@ def checkpoint_gradients(backbone: nn.Module, name: str) -> None:
         backbone.set_grad_checkpointing(True)  # type: ignore[operator]
     except (AttributeError, AssertionError):  # timm's way of saying that a network has none
         raise UserError(key, f"got True, {name} has none", remedy) from None
+
+
+# ------------------------------------------------------------------------------------ chunks of a batch
+
+
+def chunk_batches(model: nn.Module, size: int) -> None:
+    """Let backbone and heads of a method, the teacher's too, forward a batch in chunks, in place.
+
+    This is gradient caching (Gao et al. 2021, arXiv 2101.06983): the loss sees all outputs, and its backward computes
+    one chunk after the other again, with the same random numbers. Gradients are those of the whole batch; batch norm
+    sees a chunk, as if each were a process's, and counts it once. In evaluation mode networks run as they are.
+
+    Args:
+        model: a method whose networks treat each row of their input by itself, batch norm aside.
+        size: rows of a chunk at most; the chunks of a batch are as equal as can be.
+
+    Raises:
+        UserError: a chunk may have a single row, of which batch norm has no statistics.
+    """
+    if size < 3 and any(isinstance(module, _BatchNorm) for module in model.modules()):
+        raise UserError("performance.chunked_batch", f"got {size}, batch norm needs more of a chunk", "give at least 3")
+    for network in _networks(model).values():
+        _chunk(network, size)
+
+
+def _chunk(module: nn.Module, size: int) -> None:
+    whole = module.forward
+
+    def forward(x: Tensor) -> Tensor:
+        if not module.training or len(x) <= size:
+            return whole(x)
+        chunks = x.tensor_split(-(-len(x) // size))
+        if not torch.is_grad_enabled():
+            return torch.cat([whole(chunk) for chunk in chunks])
+        return torch.cat([checkpoint(_counted_once(module, whole), chunk, use_reentrant=False) for chunk in chunks])
+
+    module.forward = forward
+
+
+def _counted_once(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """``forward``, whose calls after the first leave the module's buffers as they were."""
+    called = False
+
+    def recomputable(x: Tensor) -> Tensor:
+        nonlocal called
+        before = [(buffer, buffer.clone()) for buffer in module.buffers()] if called else []
+        called = True
+        try:
+            return forward(x)
+        finally:  # checkpoint() ends a recomputation by an exception, as soon as it has what it needs
+            for buffer, value in before:
+                buffer.copy_(value)
+
+    return recomputable
 
 
 # ----------------------------------------------------------------------------------- fused optimisers

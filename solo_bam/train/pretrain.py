@@ -31,7 +31,7 @@ from solo_bam.train.batch_norm import check_synchronisable, desynchronise, synch
 from solo_bam.train.callbacks import AtomicCheckpointIO
 from solo_bam.train.failures import together
 from solo_bam.train.logger import LineLogger
-from solo_bam.train.performance import checkpoint_gradients, compile_networks, optimizer_kwargs
+from solo_bam.train.performance import checkpoint_gradients, chunk_batches, compile_networks, optimizer_kwargs
 
 
 def find_devices(recipe: Run) -> tuple[hardware.Devices, int]:
@@ -66,6 +66,8 @@ def build_model(recipe: Recipe, cfg: DictConfig, devices: hardware.Devices) -> p
         checkpoint_gradients(model.backbone, recipe.backbone.name)
     if recipe.performance.compile:
         compile_networks(model)
+    if recipe.performance.chunked_batch:
+        chunk_batches(model, recipe.performance.chunked_batch)
     return model
 
 
@@ -249,7 +251,8 @@ def as_user_error(error: Exception) -> Exception:
     refused = trace is not None and package in Path(trace.tb_frame.f_code.co_filename).parents
     told = " ".join(str(error).split())
     if isinstance(error, torch.cuda.OutOfMemoryError):
-        return UserError("optimizer.batch_size", f"the device's memory is full ({told})", "lower it")
+        remedy = "lower it or set performance.chunked_batch"
+        return UserError("optimizer.batch_size", f"the device's memory is full ({told})", remedy)
     if isinstance(error, MisconfigurationException) or (refused and isinstance(error, _REFUSALS)):
         return UserError("Trainer", told, "correct the recipe")
     return error

@@ -53,7 +53,7 @@ class Loading(pl.LightningDataModule):
         workers = self.recipe.data.num_workers
         return kind(
             dataset,
-            batch_size=self.recipe.optimizer.batch_size,
+            batch_size=kwargs.pop("batch_size", self.recipe.optimizer.batch_size),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),

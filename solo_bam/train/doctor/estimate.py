@@ -122,7 +122,7 @@ def _memory(work: Work, found: Estimate, device: Device) -> Finding:
     lasting, all_of_it = work.lasting_memory / GIB, found.memory / GIB
     text = f"about {all_of_it:.1f} GiB a process, {lasting:.1f} of it weights, gradients and the optimizer's states"
     if found.memory > device.memory:
-        remedy = "lower optimizer.batch_size, or set performance.gradient_checkpointing=True where the network has it"
+        remedy = "set performance.chunked_batch, which forwards so many images at once, or lower optimizer.batch_size"
         return Finding("warning", "memory", f"{text}: more than {device.name}'s {device.memory / GIB:.0f} GiB", remedy)
     return Finding("ok", "memory", text)
 
