@@ -182,7 +182,11 @@ def _say(text: str) -> None:
 
 def _check_method(recipe: Recipe) -> None:
     """Method, its own keys and the backbone against what the installed solo-learn has."""
-    _check_choice("method", recipe.method, solo_learn.method_names())
+    names = solo_learn.method_names()
+    if recipe.method not in names and solo_learn.own_method(recipe.method).head_only:
+        problem = f"got {recipe.method!r}, which solo-learn's head edition has, and the installed release has not"
+        raise UserError("method", problem, "put a clone of solo-learn on PYTHONPATH (docs/from-solo-learn.md)")
+    _check_choice("method", recipe.method, names)
     if (early := kept_options(recipe.method)) is not None:  # before the imports below, which take seconds
         check_option_names(recipe.method, recipe.method_kwargs, early)
     from solo_bam import backbones  # with torch

@@ -45,6 +45,9 @@ class OwnMethod(NamedTuple):
         defaults: of options whose defaults differ between the editions.
         projector: its submodule whose outputs a sound training spreads; None where there is none.
         vit_heads: backbone -> attention heads, of its own ViTs where they are not timm's.
+        head_only: whether the release edition lacks it.
+        labels: whether its loss sees the labels.
+        note: what it has that others have not, for a comparison's report; ``{queue_size}`` stands for that option.
     """
 
     crops: CropRule
@@ -52,3 +55,6 @@ class OwnMethod(NamedTuple):
     defaults: dict[str, Any] = {}
     projector: str | None = "projector"
     vit_heads: dict[str, int] = {}
+    head_only: bool = False
+    labels: bool = False
+    note: str = ""
