@@ -70,7 +70,6 @@ _SMALL = {
 _OWN: dict[str, dict[str, Any]] = {
     "deepclusterv2": {"num_prototypes": "[4,4]"},
     "wmse": {"proj_output_dim": 4},
-    "swav": {"queue_size": 0},
 }
 
 
