@@ -139,11 +139,15 @@ def parse_run(raw: dict[str, Any], model: type[AnyRun]) -> AnyRun:
 
 def _refuse_calls(value: Any, place: str = "") -> None:
     """Hydra's words for «import and call this», also where any key is allowed (``optimizer.kwargs``)."""
+    # What OmegaConf would look up again, and half a letter, which no file can hold
+    if isinstance(value, str) and ("${" in value or any("\ud800" <= letter <= "\udfff" for letter in value)):
+        raise UserError(place.rstrip("."), f"got {value!r}, which a recipe cannot hold", "correct it")
     members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, member in members:
         if key in _CALLS:
             problem = f"unknown key (value {member!r}); a recipe holds plain values, nothing that it names is called"
             raise UserError(f"{place}{key}", problem, "remove it")
+        _refuse_calls(key, place)
         _refuse_calls(member, f"{place}{key}.")
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from solo_bam import solo_learn
 from solo_bam.config import load_recipe
+from solo_bam.config.recipe import parse_recipe
 from solo_bam.config.resolve import cifar_stem_stride, resolve
 from solo_bam.core.errors import UserError
 from tests.recipes import shipped
@@ -88,6 +89,14 @@ def test_a_method_of_the_other_edition_says_so() -> None:
         load_recipe("quick/supcon")
 
 
+@pytest.mark.parametrize("value", ["${", "\udcff"])
+def test_text_that_no_recipe_can_hold(value: str) -> None:
+    raw = load_recipe("digits/bam").model_dump(mode="json")
+    for kwargs in ({"a": value}, {value: 1}):
+        with pytest.raises(UserError, match=r"^backbone.kwargs.*which a recipe cannot hold"):
+            parse_recipe({**raw, "backbone": {**raw["backbone"], "kwargs": kwargs}})
+
+
 def test_own_recipes_can_use_the_shipped_parts(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("defaults:\n  - digits/base@_global_\n  - methods/byol@_global_\n  - _self_\n"
                                         "augmentations: [{crop_size: 32, num_crops: 2}]\n")  # fmt: skip
@@ -113,8 +122,6 @@ def test_a_relative_path_is_relative_to_where_the_user_stands(tmp_path: Path, mo
 
 def test_a_saved_recipe_is_a_recipe_again() -> None:
     recipe = load_recipe("digits/bam", ["optimizer.kwargs.betas=[0.9,0.95]", "gradient_clip_val=0.3"])
-    from solo_bam.config.recipe import parse_recipe
-
     assert parse_recipe(recipe.model_dump(mode="json")) == recipe
 
 
@@ -236,8 +243,6 @@ def test_cifar_stem(overrides: list[str], expected: bool) -> None:
 
 def test_bam_defaults_are_the_published_ones() -> None:
     raw: dict[str, Any] = load_recipe("digits/bam").model_dump(mode="json")
-    from solo_bam.config.recipe import parse_recipe
-
     options = parse_recipe({**raw, "method_kwargs": {}}).method_kwargs
     assert options == {
         "proj_hidden_dim": 4096, "proj_output_dim": 4096, "proj_num_layers": 3, "proj_use_bn": True,
