@@ -94,8 +94,9 @@ def notes(recipes: Mapping[str, Recipe]) -> Iterator[str]:
     """What methods have by nature that others have not, in words."""
     for entry, recipe in recipes.items():
         own = solo_learn.own_method(recipe.method)
-        if own.note:
-            yield f"{entry} {own.note.format(**own.defaults | recipe.method_kwargs)}"
+        options = own.defaults | recipe.method_kwargs
+        if own.note and options.get("queue_size") != 0:
+            yield f"{entry} {own.note.format(**options)}"
 
 
 def unequally_tuned(recipes: Mapping[str, Recipe], by_hand: Mapping[str, bool]) -> str | None:
