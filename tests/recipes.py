@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from solo_bam.config import Recipe, load_recipe
+from solo_bam import solo_learn
+from solo_bam.config import Recipe, load_recipe, recipe_folders
+from solo_bam.config.find import recipe_names
 
 TINY = [
     "data.fraction=0.05",
@@ -45,10 +47,15 @@ def batch(labels: Any, crops: int = 2, size: int = 16) -> list[Any]:
     return [torch.arange(len(labels)), images, labels]
 
 
+def shipped() -> list[str]:
+    """Names of the shipped recipes that the installed edition can train."""
+    names = recipe_names(recipe_folders("pretrain"))
+    head = solo_learn.edition() == "head"
+    return [name for name in names if head or not solo_learn.own_method(name.rpartition("/")[2]).head_only]
+
+
 def known_kwargs(method: str) -> set[str]:
     """The ``method_kwargs`` that a method takes on the installed edition."""
-    from solo_bam import solo_learn
-
     model = solo_learn.options_model(method)
     return set(solo_learn.own_options(method) if model is None else model.model_fields)
 
@@ -58,17 +65,22 @@ _SMALL = {
     "proj_hidden_dim": 32, "proj_output_dim": 16, "pred_hidden_dim": 32, "num_prototypes": 16, "queue_size": 64,
     "whitening_size": 8, "temperature": 0.2, "temperature_q": 0.1, "temperature_k": 0.04,
     "warmup_teacher_temperature_epochs": 1, "decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 2,
+    "top_k_sink": 4,
 }  # fmt: skip
 _OWN: dict[str, dict[str, Any]] = {
     "deepclusterv2": {"num_prototypes": "[4,4]"},
     "wmse": {"proj_output_dim": 4},
-    "swav": {"queue_size": 0},
 }
+
+
+def small_head(method: str) -> list[str]:
+    """Overrides that make a method's head small; MAE's network, too, which is none of the others'."""
+    values = {**_SMALL, **_OWN.get(method, {})}
+    kwargs = [f"method_kwargs.{key}={value}" for key, value in values.items() if key in known_kwargs(method)]
+    vit = ["backbone.name=vit_tiny", "backbone.kwargs.patch_size=4"] if method == "mae" else []
+    return [*kwargs, *vit]
 
 
 def small(method: str) -> list[str]:
     """Overrides that make a small one of solo-learn's methods out of another's recipe."""
-    values = {**_SMALL, **_OWN.get(method, {})}
-    kwargs = [f"method_kwargs.{key}={value}" for key, value in values.items() if key in known_kwargs(method)]
-    vit = ["backbone.name=vit_tiny", "backbone.kwargs.patch_size=4"] if method == "mae" else []
-    return [f"method={method}", "~method_kwargs", *kwargs, *vit]
+    return [f"method={method}", "~method_kwargs", *small_head(method)]

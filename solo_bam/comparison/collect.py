@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from solo_bam.comparison.edges import describe_edges
-from solo_bam.comparison.fairness import describe_crops
+from solo_bam.comparison.fairness import describe_crops, notes
 from solo_bam.comparison.launch import FAILED, Job
 from solo_bam.comparison.plan import Plan, PlannedRun
 from solo_bam.comparison.results import Column, Cost, Point, Results, RunResult, Trial
@@ -85,6 +85,7 @@ def collect(folder: Path) -> Results:
         tuning=_tuning(plan),
         differences=plan.differences,
         unfair=plan.unfair,
+        notes=list(notes(plan.recipes)),
         columns=columns(outcomes),
         stated=_stated(next(iter(plan.recipes.values())), outcomes),
         at_once=plan.at_once,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from solo_bam import solo_learn
 from solo_bam.config.keys import flat
 from solo_bam.config.resolve import describe_stem
 from solo_bam.config.schema import Recipe
@@ -27,7 +28,7 @@ class Difference:
     """A key in which the recipes differ.
 
     Attributes:
-        key: dotted, of the recipe; ``crops`` and ``backbone.stem`` are what follows from several keys.
+        key: dotted, of the recipe; ``crops``, ``backbone.stem`` and ``labels`` follow from others.
         values: ``{entry: value}``; None where a recipe has no such key.
         fair: whether it lies in the methods' own part.
     """
@@ -73,6 +74,8 @@ def _leaves(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     content["backbone"].pop("cifar_stem")
     yield "backbone.stem", describe_stem(recipe)
     yield "crops", describe_crops(recipe)
+    if recipe.method_kwargs.get("supervised", solo_learn.own_method(recipe.method).labels):
+        yield "labels", "in the loss"
     content["augmentations"] = [
         {key: value for key, value in pipeline.items() if key not in ("num_crops", "crop_size")}
         for pipeline in content["augmentations"]
@@ -85,6 +88,15 @@ def describe_crops(recipe: Recipe) -> str:
     """``2 x 224 px, 6 x 96 px``: how many pixels a method may look at."""
     counts = {side: sum(a.num_crops for a in recipe.augmentations if a.crop_size == side) for side in recipe.crop_sizes}
     return ", ".join(f"{count} x {side} px" for side, count in counts.items())
+
+
+def notes(recipes: Mapping[str, Recipe]) -> Iterator[str]:
+    """What methods have by nature that others have not, in words."""
+    for entry, recipe in recipes.items():
+        own = solo_learn.own_method(recipe.method)
+        options = own.defaults | recipe.method_kwargs
+        if own.note and options.get("queue_size") != 0:
+            yield f"{entry} {own.note.format(**options)}"
 
 
 def unequally_tuned(recipes: Mapping[str, Recipe], by_hand: Mapping[str, bool]) -> str | None:

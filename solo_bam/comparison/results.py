@@ -151,6 +151,7 @@ class Results:
         differences: keys in which the recipes differ.
         unfair: what makes the comparison unfair, one line each; marked in every table and picture.
         columns: one per protocol.
+        notes: what methods have by nature that others have not, a line each.
         stated: data, backbone, crops, epochs and batch, which all rows share: ``{name: value}``.
         at_once: runs that shared the machine, which their times and speeds show.
     """
@@ -167,6 +168,7 @@ class Results:
     stated: dict[str, str]
     at_once: int = 1
     edges: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     @property
     def failed(self) -> list[RunResult]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from solo_bam.comparison.collect import collect, write_plan
+from solo_bam.comparison.fairness import notes
 from solo_bam.comparison.launch import Job, alone, launch
 from solo_bam.comparison.plan import RUNS, Plan, PlannedRun
 from solo_bam.comparison.progress import Progress, overview
@@ -132,5 +133,7 @@ def announce(plan: Plan) -> None:
         print(f"  {entry} searches " + "; ".join(f"{key} {describe(found)}" for key, found in space.items()))
     for difference in plan.differences:
         print(f"  {'differs' if difference.fair else 'UNFAIR '} {difference.told}")
+    for line in notes(plan.recipes):
+        print(f"  note: {line}")
     for line in plan.unfair:
         print(f"UNFAIR: {line}")

@@ -162,11 +162,15 @@ def parse_run(raw: dict[str, Any], model: type[AnyRun]) -> AnyRun:
 
 def _refuse_calls(value: Any, place: str = "") -> None:
     """Hydra's words for «import and call this», also where any key is allowed (``optimizer.kwargs``)."""
+    # What OmegaConf would look up again, and half a letter, which no file can hold
+    if isinstance(value, str) and ("${" in value or any("\ud800" <= letter <= "\udfff" for letter in value)):
+        raise UserError(place.rstrip("."), f"got {value!r}, which a recipe cannot hold", "correct it")
     members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, member in members:
         if key in _CALLS:
             problem = f"unknown key (value {member!r}); a recipe holds plain values, nothing that it names is called"
             raise UserError(f"{place}{key}", problem, "remove it")
+        _refuse_calls(key, place)
         _refuse_calls(member, f"{place}{key}.")
 
 
@@ -211,7 +215,11 @@ def _say_once(text: str) -> None:
 
 def _check_method(recipe: Recipe) -> None:
     """Method, its own keys and the backbone against what the installed solo-learn has."""
-    _check_choice("method", recipe.method, solo_learn.method_names())
+    names = solo_learn.method_names()
+    if recipe.method not in names and solo_learn.own_method(recipe.method).head_only:
+        problem = f"got {recipe.method!r}, which solo-learn's head edition has, and the installed release has not"
+        raise UserError("method", problem, "put a clone of solo-learn on PYTHONPATH (docs/from-solo-learn.md)")
+    _check_choice("method", recipe.method, names)
     if (early := kept_options(recipe.method)) is not None:  # before the imports below, which take seconds
         check_option_names(recipe.method, recipe.method_kwargs, early)
     from solo_bam import backbones  # with torch

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Sharpness = Annotated[float, Field(ge=1e-6, allow_inf_nan=False)]  # the loss's own limit
@@ -95,7 +95,7 @@ class Augmentation(Section):
 
 
 class Backbone(Section):
-    """``kwargs`` are the network's own (``img_size``: the large crops' unless given, ``patch_size``, …).
+    """``kwargs`` are the network's own (``img_size``: the large crops' unless given, …); null: not given.
 
     ``cifar_stem``: 3x3 first convolution and no max-pooling in a ResNet; null: where large crops are <= 64 px;
     2: with stride 2, which leaves a quarter of the arithmetic.
@@ -104,7 +104,7 @@ class Backbone(Section):
     """
 
     name: str
-    kwargs: dict[str, Any] = {}
+    kwargs: Annotated[dict[str, Any], AfterValidator(lambda d: {k: d[k] for k in d if d[k] is not None})] = {}
     cifar_stem: bool | Literal[2] | None = None
     fixed_positions: bool = False
     frozen_patches: bool = False

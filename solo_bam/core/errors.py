@@ -67,7 +67,8 @@ def nearest(name: str, allowed: object) -> str:
     """`` (did you mean …?)`` where a name is close to an allowed one, else nothing."""
     import difflib
 
-    close = difflib.get_close_matches(str(name), [str(a) for a in allowed], n=1)  # type: ignore[attr-defined]
+    close = difflib.get_close_matches(str(name), [str(a) for a in allowed], n=3)  # type: ignore[attr-defined]
+    close.sort(key=lambda one: sorted(one) != sorted(str(name)))  # letters that changed places first
     return f" (did you mean {close[0]}?)" if close else ""
 
 

@@ -14,8 +14,21 @@ _UNREAD_OPTIONS = {
     "ressl": ("base_tau_momentum", "final_tau_momentum", "momentum_classifier"),
     "simsiam": ("temperature",),
 }
+_QUEUE = "also compares with {queue_size:,} images of earlier batches"
+_NEIGHBORS = "takes its targets from {queue_size:,} images of earlier batches"
+_QUEUES = {
+    "all4one": _NEIGHBORS, "nnbyol": _NEIGHBORS, "nnclr": _NEIGHBORS, "nnsiam": _NEIGHBORS,
+    "mocov2plus": _QUEUE, "ressl": _QUEUE, "swav": _QUEUE,
+}  # fmt: skip
+_NOTES = {
+    **_QUEUES,
+    "deepclusterv2": "clusters all training images before each epoch",
+    "mae": "restores pixels of masked crops with a decoder, and trains no projector",
+    "supcon": "is trained on the labels: a ceiling, not a competitor",
+}
 # Where the editions' defaults differ, the head's hold.
-_DEFAULTS = {"dino": {"warmup_teacher_temperature_epochs": 0}, "swav": {"queue_size": 65536}}
+_DEFAULTS = {"dino": {"warmup_teacher_temperature_epochs": 0}, **{name: {"queue_size": 65536} for name in _QUEUES}}
+_HEAD_ONLY = ("all4one", "mae", "mocov3", "supcon", "vibcreg")
 # Without projections that a sound training spreads: DINO compares shares of prototypes, MAE pixels.
 _NO_PROJECTOR = ("dino", "mae")
 _SEVERAL_INPUTS = ("mae",)  # of its networks: shares to mask, masks
@@ -34,4 +47,7 @@ def own_method(name: str, edition: str) -> OwnMethod:
         projector=None if name in _NO_PROJECTOR else "projector",
         by_row=name not in _SEVERAL_INPUTS,
         vit_heads=_VIT_HEADS.get(name, {}),
+        head_only=name in _HEAD_ONLY,
+        labels=name == "supcon",
+        note=_NOTES.get(name, ""),
     )

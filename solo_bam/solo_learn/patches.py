@@ -7,10 +7,12 @@ break it mends; each has a test in ``tests/solo_learn`` that fails without it. W
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import solo.methods.base
 import solo.methods.deepclusterv2
+import solo.methods.swav
 import solo.utils.knn
 import solo.utils.momentum
 import torch
@@ -34,6 +36,7 @@ def mend() -> None:
     _mend_optimizer()
     _mend_clipping()
     _mend_deepcluster()
+    _mend_buffers()
 
 
 def _mend_knn() -> None:
@@ -181,3 +184,37 @@ def _mend_deepcluster() -> None:
         return loss
 
     solo.methods.deepclusterv2.deepclusterv2_loss_func = deepclusterv2_loss_func
+
+
+_LATE = ("queue", "local_memory_index", "local_memory_embeddings", "assignments", "cached_penc")
+
+
+def _mend_buffers() -> None:
+    """A resumed run fails on what is made in training: SwAV's queue, DeepCluster v2's memory, All4One's positions.
+
+    The first two would begin anew at the start of a resumed training, and DeepCluster v2 keeps no assignments at all.
+    """
+
+    def on_load_checkpoint(self: Any, checkpoint: dict[str, Any]) -> None:
+        known = self.state_dict()
+        for key, value in checkpoint["state_dict"].items():
+            place, _, name = key.rpartition(".")
+            if name in _LATE and key not in known:
+                self.get_submodule(place).register_buffer(name, torch.empty_like(value, device=self.device))
+
+    def keeping(ordinary: Callable[[Any], None]) -> Callable[[Any], None]:
+        def on_train_start(self: Any) -> None:
+            loaded = {name: self._buffers[name] for name in _LATE if name in self._buffers}
+            ordinary(self)
+            if hasattr(self, "dataset_size"):
+                size = (len(self.num_prototypes), self.dataset_size)
+                self.register_buffer("assignments", torch.full(size, -1, device=self.device))
+            for name, value in loaded.items():
+                if value.shape == self._buffers[name].shape:
+                    self._buffers[name] = value
+
+        return on_train_start
+
+    SoloMethod.on_load_checkpoint = on_load_checkpoint
+    for cls in (solo.methods.swav.SwAV, solo.methods.deepclusterv2.DeepClusterV2):
+        cls.on_train_start = keeping(cls.on_train_start)

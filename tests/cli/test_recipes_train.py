@@ -8,18 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from solo_bam.config import load_recipe, recipe_folders
-from solo_bam.config.find import recipe_names
+from solo_bam.config import load_recipe
 from solo_bam.train.run import pretrain
-from tests.recipes import known_kwargs
+from tests.recipes import shipped, small_head
 
-ALL = recipe_names(recipe_folders("pretrain"))
+ALL = shipped()
 RECIPES = [name for name in ALL if not name.startswith("digits/")]
-# Heads and queues of a few units; what a method does not know is left out.
-_HEAD = {
-    "proj_hidden_dim": 32, "proj_output_dim": 16, "pred_hidden_dim": 32, "queue_size": 64, "num_prototypes": 16,
-    "top_k_sink": 4, "warmup_teacher_temperature_epochs": 1,
-}  # fmt: skip
 _TINY = [
     "data.dataset=digits", "data.train_path=null", "data.val_path=null", "data.fraction=0.02", "data.num_workers=0",
     "optimizer.batch_size=8", "knn_eval.k=5", "knn_eval.eval_fraction=0.05", "scheduler.warmup_epochs=0", "scheduler.min_lr=0", "max_epochs=1",
@@ -36,7 +30,6 @@ _NETWORKS = {
 
 def _overrides(name: str) -> list[str]:
     recipe = load_recipe(name)
-    known = known_kwargs(recipe.method)
     sizes = {size: 32 if i == 0 else 16 for i, size in enumerate(recipe.crop_sizes)}
     crops = [f"augmentations.{i}.crop_size={sizes[a.crop_size]}" for i, a in enumerate(recipe.augmentations)]
     # CAFormer's last feature map of a 32-px image is a single point, which has no box.
@@ -48,7 +41,7 @@ def _overrides(name: str) -> list[str]:
         *network,
         *boxes,
         *crops,
-        *(f"method_kwargs.{key}={value}" for key, value in _HEAD.items() if key in known),
+        *small_head(recipe.method),
     ]
 
 

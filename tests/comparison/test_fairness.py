@@ -11,7 +11,7 @@ import pytest
 
 from solo_bam import solo_learn
 from solo_bam.cli import main
-from solo_bam.comparison.fairness import describe_crops, is_own
+from solo_bam.comparison.fairness import describe_crops, is_own, notes
 from solo_bam.comparison.plan import Plan, make_plan
 from solo_bam.config import load_recipe
 from solo_bam.config.comparison import parse_comparison
@@ -40,6 +40,28 @@ def plan(tmp_path: Path, keys: dict[str, Any] | None = None, methods: list[Any] 
 def test_what_the_runs_will_need_is_checked_before(keys: dict[str, Any], told: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=told):
         plan(tmp_path, **keys)
+
+
+@pytest.mark.parametrize("trials", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_every_method_stands_in_a_comparison_and_has_a_space(trials: int, tmp_path: Path) -> None:
+    names = [name for name in solo_learn.method_names() if name not in ("mae", "supcon", "bam_momentum", "bam")]
+    found = plan(tmp_path, methods=names, tune={"trials": trials})
+    assert found.unfair == []
+    assert list(found.spaces) == (names if trials else [])
+    assert "nnclr takes its targets from 512 images of earlier batches" in notes(found.recipes)
+    assert "simclr" not in " ".join(notes(found.recipes))
+
+
+def test_labels_in_the_loss_are_unfair(tmp_path: Path) -> None:
+    ceiling = (
+        "supcon"
+        if solo_learn.edition() == "head"
+        else {"name": "supcon", "recipe": "simclr", "keys": {"method_kwargs": {"supervised": True}}}
+    )
+    with pytest.raises(
+        UserError, match=r"labels: the comparison would be unfair: labels: - \(simclr\), in the loss \(supcon\)"
+    ):
+        plan(tmp_path, methods=["simclr", ceiling])
 
 
 AUGMENTATION = load_recipe("digits/bam").augmentations[0].model_dump(mode="json")

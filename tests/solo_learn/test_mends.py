@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -21,7 +22,7 @@ from solo_bam.config.resolve import resolve
 from solo_bam.solo_learn.schedule import build_optimizer
 from solo_bam.train.run import pretrain
 from tests import processes
-from tests.recipes import batch, tiny
+from tests.recipes import batch, small_head, tiny
 from tests.solo_learn.editions import release_only
 
 
@@ -493,3 +494,15 @@ def test_deepcluster_has_a_loss_before_it_has_clusters() -> None:
     assigned = module.deepclusterv2_loss_func(outputs, torch.zeros(2, 4).long(), 0.5)
     expected = torch.nn.functional.cross_entropy(outputs.reshape(-1, 3) / 0.5, torch.zeros(16).long())
     torch.testing.assert_close(assigned, expected)
+
+
+@pytest.mark.buffers
+def test_a_resumed_swav_has_its_queue(tmp_path: Path) -> None:
+    stopped, resumed = (build(tmp_path, "digits/swav", *small_head("swav")) for _ in range(2))
+    stopped._trainer = resumed._trainer = SimpleNamespace(world_size=1)
+    stopped.on_train_start()
+    stopped.queue.fill_(1)
+    resumed.on_load_checkpoint({"state_dict": stopped.state_dict()})
+    resumed.load_state_dict(stopped.state_dict())
+    resumed.on_train_start()
+    assert (resumed.queue == 1).all()

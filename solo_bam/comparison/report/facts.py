@@ -39,6 +39,7 @@ def facts(results: Results) -> list[str]:
     """What the numbers show and do not show."""
     return [
         *unfair_notes(results),
+        *(f"By its nature {note}." for note in results.notes),
         *_on_seeds(results),
         *_on_differences(results),
         *_on_untrained(results),

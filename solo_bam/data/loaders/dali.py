@@ -140,6 +140,7 @@ class DaliLoader:
             collate_fn=_collate,
             worker_init_fn=ignore_termination,
         )
+        self.dataset = self.reader.dataset  # some methods ask for its length
         self._pipe: Any = None
         self._batches: Iterator[Any] = iter(())
         self._waiting: deque[tuple[Tensor, Tensor]] = deque()

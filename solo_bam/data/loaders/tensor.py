@@ -121,6 +121,7 @@ class TensorLoader:
 
     def __init__(self, images: TensorImages, pipelines: Pipelines, sampler: Any, seed: int, batch_size: int):
         self.images, self.pipelines = images, pipelines
+        self.dataset = images  # some methods ask for its length
         self.sampler, self.seed, self.batch_size = sampler, seed, batch_size
         self.alike: dict[int, list[int]] = {}  # places of the crops of a size, which are made together
         for i, pipeline in enumerate(one_by_one(pipelines)):
