@@ -252,7 +252,7 @@ def user_error(error: ValidationError, model: type[BaseModel], prefix: str = "")
     """The first of pydantic's findings in our one-line form."""
     found = error.errors()[0]
     place = [str(part) for part in found["loc"]]
-    if isinstance(found["loc"][-1], int):  # of a list that may have been given as its only value
+    if place and isinstance(found["loc"][-1], int):  # of a list that may have been given as its only value
         place.pop()
     key = prefix + ".".join(part for part in place if not _is_union_branch(part))
     value = found.get("input")
