@@ -216,7 +216,7 @@ def _say_once(text: str) -> None:
 def _check_method(recipe: Recipe) -> None:
     """Method, its own keys and the backbone against what the installed solo-learn has."""
     names = solo_learn.method_names()
-    if recipe.method not in names and solo_learn.own_method(recipe.method).head_only:
+    if recipe.method not in names and (recipe_folders("pretrain") / "methods" / f"{recipe.method}.yaml").is_file():
         problem = f"got {recipe.method!r}, which solo-learn's head edition has, and the installed release has not"
         raise UserError("method", problem, "put a clone of solo-learn on PYTHONPATH (docs/from-solo-learn.md)")
     _check_choice("method", recipe.method, names)

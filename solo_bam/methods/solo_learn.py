@@ -28,7 +28,6 @@ _NOTES = {
 }
 # Where the editions' defaults differ, the head's hold.
 _DEFAULTS = {"dino": {"warmup_teacher_temperature_epochs": 0}, **{name: {"queue_size": 65536} for name in _QUEUES}}
-_HEAD_ONLY = ("all4one", "mae", "mocov3", "supcon", "vibcreg")
 # Without projections that a sound training spreads: DINO compares shares of prototypes, MAE pixels.
 _NO_PROJECTOR = ("dino", "mae")
 _SEVERAL_INPUTS = ("mae",)  # of its networks: shares to mask, masks
@@ -47,7 +46,6 @@ def own_method(name: str, edition: str) -> OwnMethod:
         projector=None if name in _NO_PROJECTOR else "projector",
         by_row=name not in _SEVERAL_INPUTS,
         vit_heads=_VIT_HEADS.get(name, {}),
-        head_only=name in _HEAD_ONLY,
         labels=name == "supcon",
         note=_NOTES.get(name, ""),
     )

@@ -46,7 +46,6 @@ class OwnMethod(NamedTuple):
         projector: its submodule whose outputs a sound training spreads; None where there is none.
         by_row: whether its networks take a batch and give one tensor, each row's output by itself, batch norm aside.
         vit_heads: backbone -> attention heads, of its own ViTs where they are not timm's.
-        head_only: whether the release edition lacks it.
         labels: whether its loss sees the labels.
         note: what it has that others have not, for a comparison's report; ``{queue_size}`` stands for that option.
     """
@@ -57,6 +56,5 @@ class OwnMethod(NamedTuple):
     projector: str | None = "projector"
     by_row: bool = True
     vit_heads: dict[str, int] = {}
-    head_only: bool = False
     labels: bool = False
     note: str = ""

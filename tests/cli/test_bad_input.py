@@ -61,7 +61,7 @@ CASES: dict[str, tuple[str, str]] = {
     "unknown option": (f"pretrain {DIGITS} --devices 2", r"unrecognized arguments: --devices"),
     "unknown recipe": (
         "pretrain --config-name digits/bom",
-        r"--config-name: there is no recipe 'digits/bom' in .* \(did you mean digits/bam\?\); use one of: .*cifar/byol",
+        r"--config-name: there is no recipe 'digits/bom' in .* \(did you mean digits/bam\?\); use one of: .*digits/byol",
     ),
     "no such folder": (
         "pretrain --config-path nowhere --config-name bam",

@@ -175,10 +175,10 @@ def test_of_the_default_k_those_that_fit_are_used(output: Path, checkpoint: Path
     ("lines", "message"),
     [
         (["k=50"], "k: got 50, the bank has 43 images; lower it"),
-        (["k=0"], "k.0: got 0, must be greater than or equal to 1"),
+        (["k=0"], "k: got 0, must be greater than or equal to 1"),
         (["kk=1"], "kk: unknown key (value 1) (did you mean k?), allowed: k, temperature, distance,"),
-        (["distance=dot"], "distance.0: got 'dot', must be cosine or euclidean"),
-        (["temperature=0"], "temperature.0: got 0, must be greater than 0"),
+        (["distance=dot"], "distance: got 'dot', must be cosine or euclidean"),
+        (["temperature=0"], "temperature: got 0, must be greater than 0"),
         (["branch=teacher"], "branch: got 'teacher', the checkpoint's method has none; set branch=student"),
         (["data.datset=stl10"], "data.datset: unknown key (value 'stl10') (did you mean dataset?)"),
         (["data.no_labels=True"], "data.no_labels: got True, k-NN needs labels; set data.no_labels=False"),

@@ -19,11 +19,11 @@ from solo_bam.runs.folder import RunFolder
 from solo_bam.runs.identity import changes
 from solo_bam.runs.records import Record
 from solo_bam.train.run import pretrain
-from tests.recipes import small_head, tiny, tiny_overrides
+from tests.recipes import METHODS, small_head, tiny, tiny_overrides
 from tests.zygote import Zygote
 
-METHODS = solo_learn.method_names()
-RESUMED = ("bam", "bam_momentum", "byol", "dino")  # the others: slow
+RESUMED = ("bam", "bam_momentum", "byol", "dino")
+STATEFUL = ("all4one", "deepclusterv2", "mocov2plus", "nnclr", "ressl", "swav")  # queues, memories, clusters
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -116,7 +116,7 @@ def stop_after(recipe: Any, epochs: int, monkeypatch: pytest.MonkeyPatch) -> Run
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in RESUMED else pytest.mark.slow) for name in METHODS]
+    "name", [*RESUMED, *(pytest.param(name, marks=pytest.mark.slow) for name in STATEFUL if name in METHODS)]
 )
 def test_resuming_changes_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights, rates, tau, reg and data order after a stop and ``--resume`` are those of an unbroken run."""

@@ -13,7 +13,8 @@ from solo_bam.train.run import pretrain
 from tests.recipes import shipped, small_head
 
 ALL = shipped()
-RECIPES = [name for name in ALL if not name.startswith("digits/")]
+# The digits' are trained by test_pretrain.py; quick's hold the same in another size.
+RECIPES = [name for name in ALL if name.partition("/")[0] not in ("digits", "quick")]
 _TINY = [
     "data.dataset=digits", "data.train_path=null", "data.val_path=null", "data.fraction=0.02", "data.num_workers=0",
     "optimizer.batch_size=8", "knn_eval.k=5", "knn_eval.eval_fraction=0.05", "scheduler.warmup_epochs=0", "scheduler.min_lr=0", "max_epochs=1",

@@ -22,7 +22,7 @@ from solo_bam.train.resume import newest_readable
 from tests.recipes import tiny_overrides
 from tests.zygote import Start, Zygote
 
-KILLS = int(os.environ.get("KILLS", "15"))  # of a run; 30 are a minute more
+KILLS = int(os.environ.get("KILLS", "10"))  # of a run; 30 are a minute more
 # A network and a head of a few thousand weights: 4 steps, 2 batches of validation and a checkpoint in 0.2 s.
 SMALL = [
     "backbone.name=test_resnet", "method_kwargs.proj_hidden_dim=32", "method_kwargs.proj_output_dim=16",

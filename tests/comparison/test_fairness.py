@@ -17,6 +17,7 @@ from solo_bam.config import load_recipe
 from solo_bam.config.comparison import parse_comparison
 from solo_bam.config.overrides import override_lines
 from solo_bam.core.errors import UserError
+from tests.recipes import METHODS
 
 VARIANT = "other"
 
@@ -44,7 +45,7 @@ def test_what_the_runs_will_need_is_checked_before(keys: dict[str, Any], told: s
 
 @pytest.mark.parametrize("trials", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_every_method_stands_in_a_comparison_and_has_a_space(trials: int, tmp_path: Path) -> None:
-    names = [name for name in solo_learn.method_names() if name not in ("mae", "supcon", "bam_momentum", "bam")]
+    names = [name for name in METHODS if name not in ("mae", "supcon", "bam_momentum", "bam")]
     found = plan(tmp_path, methods=names, tune={"trials": trials})
     assert found.unfair == []
     assert list(found.spaces) == (names if trials else [])

@@ -14,10 +14,9 @@ from solo_bam.config import load_recipe
 from solo_bam.config.recipe import parse_recipe
 from solo_bam.config.resolve import cifar_stem_stride, resolve
 from solo_bam.core.errors import UserError
-from tests.recipes import shipped
+from tests.recipes import METHODS, shipped
 
 SHIPPED = shipped()
-METHODS = solo_learn.method_names()
 shipped_recipe = functools.cache(load_recipe)
 SMALL = ("bam", "bam_momentum", "byol", "simclr", "dino")
 TEN = (*SMALL, "barlow_twins", "mocov2plus", "simsiam", "swav", "vicreg")

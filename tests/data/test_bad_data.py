@@ -263,7 +263,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: An
     ordinary = os.scandir
 
     def scandir(path: Any) -> Any:
-        if Path(path).name == "b":
+        if not isinstance(path, int) and Path(path).name == "b":
             raise PermissionError(13, "Permission denied")
         return ordinary(path)
 
