@@ -190,7 +190,7 @@ def test_the_loss_could_be_a_cuda_graph(
 ) -> None:
     """No reading, no copy, no shape by values, in tiles or whole; the host does the same at every call.
 
-    Products are TF32 where the features are in half precision, all of them, and nowhere else.
+    Products are TF32 where the features are in bfloat16, all of them, and nowhere else.
     """
     loss = BAMLoss(4, 2, **options)
     whole = _loss_and_gradient(loss, dtype, teacher)
@@ -201,7 +201,7 @@ def test_the_loss_could_be_a_cuda_graph(
     assert len(tiled.operations) > 1.5 * len(whole.operations)
     for done in (whole, tiled):
         assert done.found == []
-        assert done.fast == {dtype != torch.float32}
+        assert done.fast == {dtype == torch.bfloat16}
     assert not _tf32()
 
 

@@ -78,7 +78,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run_all(options: argparse.Namespace, where: Where) -> int:
     begun, known = time.perf_counter(), where.out / "gpu.json"
-    results: dict[str, Any] = json.loads(known.read_text()) if options.only and known.exists() else {}
+    results: dict[str, Any] = {}
+    if options.only and known.exists():
+        results = json.loads(known.read_text())
+    elif known.exists():  # another device's, or an earlier code's: measured numbers are never lost
+        known.rename(
+            known.with_name(f"gpu-{time.strftime('%Y%m%d-%H%M%S', time.localtime(known.stat().st_mtime))}.json")
+        )
     asked = [step for step in PLAN if not options.only or step.name in options.only]
     for step in asked:
         left = options.budget - (time.perf_counter() - begun)

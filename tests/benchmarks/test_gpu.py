@@ -132,3 +132,11 @@ def test_asking_for_some_steps_keeps_the_others_results(tmp_path: Path, monkeypa
     monkeypatch.setattr(gpu, "_run", lambda step, where, limit, result, keep: result.update(found=2))
     assert gpu.main(["--device", "cpu", "--tiny", "--only", "knn", "--out", str(tmp_path)]) == 0
     assert json.loads((tmp_path / "gpu.json").read_text()) == {"step": {"bam": 1}, "knn": {"found": 2}}
+
+
+def test_results_of_an_earlier_run_are_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gpu.json").write_text(json.dumps({"step": {"bam": 1}}))
+    monkeypatch.setattr(gpu, "_run", lambda step, where, limit, result, keep: result.update(found=2))
+    assert gpu.main(["--device", "cpu", "--tiny", "--out", str(tmp_path)]) == 0
+    [aside] = tmp_path.glob("gpu-*.json")
+    assert json.loads(aside.read_text()) == {"step": {"bam": 1}}

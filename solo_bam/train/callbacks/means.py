@@ -152,5 +152,5 @@ class EpochMeans(pl.Callback):
 
 def _scalar(value: Any, device: torch.device) -> Tensor:
     if isinstance(value, Tensor):
-        return value.detach().float().reshape(())
+        return value.detach().float().reshape(()).to(device)  # a method may log a tensor of the CPU
     return torch.full((), float(value), device=device)
