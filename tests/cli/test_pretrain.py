@@ -23,7 +23,7 @@ from tests.recipes import METHODS, small_head, tiny, tiny_overrides
 from tests.zygote import Zygote
 
 RESUMED = ("bam", "bam_momentum", "byol", "dino")
-STATEFUL = ("all4one", "deepclusterv2", "mocov2plus", "nnclr", "ressl", "swav")  # queues, memories, clusters
+STATEFUL = ("all4one", "deepclusterv2", "mocov2plus", "swav")  # queues, memories, clusters
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:

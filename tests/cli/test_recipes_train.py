@@ -13,7 +13,7 @@ from solo_bam.train.run import pretrain
 from tests.recipes import shipped, small_head
 
 ALL = shipped()
-# The digits' are trained by test_pretrain.py; quick's hold the same in another size.
+# Every method's for the digits is trained by test_pretrain.py; quick's hold the same in another size.
 RECIPES = [name for name in ALL if name.partition("/")[0] not in ("digits", "quick")]
 _TINY = [
     "data.dataset=digits", "data.train_path=null", "data.val_path=null", "data.fraction=0.02", "data.num_workers=0",
