@@ -225,13 +225,13 @@ def _check_runs(name: str, recipe: Recipe) -> None:
     """What ``solo-bam pretrain`` would refuse after the first methods have trained for days."""
     from solo_bam.data import find_source
     from solo_bam.data.module import fraction
-    from solo_bam.train.pretrain import check_size, find_devices
+    from solo_bam.train.pretrain import count_steps, find_devices
 
     try:
         _, world_size = find_devices(recipe)
         source = find_source(recipe.data)
         resolve(recipe, source.num_classes, source.val is not None, world_size)
-        check_size(
+        count_steps(
             len(fraction(source.train(lambda image: image), recipe.data.fraction)),
             recipe.optimizer.batch_size,
             world_size,

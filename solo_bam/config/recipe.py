@@ -57,13 +57,14 @@ def shorten_warmup(recipe: Recipe, overrides: Sequence[str]) -> bool:
     Returns:
         Whether the recipe was changed.
     """
-    given = {change.key_or_group for change in parse_overrides(overrides)}
     scheduler = recipe.scheduler
-    too_long = scheduler.name == "warmup_cosine" and scheduler.warmup_epochs >= recipe.max_epochs
-    change = too_long and "max_epochs" in given and not given & {"scheduler", "scheduler.warmup_epochs"}
-    if change:
-        scheduler.warmup_epochs = recipe.max_epochs / 10
-    return change
+    if scheduler.name != "warmup_cosine" or scheduler.warmup_epochs < recipe.max_epochs:
+        return False
+    given = {change.key_or_group for change in parse_overrides(overrides)}
+    if "max_epochs" not in given or given & {"scheduler", "scheduler.warmup_epochs"}:
+        return False
+    scheduler.warmup_epochs = recipe.max_epochs / 10
+    return True
 
 
 def compose_recipe(config_name: str, overrides: Sequence[str], config_path: str | None, kind: str) -> dict[str, Any]:

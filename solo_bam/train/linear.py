@@ -36,7 +36,7 @@ from solo_bam.train.callbacks import (
 from solo_bam.train.classifier import Classifier
 from solo_bam.train.pretrain import (
     build_trainer,
-    check_size,
+    count_steps,
     find_devices,
     fit,
     running,
@@ -133,7 +133,7 @@ def linear(
     extractor = load_extractor(content, path, recipe, trained_by)
     images = describe_images(data.train_split, data.val_split)
     folder, checkpoint = folder_and_checkpoint(recipe, images, resume, world_size)
-    steps_per_epoch = len(data.train_split) // (recipe.optimizer.batch_size * world_size)
+    steps_per_epoch = count_steps(len(data.train_split), recipe.optimizer.batch_size, world_size)
     trainer = build_trainer(recipe, devices, folder, _callbacks(recipe, folder, images), steps_per_epoch)
 
     seed_everything(recipe.seed)
@@ -168,7 +168,7 @@ def checked_data(recipe: LinearRecipe, world_size: int) -> LabelledData:
     """
     data = LabelledData(recipe, find_labelled(recipe))
     _check_floor(recipe, world_size)
-    check_size(len(data.train_split), recipe.optimizer.batch_size, world_size)
+    count_steps(len(data.train_split), recipe.optimizer.batch_size, world_size)
     _check_test_sets(data, world_size)
     return data
 

@@ -142,11 +142,11 @@ def _check_steps(trainer: pl.Trainer, recipe: Run, steps_per_epoch: int) -> None
         trainer.log_every_n_steps = max(1, min(50, steps))  # type: ignore[attr-defined]
 
 
-def check_size(images: int, batch_size: int, world_size: int) -> None:
-    """At least one batch.
+def count_steps(images: int, batch_size: int, world_size: int) -> int:
+    """Steps of an epoch, at least one: the last incomplete batch is dropped.
 
     Raises:
-        UserError: there are fewer images.
+        UserError: there are fewer images than a batch has.
     """
     if images < batch_size * world_size:
         raise UserError(
@@ -154,6 +154,7 @@ def check_size(images: int, batch_size: int, world_size: int) -> None:
             f"got {batch_size} on {world_size} process(es), the training set has only {images} images",
             "lower it",
         )
+    return images // (batch_size * world_size)
 
 
 class _CPUBatchNormSync(LayerSync):

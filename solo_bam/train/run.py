@@ -31,7 +31,7 @@ from solo_bam.train.callbacks import (
     ProgressBar,
     UnreadableImages,
 )
-from solo_bam.train.pretrain import build_model, build_trainer, check_size, find_devices, fit, running, seed_everything
+from solo_bam.train.pretrain import build_model, build_trainer, count_steps, find_devices, fit, running, seed_everything
 from solo_bam.train.resume import Images, RecipeInCheckpoint, describe_images, folder_and_checkpoint
 
 
@@ -67,10 +67,9 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     source = find_source(recipe.data)
     cfg = resolve(recipe, source.num_classes, source.val is not None, world_size)
     data = PretrainData(recipe, source)
-    check_size(len(data.train_set), recipe.optimizer.batch_size, world_size)
+    steps_per_epoch = count_steps(len(data.train_set), recipe.optimizer.batch_size, world_size)
     images = describe_images(data.plain_images().split, source.val)
     folder, checkpoint = folder_and_checkpoint(recipe, images, resume, world_size)
-    steps_per_epoch = len(data.train_set) // (recipe.optimizer.batch_size * world_size)
     trainer = build_trainer(recipe, devices, folder, _callbacks(recipe, folder, data, images), steps_per_epoch)
 
     seed_everything(recipe.seed)

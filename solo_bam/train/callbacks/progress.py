@@ -71,7 +71,8 @@ class ProgressBar(TQDMProgressBar):
             return
         done, epochs = trainer.current_epoch + 1, trainer.max_epochs or 0
         seconds = (time.monotonic() - self._started_at) / (done - self._first) * (epochs - done)
-        means = {name: trainer.callback_metrics[name] for name in getattr(pl_module, "headline", ())}
+        ended = trainer.callback_metrics  # with the epoch's means, which stand behind no bar
+        means = {name: ended[name] for name in getattr(pl_module, "headline", ()) if name in ended}
         shown = "".join(f", {key} {value:.4g}" for key, value in (self.get_metrics(trainer, pl_module) | means).items())
         print(f"epoch {done} of {epochs}{shown}, {timedelta(seconds=round(seconds))} left", flush=True)
 

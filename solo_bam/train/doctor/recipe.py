@@ -29,7 +29,7 @@ from solo_bam.train.doctor.finding import Finding, page
 from solo_bam.train.doctor.gradients import check_gradients
 from solo_bam.train.doctor.machine import disk
 from solo_bam.train.doctor.work import work_of
-from solo_bam.train.pretrain import build_model, build_trainer, check_size, find_devices
+from solo_bam.train.pretrain import build_model, build_trainer, count_steps, find_devices
 from solo_bam.train.resume import describe_images, folder_and_checkpoint
 
 # Numbers that the optimiser keeps beside each weight.
@@ -155,7 +155,7 @@ def _run(recipe: Recipe, data: PretrainData, devices: hardware.Devices, resume: 
     with _silence():
         images = describe_images(data.plain_images().split, data.source.val)
         folder, checkpoint = folder_and_checkpoint(recipe, images, resume, devices.count * recipe.num_nodes)
-        steps = len(data.train_set) // (recipe.optimizer.batch_size * devices.count * recipe.num_nodes)
+        steps = count_steps(len(data.train_set), recipe.optimizer.batch_size, devices.count * recipe.num_nodes)
         build_trainer(recipe, devices, folder, callbacks=[], steps_per_epoch=steps)
     text = f"starts {folder.path}" if checkpoint is None else f"goes on with {checkpoint}, in {folder.path}"
     return Finding("ok", "run", text)
@@ -189,7 +189,7 @@ def _batch(recipe: Recipe, cfg: DictConfig, processes: int) -> Finding:
 def _prepared(recipe: Recipe, source: Source, processes: int) -> PretrainData:
     """The data as the run would have it."""
     data = PretrainData(recipe, source)
-    check_size(len(data.train_set), recipe.optimizer.batch_size, processes)
+    count_steps(len(data.train_set), recipe.optimizer.batch_size, processes)
     if recipe.knn_eval.freq is not None and data.val_set is not None:
         OnlineKNN.of(data)  # its k may not fit the bank
     return data
@@ -197,7 +197,7 @@ def _prepared(recipe: Recipe, source: Source, processes: int) -> PretrainData:
 
 def _steps(recipe: Recipe, data: PretrainData, processes: int) -> Finding:
     images = len(data.train_set)
-    steps = images // (recipe.optimizer.batch_size * processes)
+    steps = count_steps(images, recipe.optimizer.batch_size, processes)
     return Finding("ok", "steps", f"{steps:,} an epoch, {steps * recipe.max_epochs:,} in all, of {images:,} images")
 
 
