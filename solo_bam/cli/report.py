@@ -20,7 +20,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from solo_bam.comparison.collect import collect
     from solo_bam.comparison.progress import overview
-    from solo_bam.comparison.report.tables import write_results
+    from solo_bam.comparison.report.formats import write_results
     from solo_bam.comparison.report.write import write_report
 
     output = expanded(options.output or (options.folders[0] if len(options.folders) == 1 else Path("report")))

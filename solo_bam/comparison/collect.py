@@ -24,6 +24,7 @@ from solo_bam.runs.records import Record, read_records
 PLAN = "plan.json"
 # Logged accuracies that make the curves; the first that a run has.
 _CURVES = {"k-NN": ("knn_acc1", "val_knn_acc1"), "linear": ("val_acc1",)}
+HEALTH = ("projection_spread", "feature_spread", "rankme")
 TUNED_BY = "knn_acc1"
 
 
@@ -110,13 +111,15 @@ def outcome(run: PlannedRun, folder: Path) -> RunResult:
     if found is None:
         return RunResult(**row, status="failed" if error else "missing", error=error)
     about = {key: value for key, value in found.record().items() if key not in ("results", "command", "status")}
+    logged = found.metrics()
     return RunResult(
         **row,
         status="failed" if error else "finished",
         error=error,
         folder=found.path,
         records=_records(found),
-        curves=dict(_curves(found)),
+        curves=dict(_curves(logged, found.costs())),
+        health={name: row[name] for row in logged for name in HEALTH if name in row},
         cost=cost(found),
         about=about,
     )
@@ -147,10 +150,10 @@ def cost(run: RunFolder) -> Cost | None:
     )
 
 
-def _curves(run: RunFolder) -> Iterator[tuple[str, list[Point]]]:
+def _curves(rows: Sequence[dict[str, float]], costs: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[Point]]]:
     """Accuracies over epochs and over hours of training."""
-    rows, hours, total = run.metrics(), {}, 0.0
-    for row in run.costs():
+    hours, total = {}, 0.0
+    for row in costs:
         total += row["seconds"] / 3600
         hours[row["epoch"]] = total
     for name, keys in _CURVES.items():

@@ -61,7 +61,9 @@ class Progress:
         """A sentence for the page."""
         rate, left = self.bar.format_dict["rate"], self.bar.total - self.bar.n
         time_left = f"; about {tqdm.format_interval(left / rate)} left" if rate else ""
-        return f"{place} at {time.strftime('%H:%M')}: {'; '.join(running) or 'starting'}{time_left}."
+        waits = next((job.run.label for job in self.waiting if job.run.label not in running), "")
+        then = f"; then {waits}" if waits else ""
+        return f"{place} at {time.strftime('%H:%M')}: {'; '.join(running) or 'starting'}{time_left}{then}."
 
     _trained = 0  # epochs of the runs that have ended
 

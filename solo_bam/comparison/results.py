@@ -54,6 +54,7 @@ class RunResult:
         command: the words of the command that makes it.
         records: numbers with their protocols.
         curves: ``k-NN`` and ``linear`` accuracy (%) during the training.
+        health: the last epoch's signs of it (:data:`solo_bam.comparison.collect.HEALTH`), where they were logged.
         cost: None where it was not measured.
         about: versions, hardware, git state and start of ``run.json``.
     """
@@ -67,6 +68,7 @@ class RunResult:
     command: Sequence[str] = ()
     records: Sequence[Record] = ()
     curves: dict[str, list[Point]] = field(default_factory=dict)
+    health: dict[str, float] = field(default_factory=dict)
     cost: Cost | None = None
     about: dict[str, object] = field(default_factory=dict)
 

@@ -38,9 +38,9 @@ def test_runs_are_counted_and_told_as_they_end(tmp_path: Path, capsys: Any, monk
     assert "Runs 2 of 4: other, seed 0: FAILED: data: gone; find it (see " in printed
     assert "Runs 3 of 4: bam, seed 1: 0.0 min" in printed
     assert [re.sub("at .*?: |; about .* left", "", now) for now in shown] == [
-        "Runs 2 of 4 starting.",
-        "Runs 2 of 4 other, seed 0; bam, seed 1.",
-        "Runs 4 of 4 starting.",
+        "Runs 2 of 4 starting; then other, seed 0.",
+        f"Runs 2 of 4 other, seed 0; bam, seed 1; then {jobs[3].run.label}.",
+        f"Runs 4 of 4 starting; then {jobs[3].run.label}.",
     ]
     assert "table 1" not in printed
     assert "table 2" not in printed

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from solo_bam.comparison.report.figures import Look, looks, one_panel
+from solo_bam.comparison.report.figures import Look, legend, looks, one_panel
 from solo_bam.comparison.results import Point, RunResult, Trial
 from solo_bam.plots.style import shortened
 
@@ -29,20 +29,19 @@ def draw_course(
         unfair: whether to say so.
 
     Returns:
-        None where no run has such a curve.
+        None where no run has such a curve, of two points at least.
     """
-    own = {entry: [o for o in outcomes if o.entry == entry and o.curves.get(kind)] for entry in entries}
+    own = {entry: [o for o in outcomes if o.entry == entry and len(o.curves.get(kind, [])) > 1] for entry in entries}
     if not any(own.values()):
         return None
     name = f"{kind} accuracy over {'epochs' if over == 'epoch' else 'hours of training'}"
-    lines = -(-sum(map(bool, own.values())) // 3)
-    with one_panel(3.1 + 0.2 * lines, name, unfair) as (figure, axis):
+    with one_panel(3.1, name, unfair) as (figure, axis):
         for entry, runs in own.items():
             if runs:
                 _draw_entry(axis, runs, kind, over, looks(entries)[entry], entry)
         axis.set(xlabel="epoch" if over == "epoch" else "hours, evaluation left out", ylabel="accuracy (%)")
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=over == "epoch"))
-        figure.legend(loc="outside lower center", ncols=3, fontsize=8.5, handlelength=3)
+        legend(figure, axis.get_legend_handles_labels()[0])
         return figure
 
 
@@ -90,17 +89,18 @@ def draw_trials(trials: Sequence[Trial], entries: Sequence[str], unfair: bool = 
     found = {entry: sorted((t for t in measured if t.entry == entry), key=_tried_rate) for entry in entries}
     if not any(found.values()):
         return None
-    lines = -(-(1 + sum(map(bool, found.values()))) // 3)
-    with one_panel(3.1 + 0.2 * lines, "Search: every trial by its learning rate", unfair) as (figure, axis):
+    with one_panel(3.1, "Search: every trial by its learning rate", unfair) as (figure, axis):
         for entry, own in found.items():
             look = looks(entries)[entry]
             if own:
                 _plot_trials(axis, own, look, entry)
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set(xlabel="optimizer.lr", ylabel="accuracy, held-out training images (%)")
         ring: Any = Line2D([], [], **_RING, label="chosen")
-        handles = [*axis.get_legend_handles_labels()[0], ring]
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8.5, handlelength=3)
+        legend(figure, [*axis.get_legend_handles_labels()[0], ring])
         return figure
 
 

@@ -1,4 +1,4 @@
-"""What came out of a comparison: accuracies, differences, courses, cost, tuning.
+"""What came out of a comparison: accuracies, cost, and one over the other.
 
 Every function gives a figure, small enough to stand beside others; :func:`as_svg` makes it text for a page. An entry
 has the same colour, marker and dashes in all of them. ``unfair`` writes below that the comparison is not fair.
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.style import context
@@ -63,7 +65,8 @@ def as_svg(figure: Figure, prefix: str) -> str:
         prefix: of all its ids, which must differ from those of the page's other figures.
     """
     out = io.StringIO()
-    with context(_STYLE):
+    with context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # text stays text: whoever reads it has the font
         figure.savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
@@ -79,6 +82,13 @@ def one_panel(height: float, title: str, unfair: bool) -> Iterator[tuple[Figure,
         told = "\n† not a fair comparison: see the reasons" if unfair else ""
         axis.set_title(title + told, color=_RED if unfair else "black")
         yield figure, axis
+
+
+def legend(figure: Figure, handles: Sequence[Artist]) -> None:
+    """Below the panel, which keeps its height."""
+    columns = 3 if max(len(str(handle.get_label())) for handle in handles) <= 15 else 2
+    figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(handles) // columns))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8.5, handlelength=3)
 
 
 # -------------------------------------------------------------------------------------- rows of entries
@@ -117,33 +127,39 @@ def _draw_untrained(axis: Axes, column: Column, limits: tuple[float, float]) -> 
     return f"\ndashed: untrained, {start.mean:.1f}"
 
 
-def draw_differences(column: Column, entries: Sequence[str], baseline: str, unfair: bool = False) -> Figure:
-    """Differences to the baseline, paired by seed, beside the line of no difference.
+def draw_tradeoff(
+    column: Column, costs: Mapping[str, Sequence[Cost]], entries: Sequence[str], unfair: bool = False
+) -> Figure | None:
+    """Accuracy over what a run takes: each entry's mean, its 95 % interval as a line.
 
     Args:
         column: the numbers.
-        entries: all of them; the baseline has no row.
-        baseline: one of them.
+        costs: of each entry's finished runs.
+        entries: in order.
         unfair: whether to say so.
+
+    Returns:
+        None where nothing was measured, or on devices of two kinds.
     """
-    others = [entry for entry in entries if entry != baseline]
-    pairs = {entry: (_paired(column, entry, baseline), column.difference(entry, baseline)) for entry in others}
-    limits = _limits([([*values, 0.0], one) for values, one in pairs.values() if one], np.inf)
-    unit = "points" if column.unit == "%" else column.unit
-    with one_panel(_height(others), f"{_title(column)}: minus {shortened(baseline)}", unfair) as (figure, axis):
-        axis.axvline(0, color="black", linewidth=1.2, zorder=1)
-        for row, (entry, (values, one)) in enumerate(pairs.items()):
-            told = "" if one is None else f"{one.mean:+.1f}".replace("-", "−")
-            clear = one is not None and one.clear_of_zero
-            _draw_row(axis, row, values, one, looks(entries)[entry], limits, told, filled=clear)
-        _name_rows(axis, others, limits)
-        axis.set_xlabel(f"{unit} (filled: the 95 % interval leaves zero out)")
+    shown = {entry: one for entry in entries if costs.get(entry) and (one := column.estimate(entry))}
+    devices = {cost.device for entry in shown for cost in costs[entry]}
+    if len(devices) != 1:
+        return None
+    with one_panel(3.1, f"{_title(column)} over the cost of a training", unfair) as (figure, axis):
+        for entry, one in shown.items():
+            look, hours = looks(entries)[entry], float(np.mean([cost.device_hours for cost in costs[entry]]))
+            if one.interval:
+                axis.plot([hours, hours], one.interval, color=look.colour, linewidth=1.5, zorder=2)
+            axis.plot(
+                [hours], [one.mean], look.marker, color=look.colour, markersize=8, label=shortened(entry), zorder=3
+            )
+        axis.set_xlim(left=0)
+        axis.set(xlabel=f"{devices.pop()}-hours of a run, evaluation left out", ylabel=f"accuracy ({column.unit})")
+        start = column.estimate(UNTRAINED)
+        if start is not None:
+            axis.axhline(start.mean, color=_GREY, linestyle="--", linewidth=1.2, zorder=1, label=UNTRAINED)
+        legend(figure, axis.get_legend_handles_labels()[0])
         return figure
-
-
-def _paired(column: Column, entry: str, baseline: str) -> list[float]:
-    own, base = column.values.get(entry, {}), column.values.get(baseline, {})
-    return [own[seed] - base[seed] for seed in sorted(own.keys() & base.keys())]
 
 
 def _title(column: Column) -> str:

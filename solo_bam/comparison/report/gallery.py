@@ -9,8 +9,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from solo_bam.comparison.report.curves import draw_course, draw_trials
-from solo_bam.comparison.report.figures import as_svg, draw_accuracy, draw_cost, draw_differences
-from solo_bam.comparison.report.summary import costs, digits, format_difference, format_mean, shown_columns
+from solo_bam.comparison.report.figures import as_svg, draw_accuracy, draw_cost, draw_tradeoff
+from solo_bam.comparison.report.summary import costs, digits, format_mean, shown_columns
 from solo_bam.comparison.results import Results, with_untrained
 
 Drawn = Iterator[tuple[Figure | None, str]]
@@ -28,8 +28,8 @@ class Picture(NamedTuple):
     told: str
 
 
-def pictures(results: Results, prefix: str) -> list[tuple[str, list[Picture]]]:
-    """Groups of pictures with their titles.
+def pictures(results: Results, prefix: str) -> dict[str, list[Picture]]:
+    """Groups of pictures by their titles; those without a picture are left out.
 
     Args:
         results: of one comparison.
@@ -37,21 +37,18 @@ def pictures(results: Results, prefix: str) -> list[tuple[str, list[Picture]]]:
     """
     groups = {
         "Accuracy": _accuracy_pictures,
-        "Differences": _difference_pictures,
         "During the training": _course_pictures,
-        "Cost": _cost_pictures,
-        "Tuning": _tuning_pictures,
+        "Accuracy against cost": _cost_pictures,
+        "Search": _tuning_pictures,
     }
-    drawn = []
-    for name, group in groups.items():
-        found = [
-            Picture(_described(as_svg(figure, f"{prefix}-{name.split()[0].lower()}{i}"), told), told)
-            for i, (figure, told) in enumerate(group(results))
+    drawn = {}
+    for i, (name, group) in enumerate(groups.items()):
+        drawn[name] = [
+            Picture(_described(as_svg(figure, f"{prefix}-{i}-{j}"), told), told)
+            for j, (figure, told) in enumerate(group(results))
             if figure is not None
         ]
-        if found:
-            drawn.append((name, found))
-    return drawn
+    return {name: found for name, found in drawn.items() if found}
 
 
 def _described(svg: str, told: str) -> Markup:
@@ -64,15 +61,6 @@ def _accuracy_pictures(results: Results) -> Drawn:
         shown = with_untrained(results.entries, [column])
         means = [f"{entry} {format_mean(column.estimate(entry), digits(results))}" for entry in shown]
         yield draw_accuracy(column, results.entries, bool(results.unfair)), f"{column.title}: {', '.join(means)}."
-
-
-def _difference_pictures(results: Results) -> Drawn:
-    others = [entry for entry in results.entries if entry != results.baseline]
-    for column in shown_columns(results) if others else []:
-        found = [(entry, column.difference(entry, results.baseline)) for entry in others]
-        told = ", ".join(f"{entry} {format_difference(one, digits(results))}" for entry, one in found)
-        figure = draw_differences(column, results.entries, results.baseline, bool(results.unfair))
-        yield figure, f"{column.title}, differences to {results.baseline}: {told}."
 
 
 def _course_pictures(results: Results) -> Drawn:
@@ -93,6 +81,9 @@ def _end(results: Results, entry: str, kind: str) -> str:
 
 def _cost_pictures(results: Results) -> Drawn:
     found = {entry: costs(results, entry) for entry in results.entries}
+    for column in shown_columns(results):
+        told = f"{column.title} of each row over the hours that a run of it takes; the numbers stand in the tables."
+        yield draw_tradeoff(column, found, results.entries, bool(results.unfair)), told
     measured = {"images_per_second": ("Images per second", 1.0, 0), "peak_memory": ("Peak memory in GiB", 2.0**30, 2)}
     for measure, (name, scale, places) in measured.items():
         means = [

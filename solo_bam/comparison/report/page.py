@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from solo_bam.comparison.report.answer import answer
 from solo_bam.comparison.report.facts import facts, sentence
-from solo_bam.comparison.report.summary import (
-    MISSING,
-    UNFAIR,
+from solo_bam.comparison.report.formats import place
+from solo_bam.comparison.report.run_pictures import RunPicture, run_pictures
+from solo_bam.comparison.report.summary import MISSING, UNFAIR, circumstances, format_status, listed
+from solo_bam.comparison.report.tables import (
     Table,
-    circumstances,
-    format_status,
+    accuracy_tables,
+    cost_tables,
+    difference_table,
+    health_table,
     lettered,
-    listed,
     recipe_table,
-    result_tables,
+    students,
     tuning_table,
 )
-from solo_bam.comparison.report.tables import place
 from solo_bam.comparison.results import Results, RunResult
+from solo_bam.comparison.statistics import Estimate
 
 if TYPE_CHECKING:  # matplotlib need not be installed
     from solo_bam.comparison.report.gallery import Picture
@@ -48,6 +51,14 @@ class Run(NamedTuple):
     command: str
 
 
+class Differences(NamedTuple):
+    """Of all other rows to one: the table, and a drawn interval for each of its numbers."""
+
+    baseline: str
+    table: Table
+    bars: Sequence[Sequence[Markup]]
+
+
 @dataclass(frozen=True)
 class Part:
     """One comparison, ready for the template."""
@@ -56,10 +67,13 @@ class Part:
     answer: str
     sentence: str
     facts: Sequence[str]
-    tables: Sequence[Table]
-    shown: Sequence[Picture]
-    pictures: Sequence[tuple[str, Sequence[Picture]]]
+    accuracies: Sequence[Table]
+    pictures: Mapping[str, Sequence[Picture]]
+    differences_to: Sequence[Differences]
+    costs: Sequence[Table]
     tuning: Table | None
+    health: Table | None
+    run_pictures: Mapping[str, Sequence[RunPicture]]
     unfair_differences: Table | None
     differences: Table | None
     folded: bool
@@ -87,16 +101,18 @@ def _part(results: Results, folder: Path, prefix: str) -> Part:
     unfair = [one for one in results.differences if not one.fair]
     fair = [one for one in results.differences if one.fair]
     differing, alike = _circumstances(results)
-    (_, shown), *pictures = _pictures(results, prefix) or [("", [])]
     return Part(
         results=results,
         answer=answer(results),
         sentence=sentence(results),
         facts=facts(results),
-        tables=result_tables(results),
-        shown=shown,
-        pictures=pictures,
+        accuracies=accuracy_tables(results),
+        pictures=_pictures(results, prefix),
+        differences_to=list(_differences(results)),
+        costs=cost_tables(results),
         tuning=tuning_table(results),
+        health=health_table(results),
+        run_pictures=run_pictures(results),
         unfair_differences=recipe_table(results, unfair, "What makes the comparison unfair") if unfair else None,
         differences=recipe_table(results, fair, "The methods' own part") if fair else None,
         folded=len(fair) > _SHOWN_DIFFERENCES,
@@ -105,6 +121,38 @@ def _part(results: Results, folder: Path, prefix: str) -> Part:
         alike=alike,
         runs=[_run(outcome, folder) for outcome in results.outcomes],
     )
+
+
+def _differences(results: Results) -> Iterator[Differences]:
+    """To every row, the baseline first."""
+    columns = [column for _, column in students(results)]
+    for baseline in sorted(results.entries, key=lambda entry: entry != results.baseline):
+        if table := difference_table(results, baseline):
+            others = [entry for entry in results.entries if entry != baseline]
+            found = [[column.difference(entry, baseline) for column in columns] for entry in others]
+            reach = [max((_reach(one) for one in column if one), default=0) or 1.0 for column in zip(*found)]
+            yield Differences(baseline, table, [[*map(_bar, row, reach)] for row in found])
+
+
+def _bar(found: Estimate | None, reach: float) -> Markup:
+    """A mean and its interval beside a line at zero, which is ``reach`` from either end; filled: zero is left out."""
+    if found is None:
+        return Markup("")
+    low, mean, high = (round(60 + 54 * value / reach, 1) for value in _three(found))
+    kind = "clear" if found.clear_of_zero else "open"
+    return Markup(
+        '<svg class="bar {}" viewBox="0 0 120 12" aria-hidden="true"><path class="zero" d="M60 0V12"/>'
+        '<path class="span" d="M{} 6H{}"/><circle cx="{}" cy="6" r="3.5"/></svg>'
+    ).format(kind, low, high, mean)
+
+
+def _three(found: Estimate) -> tuple[float, float, float]:
+    low, high = found.interval or found.ends
+    return low, found.mean, high
+
+
+def _reach(found: Estimate) -> float:
+    return max(map(abs, _three(found)))
 
 
 def _run(outcome: RunResult, folder: Path) -> Run:
@@ -135,20 +183,23 @@ def _circumstances(results: Results) -> tuple[Table | None, Table | None]:
 
 
 def _protocols(results: Results) -> Table:
+    """Of every column; without a letter, of those that would only repeat one."""
+    shown = lettered(results)
+    keys = {column.key for _, column in shown}
     rows = [
         [letter, f"{one.title}, {one.unit}", one.branch, "during" if one.online else "after", one.stated, one.key]
-        for letter, one in lettered(results)
+        for letter, one in [*shown, *((MISSING, column) for column in results.columns if column.key not in keys)]
     ]
     header = ["letter", "number", "branch", "measured in or after training", "protocol", "key"]
     return Table("Protocols of the columns", header, rows)
 
 
-def _pictures(results: Results, prefix: str) -> Sequence[tuple[str, Sequence[Picture]]]:
-    """Groups of pictures with their titles; none where matplotlib is not installed."""
+def _pictures(results: Results, prefix: str) -> Mapping[str, Sequence[Picture]]:
+    """Pictures by their group; none where matplotlib is not installed."""
     try:
         from solo_bam.comparison.report.gallery import pictures
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "matplotlib":
             raise
-        return []
+        return {}
     return pictures(results, prefix)

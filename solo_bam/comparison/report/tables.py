@@ -1,268 +1,263 @@
-"""A comparison's results as CSV, JSON, Markdown and LaTeX."""
+"""A comparison's tables: accuracies, differences, health, cost, search, recipes."""
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-import re
-import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-from solo_bam.comparison.report.answer import answer
-from solo_bam.comparison.report.summary import UNFAIR, Table, result_tables, tuning_table
-from solo_bam.comparison.results import Column, Results, RunResult
+from solo_bam.comparison.fairness import Difference
+from solo_bam.comparison.report.summary import (
+    MISSING,
+    UNFAIR,
+    costs,
+    digits,
+    format_difference,
+    format_mean,
+    gaps,
+    listed,
+    mark_notes,
+    number,
+    seeds_notes,
+    student_columns,
+    teacher_columns,
+    unfair_notes,
+)
+from solo_bam.comparison.results import Column, Cost, Results, Trial, with_untrained
 from solo_bam.comparison.statistics import Estimate
-from solo_bam.config.comparison import UNTRAINED
-from solo_bam.core.files import written_whole
+from solo_bam.core.hardware import GIB
 
-_FIELDS = (
-    "comparison", "entry", "method", "seed", "status", "metric", "branch", "online", "unit", "value", "protocol",
-    "protocol_stated", "images_per_second", "hours", "device_hours", "device", "peak_memory_bytes", "folder", "unfair",
-)  # fmt: skip
+Told = Callable[[Estimate | None, int], str]
 
 
-def place(path: Path | str, folder: Path) -> str:
-    """A path as it is reached from a folder, so that both may move together."""
-    try:
-        return Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:  # another drive
-        return str(path)
+@dataclass(frozen=True)
+class Table:
+    """Cells of text; the first of a row names it.
 
-
-# ------------------------------------------------------------------------------------------------- CSV
-
-
-def write_csv(path: Path, results: Sequence[Results]) -> None:
-    """Write a row per run and number, and one without a number for each run that has none.
-
-    Args:
-        path: of the file, which is there whole or not at all; runs' folders are told from its place.
-        results: of one or several comparisons.
+    Attributes:
+        caption: what stands in it.
+        header: names of the columns.
+        rows: as long as the header.
+        notes: to be read with it.
+        marked: numbers of the rows that make the comparison unfair.
     """
-    with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as out:
-        table = csv.DictWriter(out, _FIELDS, lineterminator="\n")
-        table.writeheader()
-        for one in results:
-            table.writerows(row for outcome in one.outcomes for row in _rows(one, outcome, path.parent))
-            table.writerows(_untrained_rows(one))
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+    marked: frozenset[int] = frozenset()
 
 
-def _rows(results: Results, outcome: RunResult, folder: Path) -> Iterator[dict[str, object]]:
-    cost = outcome.cost
-    run = {
-        "comparison": results.name,
-        "entry": outcome.entry,
-        "method": outcome.method,
-        "seed": outcome.seed,
-        "status": outcome.status,
-        "images_per_second": cost and cost.images_per_second,
-        "hours": cost and cost.hours,
-        "device_hours": cost and cost.device_hours,
-        "device": cost and cost.device,
-        "peak_memory_bytes": cost and cost.peak_memory,
-        "folder": outcome.folder and place(outcome.folder, folder),
-        "unfair": "; ".join(results.unfair),
-    }
-    numbers = [(c, c.values[outcome.entry][outcome.seed]) for c in results.columns if _has(c, outcome)]
-    for column, value in numbers:
-        yield {**run, **_cells(column, value)}
-    if not numbers:
-        yield run
+def lettered(results: Results) -> list[tuple[str, Column]]:
+    """Every column with the letter of its protocol."""
+    columns = [*student_columns(results), *teacher_columns(results)]
+    return [("abcdefghijklmnopqrstuvwxyz"[i % 26] * (i // 26 + 1), column) for i, column in enumerate(columns)]
 
 
-def _untrained_rows(results: Results) -> Iterator[dict[str, object]]:
-    for column in results.columns:
-        for seed, value in column.values.get(UNTRAINED, {}).items():
-            run = {"comparison": results.name, "entry": UNTRAINED, "seed": seed, "unfair": "; ".join(results.unfair)}
-            yield {**run, **_cells(column, value)}
+def result_tables(results: Results) -> list[Table]:
+    """Accuracies, differences to the baseline, and cost, each where there is something to show."""
+    differences = difference_table(results, results.baseline)
+    return [*accuracy_tables(results), *([differences] if differences else []), *cost_tables(results)]
 
 
-def _cells(column: Column, value: float) -> dict[str, object]:
-    return {
-        "metric": column.title,
-        "branch": column.branch,
-        "online": column.online,
-        "unit": column.unit,
-        "value": value,
-        "protocol": column.key,
-        "protocol_stated": column.stated,
-    }
+def accuracy_tables(results: Results) -> list[Table]:
+    """The students' accuracies, and the momentum teachers' where there are any."""
+    teacher = [(letter, column) for letter, column in lettered(results) if column.branch == "teacher"]
+    notes = [*unfair_notes(results), *seeds_notes(results), *gaps(results)]
+    tables = [_accuracies(results, students(results), "Results", notes)]
+    if teacher:
+        tables.append(_accuracies(results, teacher, "Results of the momentum teacher", mark_notes(results)))
+    return tables
 
 
-def _has(column: Column, outcome: RunResult) -> bool:
-    return outcome.seed in column.values.get(outcome.entry, {})
+def students(results: Results) -> list[tuple[str, Column]]:
+    """The students' columns, with the letters of their protocols."""
+    return [(letter, column) for letter, column in lettered(results) if column.branch != "teacher"]
 
 
-_RESULT = ("comparison", "entry", "method", "branch", "metric", "seed", "value", "unit", "online", "protocol")
+def _marked(results: Results, entry: str) -> str:
+    """A row's name; with a dagger where one of its trainings has collapsed."""
+    collapsed = any(outcome.entry == entry and outcome.collapsed_in is not None for outcome in results.outcomes)
+    return f"{entry} †" if collapsed else entry
 
 
-def write_results(path: Path, results: Sequence[Results]) -> None:
-    """Write the numbers alone, each with its protocol in words: a small file, to be kept with a paper.
-
-    Args:
-        path: of the CSV file, which is there whole or not at all.
-        results: of one or several comparisons.
-    """
-    rows = [row for one in results for outcome in one.outcomes for row in _rows(one, outcome, path.parent)]
-    rows += [row for one in results for row in _untrained_rows(one)]
-    with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as out:
-        table = csv.DictWriter(out, _RESULT, lineterminator="\n", extrasaction="ignore")
-        table.writeheader()
-        for row in rows:
-            if "value" in row:
-                table.writerow({**row, "value": f"{row['value']:.6g}", "protocol": row["protocol_stated"]})
+def _collapses(results: Results) -> list[str]:
+    told = [
+        f"{o.entry} seed {o.seed}, since epoch {o.collapsed_in}" for o in results.outcomes if o.collapsed_in is not None
+    ]
+    return [f"† Collapsed, the projections of different images are alike: {'; '.join(told)}."] if told else []
 
 
-# ------------------------------------------------------------------------------------------------ JSON
+def _head(results: Results) -> str:
+    return f"entry {UNFAIR}" if results.unfair else "entry"
 
 
-def write_json(path: Path, results: Sequence[Results]) -> None:
-    """Write everything: numbers, means, differences, runs, protocols, versions.
-
-    Args:
-        path: of the file, which is there whole or not at all; runs' folders are told from its place.
-        results: of one or several comparisons.
-    """
-    content = [_comparison(one, path.parent) for one in results]
-    with written_whole(path) as part:
-        part.write_text(json.dumps(content, indent=2, default=str, ensure_ascii=False) + "\n", encoding="utf-8")
+def _name(letter: str, column: Column) -> str:
+    during = ", online" if column.online and "online" not in column.title else ""
+    return f"{column.title}{during}, {column.unit} ({letter})"
 
 
-def _comparison(results: Results, folder: Path) -> dict[str, Any]:
-    return {
-        "name": results.name,
-        "entries": list(results.entries),
-        "baseline": results.baseline,
-        "stated": results.stated,
-        "tuning": results.tuning,
-        "runs_at_once": results.at_once,
-        "unfair": list(results.unfair),
-        "differences": [asdict(one) for one in results.differences],
-        "columns": [_column(column, results) for column in results.columns],
-        "trials": [trial._asdict() for trial in results.trials],
-        "runs": [_run(outcome, folder) for outcome in results.outcomes],
-    }
-
-
-def _column(column: Column, results: Results) -> dict[str, Any]:
-    others = [entry for entry in results.entries if entry != results.baseline]
-    return {
-        **column._asdict(),
-        "means": {entry: _estimate(column.estimate(entry)) for entry in results.entries},
-        "differences": {entry: _estimate(column.difference(entry, results.baseline)) for entry in others},
-    }
-
-
-def _estimate(found: Estimate | None) -> dict[str, Any] | None:
-    return None if found is None else {"mean": found.mean, "interval": found.interval, "n": found.n}
-
-
-def _run(outcome: RunResult, folder: Path) -> dict[str, Any]:
-    records = [record.model_dump(mode="json") for record in outcome.records]
-    for record in records:
-        record["checkpoint"] = record["checkpoint"] and place(record["checkpoint"], folder)
-    return {
-        "entry": outcome.entry,
-        "method": outcome.method,
-        "seed": outcome.seed,
-        "status": outcome.status,
-        "error": outcome.error,
-        "folder": None if outcome.folder is None else place(outcome.folder, folder),
-        "command": shlex.join(outcome.command),
-        "cost": None if outcome.cost is None else asdict(outcome.cost),
-        "records": records,
-        "curves": {name: [point._asdict() for point in points] for name, points in outcome.curves.items()},
-        "about": {key: outcome.about[key] for key in _ABOUT if key in outcome.about},
-    }
-
-
-_ABOUT = ("started", "python", "versions", "git", "hardware")  # not the words that it was started with: other paths
-
-
-# -------------------------------------------------------------------------------------------- Markdown
-
-
-def markdown(results: Sequence[Results]) -> str:
-    """Tables for a README, with their notes under them.
-
-    Args:
-        results: of one or several comparisons.
-    """
-    parts = []
-    for one in results:
-        mark = f" {UNFAIR}" if one.unfair else ""
-        parts.append(f"## {_md(one.name)}{mark}")
-        parts += [_md(told)] if (told := answer(one)) else []
-        parts += [_markdown_table(table) for table in _tables(one)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _tables(results: Results) -> list[Table]:
-    tuning = tuning_table(results)
-    return [*result_tables(results), *([tuning] if tuning else [])]
-
-
-def _markdown_table(table: Table) -> str:
-    head = [f"| {' | '.join(map(_md, cells))} |" for cells in (table.header,)]
-    rule = f"|{'|'.join(['---', *['---:'] * (len(table.header) - 1)])}|"
-    rows = [f"| {' | '.join(map(_md, row))} |" for row in table.rows]
-    lines = [f"**{_md(table.caption)}**", "", *head, rule, *rows]
-    return "\n".join([*lines, "", *(f"- {_md(note)}" for note in table.notes)]).rstrip("\n")
-
-
-def _md(text: str) -> str:
-    """Without a character that Markdown obeys; ``_`` within a word is not one."""
-    text = re.sub(r"([\\`*\[\]<>|#&~$])", r"\\\1", " ".join(text.split()))
-    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
-
-
-# ----------------------------------------------------------------------------------------------- LaTeX
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", "±": r"$\pm$", "−": r"$-$", "×": r"$\times$", "†": r"$^\dagger$", "—": "---", "–": "--",
-    "…": r"\ldots{}",
-}  # fmt: skip
-
-
-def latex(results: Sequence[Results]) -> str:
-    """The tables of :func:`markdown` for LaTeX with the package ``booktabs``.
-
-    Args:
-        results: of one or several comparisons.
-    """
-    parts = [r"% \usepackage{booktabs}"]
-    for one in results:
-        parts += [_latex_table(table, one.name) for table in _tables(one)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _latex_table(table: Table, name: str) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return " & ".join(map(_tex, cells)) + r" \\"
-
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_tex(name)}. {_tex(table.caption)}.}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
-            r"\toprule",
-            line(table.header),
-            r"\midrule",
-            *map(line, table.rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-            *(rf"\par\footnotesize {_tex(note)}" for note in table.notes),
-            r"\end{table}",
-        ]
+def _accuracies(results: Results, pairs: Sequence[tuple[str, Column]], caption: str, notes: Sequence[str]) -> Table:
+    entries = with_untrained(results.entries, [column for _, column in pairs])
+    estimates = {entry: [column.estimate(entry) for _, column in pairs] for entry in entries}
+    protocols = [f"({letter}) {column.stated}" for letter, column in pairs]
+    rows = [
+        [_marked(results, entry), *_with_counts(of, digits(results), format_mean, _planned(results, entry))]
+        for entry, of in estimates.items()
+    ]
+    return Table(
+        f"{caption}: mean ± half of the 95 % interval over seeds",
+        [_head(results), *(_name(letter, column) for letter, column in pairs), "n"],
+        rows,
+        [*notes, *_collapses(results), *protocols],
     )
 
 
-def _tex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+def _planned(results: Results, entry: str) -> int:
+    return sum(outcome.entry == entry for outcome in results.outcomes)
+
+
+def difference_table(results: Results, baseline: str) -> Table | None:
+    """Every other row less the baseline, paired by seed; None without another row, or without a number."""
+    pairs, others = students(results), [entry for entry in results.entries if entry != baseline]
+    if not pairs or not others:
+        return None
+    found = {entry: [column.difference(entry, baseline) for _, column in pairs] for entry in others}
+    return Table(
+        f"Differences to {baseline}, paired by seed: mean (95 % interval)",
+        [_head(results), *(_name(letter, column).replace("%", "points") for letter, column in pairs), "n"],
+        [[entry, *_with_counts(own, digits(results), format_difference)] for entry, own in found.items()],
+        [
+            *mark_notes(results),
+            "An interval on both sides of zero shows no difference. n: seeds that both rows have.",
+        ],
+    )
+
+
+def health_table(results: Results) -> Table | None:
+    """The last epoch's signs of collapse: mean over a row's runs (lowest to highest); None where none was logged."""
+    names = [name for name in _HEALTH if any(name in outcome.health for outcome in results.outcomes)]
+    if not names:
+        return None
+    rows = []
+    for entry in results.entries:
+        own = [outcome for outcome in results.outcomes if outcome.entry == entry]
+        values = [[outcome.health[name] for outcome in own if name in outcome.health] for name in names]
+        told = [_range(of, places) for of, places in zip(values, (_HEALTH[name][1] for name in names))]
+        since = [str(outcome.collapsed_in) for outcome in own if outcome.collapsed_in is not None]
+        rows.append([entry, *told, f"since epoch {listed(since)}" if since else "no"])
+    header = ["entry", *(_HEALTH[name][0] for name in names), "collapsed"]
+    return Table("After the last epoch: mean over runs (lowest to highest)", header, rows)
+
+
+_HEALTH = {  # of what is logged: its name here, digits behind the point
+    "projection_spread": ("spread of the projections, 0 (all alike) to 1", 2),
+    "feature_spread": ("spread of the features, 0 to 1", 2),
+    "rankme": ("effective rank of the features", 0),
+}
+
+
+def _range(values: Sequence[float], places: int) -> str:
+    if not values:
+        return MISSING
+    low, high = (number(end, places) for end in (min(values), max(values)))
+    return number(sum(values) / len(values), places) + (f" ({low} to {high})" if low != high else "")
+
+
+def _with_counts(found: Sequence[Estimate | None], places: int, told: Told, planned: int = 0) -> Iterator[str]:
+    """Cells and the row's n, of those planned; a cell that rests on fewer seeds says so itself."""
+    most = max((one.n for one in found if one), default=0)
+    for one in found:
+        yield told(one, places) + (f", n = {one.n}" if one and one.n != most else "")
+    yield f"{most} of {planned}" if 0 < most < planned else str(most)
+
+
+def cost_tables(results: Results) -> list[Table]:
+    """What a run took on average, one table for each kind of device: their hours and bytes are not of a kind."""
+    devices = sorted({cost.device for entry in results.entries for cost in costs(results, entry)})
+    return [_cost(results, device) for device in devices]
+
+
+def _cost(results: Results, device: str) -> Table:
+    memory = "GPU memory" if device == "GPU" else "main process's memory"
+    rows = []
+    for entry in results.entries:
+        own = [cost for cost in costs(results, entry) if cost.device == device]
+        rows.append([entry, *(_cost_cells(own) if own else [MISSING] * 4), str(len(own))])
+    return Table(
+        "Training cost: mean over runs",
+        [_head(results), "images/s", "hours", f"{device}-hours", f"peak of the {memory}, GiB", "n"],
+        rows,
+        [*mark_notes(results), *_cost_notes(results, device)],
+    )
+
+
+def _cost_cells(own: Sequence[Cost]) -> list[str]:
+    def mean(values: Iterable[float]) -> float:
+        found = list(values)
+        return sum(found) / len(found)
+
+    speed, memory = mean(cost.images_per_second for cost in own), mean(cost.peak_memory for cost in own) / GIB
+    hours, device_hours = mean(cost.hours for cost in own), mean(cost.device_hours for cost in own)
+    return [f"{speed:,.0f}", format_hours(hours), format_hours(device_hours), f"{memory:.2f}"]
+
+
+def format_hours(hours: float) -> str:
+    """Three digits that count, for minutes and weeks."""
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.1f}" if hours >= 10 else f"{hours:.3f}"
+
+
+def _cost_notes(results: Results, device: str) -> list[str]:
+    all_costs = [cost for entry in results.entries for cost in costs(results, entry) if cost.device == device]
+    total = format_hours(sum(cost.device_hours for cost in all_costs))
+    runs = "1 finished run" if len(all_costs) == 1 else f"{len(all_costs)} finished runs"
+    notes = [
+        "Images, not crops, per second, loading included, evaluation left out.",
+        f"Together {total} {device}-hours in {runs}, without the tuning.",
+    ]
+    if results.at_once > 1:
+        notes.append(f"{results.at_once} runs at a time shared the machine: alone, each would be faster.")
+    return notes
+
+
+def tuning_table(results: Results) -> Table | None:
+    """How often each row was tried, from the worst to the best, and what was chosen; None without a search."""
+    if not results.trials:
+        return None
+    rows = []
+    for entry in results.entries:
+        own = [trial for trial in results.trials if trial.entry == entry]
+        found = sorted(trial.accuracy for trial in own if trial.accuracy is not None)
+        chosen = next((trial for trial in own if trial.chosen), None)
+        of_recipe = next((trial.accuracy for trial in own if trial.number == 0), None)
+        rows.append(
+            [
+                entry,
+                str(len(own)),
+                f"{number(found[0], 1)} to {number(found[-1], 1)}" if found else MISSING,
+                MISSING if of_recipe is None else number(of_recipe, 1),
+                MISSING if chosen is None else _values(chosen),
+            ]
+        )
+    caption = "Search: accuracy (%) on held-out training images"
+    head = [_head(results), "trials", "lowest to highest", "trial 0", "chosen"]
+    return Table(caption, head, rows, mark_notes(results))
+
+
+def _values(trial: Trial) -> str:
+    return ", ".join(f"{key}={f'{v:g}' if isinstance(v, float) else v}" for key, v in trial.values.items())
+
+
+def recipe_table(results: Results, differences: Sequence[Difference], caption: str) -> Table:
+    """A row per key, a column per entry."""
+    rows = [
+        [one.key + ("" if one.fair else f" {UNFAIR} unfair"), *(_setting(one, entry) for entry in results.entries)]
+        for one in differences
+    ]
+    marked = frozenset(i for i, one in enumerate(differences) if not one.fair)
+    return Table(caption, ["key", *results.entries], rows, marked=marked)
+
+
+def _setting(difference: Difference, entry: str) -> str:
+    value = difference.values.get(entry)
+    return MISSING if value is None else str(value)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from solo_bam.comparison.report.formats import latex, markdown, write_csv, write_json
 from solo_bam.comparison.report.page import page
-from solo_bam.comparison.report.tables import latex, markdown, write_csv, write_json
 from solo_bam.comparison.results import Results
 from solo_bam.core.files import written_whole
 
