@@ -90,6 +90,7 @@ def collect(folder: Path) -> Results:
         columns=columns(outcomes),
         stated=_stated(next(iter(plan.recipes.values())), outcomes),
         at_once=plan.at_once,
+        dataset=next(iter(plan.recipes.values())).data.dataset,
         edges=describe_edges(plan),
     )
 

@@ -156,6 +156,7 @@ class Results:
         notes: what methods have by nature that others have not, a line each.
         stated: data, backbone, crops, epochs and batch, which all rows share: ``{name: value}``.
         at_once: runs that shared the machine, which their times and speeds show.
+        dataset: that all rows were trained on, as recipes name it.
     """
 
     name: str
@@ -169,6 +170,7 @@ class Results:
     columns: Sequence[Column]
     stated: dict[str, str]
     at_once: int = 1
+    dataset: str = ""
     edges: Sequence[str] = ()
     notes: Sequence[str] = ()
 

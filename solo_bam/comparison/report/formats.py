@@ -245,13 +245,13 @@ def latex(results: Sequence[Results]) -> str:
 
 def _latex_table(table: Table, name: str) -> str:
     def line(cells: Sequence[str]) -> str:
-        return " & ".join(map(_tex, cells)) + r" \\"
+        return " & ".join(map(tex, cells)) + r" \\"
 
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_tex(name)}. {_tex(table.caption)}.}}",
+            rf"\caption{{{tex(name)}. {tex(table.caption)}.}}",
             rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
             r"\toprule",
             line(table.header),
@@ -259,11 +259,12 @@ def _latex_table(table: Table, name: str) -> str:
             *map(line, table.rows),
             r"\bottomrule",
             r"\end{tabular}",
-            *(rf"\par\footnotesize {_tex(note)}" for note in table.notes),
+            *(rf"\par\footnotesize {tex(note)}" for note in table.notes),
             r"\end{table}",
         ]
     )
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
+    """The text with LaTeX's own characters escaped."""
     return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))

@@ -26,10 +26,12 @@ class RunPicture(NamedTuple):
 
     Attributes:
         data: the picture as a ``data:`` address.
+        run: its row and seed.
         told: what it shows, of which run.
     """
 
     data: str
+    run: str
     told: str
 
 
@@ -61,4 +63,5 @@ def _of_kind(kind: str, title: str, runs: list[RunResult]) -> Iterator[RunPictur
         out = io.BytesIO()
         small.save(out, "WEBP", quality=75)
         data = f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
-        yield RunPicture(data, f"{run.entry}, seed {run.seed}: {title[:1].lower()}{title[1:]}")
+        name = f"{run.entry}, seed {run.seed}"
+        yield RunPicture(data, name, f"{name}: {title[:1].lower()}{title[1:]}")
