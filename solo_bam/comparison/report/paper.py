@@ -16,7 +16,7 @@ from solo_bam.core.files import written_whole
 
 _PACKAGE = Path(__file__).parents[2]
 _REFERENCES = ("methods/references.bib", "data/datasets/references.bib")
-_TOOLKIT = ("solo-learn", "bam")  # cited for the package itself
+_TOOLKIT = ("solo-learn", "solo-bam")  # cited for the package itself
 _MAIN = r"""\documentclass[twocolumn]{article}
 \usepackage[T1]{fontenc}
 \usepackage[utf8]{inputenc}
