@@ -16,7 +16,6 @@ from solo_bam.comparison.plan import Plan, PlannedRun
 from solo_bam.comparison.results import Column, Cost, Point, Results, RunResult, Trial
 from solo_bam.config.comparison import UNTRAINED
 from solo_bam.config.resolve import cifar_stem_stride, describe_stem
-from solo_bam.config.schema import Recipe
 from solo_bam.core.errors import UserError
 from solo_bam.runs.folder import RunFolder
 from solo_bam.runs.records import Record, read_records
@@ -88,7 +87,7 @@ def collect(folder: Path) -> Results:
         unfair=plan.unfair,
         notes=list(notes(plan.recipes)),
         columns=columns(outcomes),
-        stated=_stated(next(iter(plan.recipes.values())), outcomes),
+        stated=_stated(plan, outcomes),
         at_once=plan.at_once,
         dataset=next(iter(plan.recipes.values())).data.dataset,
         edges=describe_edges(plan),
@@ -228,7 +227,8 @@ def _tuning(plan: Plan) -> str:
     )
 
 
-def _stated(recipe: Recipe, outcomes: Sequence[RunResult]) -> dict[str, str]:
+def _stated(plan: Plan, outcomes: Sequence[RunResult]) -> dict[str, str]:
+    recipe, tune = next(iter(plan.recipes.values())), plan.comparison.tune
     ran = {one.precision for one in outcomes if one.precision}
     stem = f" with {describe_stem(recipe)}" if cifar_stem_stride(recipe) else ""
     return {
@@ -238,6 +238,7 @@ def _stated(recipe: Recipe, outcomes: Sequence[RunResult]) -> dict[str, str]:
         "epochs": str(recipe.max_epochs),
         "batch": str(recipe.optimizer.batch_size),
         "precision": " and ".join(sorted(ran)) or str(recipe.precision),
+        "search": f"{tune.trials} trials each" if tune.trials else "none",
     }
 
 

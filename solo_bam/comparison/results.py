@@ -154,7 +154,7 @@ class Results:
         unfair: what makes the comparison unfair, one line each; marked in every table and picture.
         columns: one per protocol.
         notes: what methods have by nature that others have not, a line each.
-        stated: data, backbone, crops, epochs and batch, which all rows share: ``{name: value}``.
+        stated: data, backbone, crops, epochs, batch and the like, which all rows share: ``{name: value}``.
         at_once: runs that shared the machine, which their times and speeds show.
         dataset: that all rows were trained on, as recipes name it.
     """

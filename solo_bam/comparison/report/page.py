@@ -147,7 +147,7 @@ def _bar(found: Estimate | None, reach: float) -> Markup:
 
 
 def _three(found: Estimate) -> tuple[float, float, float]:
-    low, high = found.interval or found.ends
+    low, high = found.interval or (found.mean, found.mean)
     return low, found.mean, high
 
 

@@ -140,6 +140,8 @@ def seeds_notes(results: Results) -> list[str]:
         notes.append("Where n = 1 there is no interval: one seed does not say how far off another would be.")
     if 2 in counts:
         notes.append("Where n = 2 the two values stand in place of an interval, which two seeds cannot give.")
+    if any(outcome.status == "missing" for outcome in results.outcomes):
+        notes.append("A row with n = 1 of 3 or the like is provisional: runs of it have not ended.")
     if few := [count for count in counts if count in FEW_SEEDS]:
         told = listed(f"n = {count}" for count in few)
         notes.append(f"With {told} the interval rests on few seeds: it is wide, and assumes normal scatter.")
