@@ -15,7 +15,6 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser(prog="solo-bam report", description="Tables and page of comparisons, from their runs on disk.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a folder of solo-bam compare")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: DIR; report/ of several")
-    parser.add_argument("--latex", action="store_true", help="write results.tex, too")
     parser.add_argument("--results", type=Path, metavar="FILE.csv", help="write the numbers alone there, too")
     parser.add_argument(
         "--paper", type=Path, metavar="FOLDER", help="write table, figures, protocol and references there"
@@ -34,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.paper:
         writable(expanded(options.paper), "--paper")
     results = [collect(expanded(folder)) for folder in options.folders]
-    page = write_report(results, output, with_latex=options.latex)
+    page = write_report(results, output)
     if options.results:
         write_results(expanded(options.results), results)
     if options.paper:

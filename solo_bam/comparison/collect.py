@@ -45,6 +45,7 @@ def read_plan(folder: Path) -> Plan:
 
 def _as_searched(raw: Any) -> Any:
     """A plan from before there was a search: factors of the learning rate, of which each made a trial."""
+    raw["comparison"].pop("latex", None)  # a key of earlier comparisons
     factors = raw["comparison"]["tune"].pop("factors", None)
     if factors is None:
         return raw

@@ -55,7 +55,7 @@ def compare(plan: Plan, launcher: Sequence[str] = ()) -> tuple[Results, Path]:
         jobs = [_job(run, evaluations(comparison, run.entry), folder, at_once) for run in plan.runs]
         _work("Runs", jobs, folder, launcher, lock)
         results = collect(folder)
-        page = write_report([results], folder, with_latex=comparison.latex)
+        page = write_report([results], folder)
     for one in results.failed:
         print(f"FAILED: {one.entry}, seed {one.seed}: {one.error}")
     print(*filter(None, [answer(results)]), f"Report: {page}", sep="\n")

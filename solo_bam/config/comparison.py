@@ -81,7 +81,6 @@ class Comparison(Section):
     untrained: bool = True
     allow_differences: bool = False
     jobs: Count | None = None
-    latex: bool = False
     output: Path | None = None
 
     def place(self, entry: Entry) -> tuple[str | None, str]:

@@ -59,6 +59,14 @@ def test_the_table_has_the_numbers_of_the_csv(folder: Path) -> None:
     assert row(folder, "bam")[0].startswith(f"{sum(own) / 3:.1f} $\\pm$")
 
 
+def test_names_are_escaped(folder: Path) -> None:
+    text = (folder / "table.tex").read_text()
+    assert r"\textless{}b\textgreater{}dino\&co\textless{}/b\textgreater{}\_100\%" in text
+    body = re.sub(r"\\[&%$#_{}]", "", text)
+    assert "%" not in body
+    assert "#" not in body
+
+
 def test_the_protocol_cites_what_the_references_hold(folder: Path) -> None:
     told = (folder / "protocol.tex").read_text()
     cited = {key for keys in re.findall(r"\\cite\{(.+?)\}", told) for key in keys.split(",")}

@@ -28,13 +28,13 @@ GAPS: dict[str, Any] = {
     "unfair": True,
     "tuned": True,
 }
-FILES = ("results.csv", "results.json", "results.md", "results.tex", "report.html")
+FILES = ("results.csv", "results.json", "results.md", "report.html")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report")
-    write_report([synthetic.results(path, **GAPS)], path, with_latex=True)
+    write_report([synthetic.results(path, **GAPS)], path)
     return path
 
 
@@ -155,15 +155,6 @@ def test_the_json_has_everything(folder: Path) -> None:
     assert str(folder) not in (folder / "results.json").read_text()  # it may move
 
 
-def test_latex_is_escaped(folder: Path) -> None:
-    text = (folder / "results.tex").read_text()
-    assert r"\textless{}b\textgreater{}dino\&co\textless{}/b\textgreater{}\_100\%" in text
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == text.count(r"\toprule")
-    assert rf"{told(1, 0):.1f} $\pm$ " in text
-    body = re.sub(r"\\[&%$#_{}]", "", "".join(line for line in text.splitlines() if "%" not in line[:1]))
-    assert "%" not in body
-
-
 def test_one_seed_says_so(tmp_path: Path) -> None:
     text = markdown([synthetic.results(tmp_path, seeds=[3])])
     assert "Where n = 1 there is no interval" in text
@@ -182,7 +173,7 @@ def test_without_a_single_run(tmp_path: Path) -> None:
 
 def test_the_same_results_are_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     before = {name: (folder / name).read_bytes() for name in FILES}
-    write_report([synthetic.results(folder, **GAPS)], folder, with_latex=True)
+    write_report([synthetic.results(folder, **GAPS)], folder)
     assert {name: (folder / name).read_bytes() for name in FILES} == before
 
 

@@ -1,4 +1,4 @@
-"""A comparison's results as CSV, JSON, Markdown and LaTeX."""
+"""A comparison's results as CSV, JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -219,52 +219,3 @@ def _md(text: str) -> str:
     """Without a character that Markdown obeys; ``_`` within a word is not one."""
     text = re.sub(r"([\\`*\[\]<>|#&~$])", r"\\\1", " ".join(text.split()))
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
-
-
-# ----------------------------------------------------------------------------------------------- LaTeX
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", "±": r"$\pm$", "−": r"$-$", "×": r"$\times$", "†": r"$^\dagger$", "—": "---", "–": "--",
-    "…": r"\ldots{}",
-}  # fmt: skip
-
-
-def latex(results: Sequence[Results]) -> str:
-    """The tables of :func:`markdown` for LaTeX with the package ``booktabs``.
-
-    Args:
-        results: of one or several comparisons.
-    """
-    parts = [r"% \usepackage{booktabs}"]
-    for one in results:
-        parts += [_latex_table(table, one.name) for table in _tables(one)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _latex_table(table: Table, name: str) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return " & ".join(map(tex, cells)) + r" \\"
-
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{tex(name)}. {tex(table.caption)}.}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
-            r"\toprule",
-            line(table.header),
-            r"\midrule",
-            *map(line, table.rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-            *(rf"\par\footnotesize {tex(note)}" for note in table.notes),
-            r"\end{table}",
-        ]
-    )
-
-
-def tex(text: str) -> str:
-    """The text with LaTeX's own characters escaped."""
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))

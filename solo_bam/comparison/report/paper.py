@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from solo_bam.comparison.report import paper_figures
-from solo_bam.comparison.report.formats import tex, write_results
+from solo_bam.comparison.report.formats import write_results
 from solo_bam.comparison.report.summary import digits, format_mean, listed, seeds
 from solo_bam.comparison.report.tables import lettered
 from solo_bam.comparison.results import Column, Results, with_untrained
@@ -171,3 +171,18 @@ def _cite(names: Sequence[str]) -> str:
 def _cited(results: Results) -> dict[str, str]:
     names = [*_first_methods(results).values(), results.dataset, *_TOOLKIT]
     return {key: references()[key][1] for key in _keys(names)}
+
+
+# ----------------------------------------------------------------------------------------------- LaTeX
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "±": r"$\pm$", "−": r"$-$", "×": r"$\times$", "†": r"$^\dagger$", "—": "---", "–": "--",
+    "…": r"\ldots{}",
+}  # fmt: skip
+
+
+def tex(text: str) -> str:
+    """The text with LaTeX's own characters escaped."""
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from solo_bam.comparison.report.formats import latex, markdown, write_csv, write_json
+from solo_bam.comparison.report.formats import markdown, write_csv, write_json
 from solo_bam.comparison.report.page import page
 from solo_bam.comparison.results import Results
 from solo_bam.core.files import written_whole
 
 
-def write_report(results: Sequence[Results], folder: Path, with_latex: bool = False, now: str = "") -> Path:
+def write_report(results: Sequence[Results], folder: Path, now: str = "") -> Path:
     """Write ``results.csv``, ``results.json``, ``results.md`` and ``report.html``, each whole or not at all.
 
     The same results give the same bytes.
@@ -19,7 +19,6 @@ def write_report(results: Sequence[Results], folder: Path, with_latex: bool = Fa
     Args:
         results: of one or several comparisons.
         folder: created where it is missing.
-        with_latex: whether to write ``results.tex`` too.
         now: what runs; the page then says so and loads itself anew.
 
     Returns:
@@ -29,8 +28,6 @@ def write_report(results: Sequence[Results], folder: Path, with_latex: bool = Fa
     write_csv(folder / "results.csv", results)
     write_json(folder / "results.json", results)
     _write(folder / "results.md", markdown(results))
-    if with_latex:
-        _write(folder / "results.tex", latex(results))
     _write(folder / "report.html", page(results, folder, now))
     return folder / "report.html"
 
