@@ -35,7 +35,7 @@ class PlotOptions(NetworkOptions):
 
 
 class ExploreOptions(NetworkOptions):
-    """``k``, ``temperature``, ``precision``: of ``solo-bam knn``. ``output``: the page; null: in ``plots/`` of the run."""
+    """``k``, ``temperature``, ``precision``: of ``solo-bam knn``. ``output``: the page; null: ``plots/`` of the run."""
 
     k: Count = 20
     temperature: Positive = 0.07

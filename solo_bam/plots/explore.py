@@ -136,7 +136,7 @@ def _atlas(pictures: Sequence[Image.Image], room: int) -> str | None:
         for i, one in enumerate(pictures):
             atlas.paste(one.resize((side, side)), (i % columns * side, i // columns * side))
         # Without subsampling, whose blocks would reach into the next picture.
-        atlas.save(out, "JPEG", quality=quality, subsampling=0, optimize=True)
+        atlas.save(out, "JPEG", quality=quality, subsampling=0)
         text = base64.b64encode(out.getvalue()).decode()
         if len(text) <= room:
             return text
