@@ -39,12 +39,14 @@ _UMAP_FROM = 16  # images; it looks at 15 neighbours
 
 
 class _Images(NamedTuple):
-    """The images that are measured; ``drawn`` are the positions of those that are shown."""
+    """The images that are measured, and how; ``drawn`` are the positions of those that are shown."""
 
     split: Split
     bank: Split | None
     name: str
     drawn: np.ndarray
+    data: Data
+    options: ExploreOptions
 
 
 def explore(checkpoint: Path, options: ExploreOptions) -> tuple[str, Path]:
@@ -61,17 +63,12 @@ def explore(checkpoint: Path, options: ExploreOptions) -> tuple[str, Path]:
     check_installed()
     device = hardware.find_devices(options.accelerator, 1).accelerator
     trained = load_pretrained(checkpoint, options.branch)
-    data = evaluation_data(trained.recipe, options.data)
     target, cache = _target(trained, options), records_folder(trained.path)
-    images = _images(data, options)
+    images = _images(evaluation_data(trained.recipe, options.data), options)
     writable(cache, "checkpoint", "copy it to a folder that can be written")
     # The seed of a network that solo-learn trained is not known.
     networks = [load_pretrained(checkpoint, "untrained"), trained] if trained.own_recipe else [trained]
-    seen = []
-    for network in networks:
-        network.backbone.to(device)
-        seen.append(_see(network, images, cache, data, options, device))
-    shown = _shown(networks, seen, images, data, options)
+    shown = _shown(networks, [_see(network, images, cache, device) for network in networks], images)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_page(shown, target)
     return shown.answer, target
@@ -94,19 +91,20 @@ def _images(data: Data, options: ExploreOptions) -> _Images:
     if len(drawn) < 2:
         raise UserError("data", "has a single image, a neighbour is another one", "give more images")
     if source.val is None:
-        return _Images(split.take(drawn), None, told(data, split, name, contents=False), np.arange(len(drawn)))
+        split, drawn = split.take(drawn), np.arange(len(drawn))
+        return _Images(split, None, told(data, split, name, contents=False), drawn, data, options)
     bank = bank_in(source, data)
     if options.k > len(bank):
         raise UserError("k", f"got {options.k}, the bank has {len(bank)} images", "lower it")
-    return _Images(split, bank, told(data, split, name), drawn)
+    return _Images(split, bank, told(data, split, name), drawn, data, options)
 
 
-def _see(
-    network: Pretrained, images: _Images, cache: Path, data: Data, options: ExploreOptions, device: str
-) -> tuple[Features, Tensor | None]:
+def _see(network: Pretrained, images: _Images, cache: Path, device: str) -> tuple[Features, Tensor | None]:
     """Features of the images, and the classes that k-NN predicts, by the protocol of ``solo-bam knn``."""
-    workers = data.num_workers if options.num_workers is None else options.num_workers
+    options = images.options
+    workers = images.data.num_workers if options.num_workers is None else options.num_workers
     loading = options.batch_size, workers, options.precision
+    network.backbone.to(device)
     features = plain_features(cache, "val" if images.bank else "shown", network, images.split, *loading)
     if images.bank is None:
         return features, None
@@ -115,26 +113,25 @@ def _see(
     return features, predict(near, bank.labels, options.k, options.temperature)
 
 
-def _shown(
-    networks: Sequence[Pretrained],
-    seen: Sequence[tuple[Features, Tensor | None]],
-    images: _Images,
-    data: Data,
-    options: ExploreOptions,
-) -> Explored:
+def _shown(networks: Sequence[Pretrained], seen: Sequence[tuple[Features, Tensor | None]], images: _Images) -> Explored:
     labels, predictions = seen[-1][0].labels, [predicted for _, predicted in seen if predicted is not None]
     confusions = confused(labels.numpy(), [one.numpy() for one in predictions], images.drawn) if predictions else []
     # What is confused is shown in addition, or few of its images would be.
     shown = np.unique(np.concatenate([images.drawn, *(one.examples for one in confusions)]).astype(int))
     titles = ["before training", _trained(networks[-1])][-len(networks) :]
     of_shown = [
-        _network(title, features.values[shown], None if predicted is None else predicted[shown].numpy(), options)
+        Network(
+            title,
+            dict(_places(features.values[shown], images.options)),
+            nearest_others(features.values[shown], _NEAREST),
+            None if predicted is None else predicted[shown].numpy(),
+        )
         for title, (features, predicted) in zip(titles, seen)
     ]
     thumbnails = images.split(_thumbnail)
     return Explored(
         title=f"Features of {networks[-1].recipe.method} on {images.name}",
-        answer=_answer(titles, labels, predictions, options.k),
+        answer=_answer(titles, labels, predictions, images.options.k),
         pictures=[thumbnails[i][0] for i in Bar(shown.tolist(), desc="thumbnails", unit="images", leave=False)],
         names=[images.split.reader.name(i).removeprefix(f"{images.split.place}/") for i in shown.tolist()],
         labels=labels[shown].numpy(),
@@ -142,7 +139,7 @@ def _shown(
         networks=of_shown,
         confusions=[one._replace(examples=np.searchsorted(shown, one.examples).tolist()) for one in confusions],
         alike=_alike(seen[-1][0].values[shown], labels[shown]),
-        stated=dict(_stated(networks[-1], images, of_shown, labels[shown], data, options)),
+        stated=dict(_stated(networks[-1], images, of_shown, labels[shown])),
     )
 
 
@@ -154,10 +151,6 @@ def _trained(network: Pretrained) -> str:
 def _thumbnail(image: Image.Image) -> Image.Image:
     side = min(THUMBNAIL, *image.size)
     return ImageOps.fit(image, (side, side))
-
-
-def _network(title: str, values: Tensor, predicted: np.ndarray | None, options: ExploreOptions) -> Network:
-    return Network(title, dict(_places(values, options)), nearest_others(values, _NEAREST), predicted)
 
 
 def _places(values: Tensor, options: ExploreOptions) -> Iterator[tuple[str, Places]]:
@@ -257,14 +250,10 @@ def _answer(titles: Sequence[str], labels: Tensor, predictions: Sequence[Tensor]
 
 
 def _stated(
-    trained: Pretrained,
-    images: _Images,
-    networks: Sequence[Network],
-    labels: Tensor,
-    data: Data,
-    options: ExploreOptions,
+    trained: Pretrained, images: _Images, networks: Sequence[Network], labels: Tensor
 ) -> Iterator[tuple[str, str]]:
     """The protocol in words."""
+    data, options = images.data, images.options
     extra = len(labels) - len(images.drawn)
     more = f", and {extra} that are examples of confusions" if extra else ""
     yield "Network", f"{trained.recipe.backbone.name}, {trained.recipe.method}, {_trained(trained)}"
@@ -285,4 +274,7 @@ def _stated(
     yield "Neighbours", f"the {_NEAREST} largest cosines among the images shown, in all dimensions of the features"
     yield "Projections", "of features scaled to length 1, each network's own; UMAP: cosine, 15 neighbours, seed 0"
     if options.precision != 32:
-        yield "Precision", hardware.precision_as_run(options.precision, "cpu")
+        yield (
+            "Precision",
+            hardware.precision_as_run(options.precision, hardware.find_devices(options.accelerator, 1).accelerator),
+        )
