@@ -16,7 +16,7 @@ from solo_bam.config.options import evaluation_data, transferred_from
 from solo_bam.config.plotting import ExploreOptions
 from solo_bam.config.schema import Data
 from solo_bam.core import hardware
-from solo_bam.core.errors import UserError
+from solo_bam.core.errors import UserError, printable
 from solo_bam.core.files import expanded, writable
 from solo_bam.core.neighbors import Neighbours, find_neighbours, in_tiles, predict
 from solo_bam.core.progress import Bar
@@ -128,12 +128,12 @@ def _shown(networks: Sequence[Pretrained], seen: Sequence[tuple[Features, Tensor
         )
         for title, (features, predicted) in zip(titles, seen)
     ]
-    thumbnails = images.split(_thumbnail)
+    thumbnails, place = images.split(_thumbnail), f"{printable(str(images.split.place))}/"
     return Explored(
         title=f"Features of {networks[-1].recipe.method} on {images.name}",
         answer=_answer(titles, labels, predictions, images.options.k),
         pictures=[thumbnails[i][0] for i in Bar(shown.tolist(), desc="thumbnails", unit="images", leave=False)],
-        names=[images.split.reader.name(i).removeprefix(f"{images.split.place}/") for i in shown.tolist()],
+        names=[images.split.reader.name(i).removeprefix(place) for i in shown.tolist()],
         labels=labels[shown].numpy(),
         classes=images.split.classes,
         networks=of_shown,

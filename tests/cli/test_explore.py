@@ -357,6 +357,9 @@ addEventListener("load", () => setTimeout(async () => {
   for (const kind of ["pointerenter", "pointermove"]) events.dispatchEvent(new PointerEvent(kind, at));
   for (const kind of ["mouseenter", "mousemove"]) events.dispatchEvent(new MouseEvent(kind, at));
   said.hovered = [source.inspected.indices[0], document.getElementById("card").textContent, panel()];
+  events.dispatchEvent(new MouseEvent("mouseleave", at));
+  source.selected.indices = [33];  // as a tap does
+  said.tapped = [document.getElementById("number").value, panel()[0]];
   const d = document.documentElement;
   said.widths = [d.scrollWidth, d.clientWidth];
   if (globalThis.axe) said.axe = (await axe.run(document)).violations.map(one => [one.id, one.nodes.map(node => node.html.slice(0, 200))]);
@@ -372,7 +375,36 @@ def _axe() -> str:
     return "" if spec is None or spec.origin is None else Path(spec.origin).with_name("axe.min.js").read_text()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: Debian's package chromium")
+def _said(page: Path, folder: Path, *flags: str) -> tuple[dict[str, Any], list[str]]:
+    """What the page's probe says in its title, and what the browser complains about."""
+    words = [str(CHROMIUM), *FLAGS, *flags, "--allow-file-access-from-files", f"--user-data-dir={folder / 'profile'}",
+             "--window-size=1280,900", "--virtual-time-budget=20000", "--dump-dom", f"file://{page}"]  # fmt: skip
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    found = re.search(r"<title>SAID(.*?)</title>", done.stdout, re.DOTALL)
+    assert found, done.stderr[-2000:]
+    errors = [line for line in done.stderr.splitlines() if "CONSOLE" in line and "setting log level" not in line]
+    return json.loads(html.unescape(found[1])), errors
+
+
+NEEDS_A_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: Debian's package chromium")
+
+
+@NEEDS_A_BROWSER
+def test_a_browser_shows_thumbnails_of_many_megabytes(tmp_path: Path) -> None:
+    probe = """addEventListener("load", async () => {
+      const style = getComputedStyle(document.getElementById("picture")), image = new Image();
+      image.src = style.backgroundImage.slice(5, -2);
+      await image.decode().catch(() => {});
+      document.title = "SAID" + JSON.stringify({width: image.naturalWidth, size: style.backgroundSize}); })"""
+    write_page(_shown(800), tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert len(text) > 6_000_000
+    (tmp_path / "page.html").write_text(text.replace("</body>", f"<script>{probe}</script></body>"))
+    said, _ = _said(tmp_path / "page.html", tmp_path)
+    assert said == {"width": 29 * 64, "size": f"{29 * 112}px {28 * 112}px"}
+
+
+@NEEDS_A_BROWSER
 @pytest.mark.parametrize(("width", "dark"), [(1280, True), (390, False)])
 def test_in_a_browser_without_a_network(page: str, tmp_path: Path, width: int, dark: bool) -> None:
     scripts = f"<script>{_axe() if width > 1000 else ''}</script><script>{_PROBE}</script>"
@@ -382,13 +414,8 @@ def test_in_a_browser_without_a_network(page: str, tmp_path: Path, width: int, d
         target = tmp_path / "narrow.html"
         frame = f"<iframe src='page.html' style='width:{width}px;height:844px;border:0'></iframe>"
         target.write_text(f"<!DOCTYPE html><title>-</title>{frame}")
-    words = [str(CHROMIUM), *FLAGS, *(["--blink-settings=preferredColorScheme=0"] if dark else []),
-             "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1280,900",
-             "--virtual-time-budget=20000", "--dump-dom", f"file://{target}"]  # fmt: skip
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    found = re.search(r"<title>SAID(.*?)</title>", done.stdout, re.DOTALL)
-    assert found, done.stderr[-2000:]
-    said, data = json.loads(html.unescape(found[1])), _data(page)
+    said, errors = _said(target, tmp_path, *(["--blink-settings=preferredColorScheme=0"] if dark else []))
+    data = _data(page)
     both = data["networks"]
     assert "blocked" not in said
     assert said["points"] == len(data["labels"])
@@ -400,7 +427,7 @@ def test_in_a_browser_without_a_network(page: str, tmp_path: Path, width: int, d
     assert said["hovered"][0] == 40
     assert said["hovered"][1].startswith(f"image 40: {data['labels'][40]}")
     assert said["hovered"][2] == [*both[0]["near"][40], *both[1]["near"][40]]
+    assert said["tapped"] == ["33", both[0]["near"][33][0]]
     assert said["widths"][0] <= said["widths"][1] == width
     assert said.get("axe", []) == []
-    errors = [line for line in done.stderr.splitlines() if "CONSOLE" in line and "setting log level" not in line]
     assert errors == []
