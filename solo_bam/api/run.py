@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from solo_bam.config import load_recipe
 from solo_bam.config.options import KNNOptions, parse_options
 from solo_bam.config.overrides import override_lines
-from solo_bam.config.plotting import PlotOptions
+from solo_bam.config.plotting import ExploreOptions, PlotOptions
 from solo_bam.core.errors import UserError
 from solo_bam.core.files import expanded
 from solo_bam.runs.checkpoints.find import find_checkpoint
@@ -145,6 +145,20 @@ class Run:
             raise UserError("kind", "got 'confusion', no linear classifier has been trained", "call linear() first")
         places = {"curves": self.folder, "entropy": self.folder, "confusion": self._classifier}
         return draw(kind, [places.get(kind) or self.checkpoint], options).figure
+
+    def explore(self, *changes: str, **keys: Any) -> Path:
+        """Write a page to look at the features with, before and after training; what ``solo-bam explore`` does.
+
+        Args:
+            changes: settings of ``solo-bam explore``, ``"num_images=500"``.
+            keys: the same as keywords.
+
+        Raises:
+            UserError: a setting, data or a checkpoint that do not fit, or Bokeh is not installed.
+        """
+        from solo_bam.evaluate.explore import explore
+
+        return explore(self.checkpoint, parse_options(ExploreOptions, self._lines(changes, keys)))[1]
 
     def _lines(self, changes: tuple[str, ...], keys: Mapping[str, Any]) -> list[str]:
         return [*([f"branch={self.branch}"] if self.branch != "student" else []), *override_all(changes, keys)]

@@ -24,6 +24,7 @@ COMMANDS = {
     "health": "measures of a checkpoint's features that need no labels",
     "davis": "segment videos with frozen features: label propagation on DAVIS-2017",
     "plot": "pictures of runs and checkpoints: curves, attention, similarity, features, confusion",
+    "explore": "a page to look at features with: images in the plane, their neighbours, confused classes",
     "export": "write a backbone for timm or detectron2, with a model card",
     "zoo": "list, show and check the checkpoints that are known",
     "import-official": "read a published BAM checkpoint",

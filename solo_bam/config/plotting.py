@@ -1,11 +1,13 @@
-"""The ``key=value`` settings of ``solo-bam plot`` and ``solo-bam health``."""
+"""The ``key=value`` settings of ``solo-bam plot``, ``solo-bam explore`` and ``solo-bam health``."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from solo_bam.config.schema import Branch, Count, Index, Section
+from pydantic import BeforeValidator, Field
+
+from solo_bam.config.schema import Branch, Count, Index, Positive, Section, listed
 
 
 class NetworkOptions(Section):
@@ -30,3 +32,15 @@ class PlotOptions(NetworkOptions):
     format: Literal["png", "pdf", "svg"] = "png"
     images: list[Path] = []
     reduction: Literal["pca", "umap"] = "pca"
+
+
+class ExploreOptions(NetworkOptions):
+    """``k``, ``temperature``, ``precision``: of ``solo-bam knn``. ``output``: the page; null: ``plots/`` of the run."""
+
+    k: Count = 20
+    temperature: Positive = 0.07
+    precision: Literal[32, "bf16-mixed"] = 32
+    num_images: Annotated[int, Field(ge=2)] | None = None
+    batch_size: Count = 256
+    reduction: Annotated[list[Literal["pca", "umap"]], Field(min_length=1), BeforeValidator(listed)] = ["pca", "umap"]
+    output: Path | None = None

@@ -210,6 +210,25 @@ def count_hits(
     return hits
 
 
+def predict(near: Neighbours, bank_labels: Tensor, k: int, temperature: float, distance: str = "cosine") -> Tensor:
+    """The class that the k nearest vote for, ``(M,)``; of equal scores, the lower class, as :func:`ranks` has it.
+
+    Args:
+        near: at least k neighbours.
+        bank_labels: ``(N,)`` of the whole bank.
+        k: neighbours that vote.
+        temperature: of the cosine vote, above 0.
+        distance: that ``near`` was found by.
+    """
+    found, num_classes = [], int(bank_labels.max()) + 1
+    for rows in _slices(len(near.positions), 4096):
+        part = Neighbours(near.closeness[rows], near.positions[rows])
+        ((_, scores),) = votes(part, bank_labels, num_classes, [k], temperature, distance)
+        best = scores == scores.amax(1, keepdim=True)
+        found.append((best * torch.arange(num_classes, 0, -1)).argmax(1))
+    return torch.cat(found)
+
+
 def knn_scores(
     bank: Tensor,
     bank_labels: Tensor,

@@ -13,7 +13,7 @@ from solo_bam.core.errors import UserError
 from solo_bam.core.files import expanded, writable
 from solo_bam.core.neighbors import count_hits, find_neighbours, in_tiles
 from solo_bam.data.datasets.images import Split
-from solo_bam.data.datasets.sources import labelled_source, told
+from solo_bam.data.datasets.sources import Source, labelled_source, told
 from solo_bam.data.datasets.subsets import balanced
 from solo_bam.data.module import fraction
 from solo_bam.data.transforms.augmentations import describe_plain_view, plain_view
@@ -87,7 +87,8 @@ def evaluate_knn(checkpoint: Path, options: KNNOptions) -> OfflineKNN:
     folder = writable(expanded(options.output or records_folder(pretrained.path)), "output", "set output=FOLDER")
     pretrained.backbone.to(devices.accelerator)
     train, test = (
-        _features(folder, name, pretrained, split, options) for name, split in (("train", bank), ("val", queries))
+        plain_features(folder, name, pretrained, split, options.batch_size, options.num_workers, options.precision)
+        for name, split in (("train", bank), ("val", queries))
     )
     settings = list(vote(train, test, options, devices.accelerator))
     name = told(data, queries, data.val_name)
@@ -110,16 +111,24 @@ def _splits(data: Data) -> tuple[Split, Split]:
     """The labelled training images and the test images."""
     source = labelled_source(data, "k-NN")
     assert source.val is not None
+    return bank_in(source, data), source.val
+
+
+def bank_in(source: Source, data: Data) -> Split:
+    """The labelled training images, or the share of them that is asked for."""
     images = fraction(source.train(lambda image: image), data.fraction).split
-    return images.take(balanced(images.targets, 1)), source.val
+    return images.take(balanced(images.targets, 1))
 
 
-def _features(folder: Path, name: str, pretrained: Pretrained, split: Split, options: KNNOptions) -> Features:
+def plain_features(
+    folder: Path, name: str, pretrained: Pretrained, split: Split, batch_size: int, workers: int, precision: int | str
+) -> Features:
+    """Of images in the plain view; kept in the folder's ``cache``."""
     # Crop and normalisation are those that the weights know, whatever the data.
     view = plain_view(pretrained.recipe.data.dataset, pretrained.recipe.augmentations[0])
     return cached_features(
         folder / "cache", name, pretrained.backbone, pretrained.weights, split, view,
-        options.batch_size, min(options.num_workers, hardware.cores()), bf16=options.precision != 32,
+        batch_size, min(workers, hardware.cores()), bf16=precision != 32,
     )  # fmt: skip
 
 
@@ -133,15 +142,20 @@ def vote(bank: Features, test: Features, options: KNNOptions, device: str = "cpu
             yield from (Setting(distance, temperature, k, hits[k]) for k in sorted(hits))
 
 
+def describe_bank(data: Data, bank: Split) -> str:
+    """Which images vote, for a protocol."""
+    share = "all" if data.fraction <= 0 else f"{100 * data.fraction:g} %"
+    return f"{told(data, bank, 'train', contents=False)}, clean, {share} ({len(bank)} images)"
+
+
 def _records(
     setting: Setting, pretrained: Pretrained, data: Data, bank: Split, queries: Split, name: str, precision: str
 ) -> list[Record]:
     images = len(queries)
-    share = "all" if data.fraction <= 0 else f"{100 * data.fraction:g} %"
     protocol: dict[str, Plain] = {
         "kind": "k-NN",
         "online": False,
-        "bank": f"{told(data, bank, 'train', contents=False)}, clean, {share} ({len(bank)} images)",
+        "bank": describe_bank(data, bank),
         "queries": "all",
         "k": setting.k,
         "temperature": setting.temperature,

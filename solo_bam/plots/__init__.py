@@ -1,1 +1,1 @@
-"""Figures; needs the extra ``plots`` (matplotlib)."""
+"""Figures, which need the extra ``plots`` (matplotlib), and the page of features, the extra ``explore`` (Bokeh)."""

@@ -16,18 +16,6 @@ _MARKERS = "os^vDP*X<>"
 _SHOWN = len(_MARKERS)  # classes with a colour and a marker of their own
 
 
-def principal_components(features: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """The two directions of largest variance: places ``(N, 2)`` and names of the axes.
-
-    Args:
-        features: ``(N, D)``, N at least 2.
-    """
-    centred = features.astype(np.float64) - features.mean(0)
-    left, sigma, _ = np.linalg.svd(centred, full_matrices=False)
-    shares = 100 * sigma**2 / max((sigma**2).sum(), 1e-300)
-    return left[:, :2] * sigma[:2], [f"principal component {i + 1} ({shares[i]:.0f} % of the variance)" for i in (0, 1)]
-
-
 def draw_features(
     places: np.ndarray, labels: np.ndarray, classes: Sequence[str], axes: Sequence[str], path: Path, title: str
 ) -> Picture:

@@ -29,14 +29,16 @@ from solo_bam.data.datasets.images import in_rgb, open_image, reason
 from solo_bam.data.datasets.sources import shown_images
 from solo_bam.data.transforms.augmentations import plain_view
 from solo_bam.evaluate.features import evaluating
+from solo_bam.evaluate.projections import REDUCTIONS
 from solo_bam.evaluate.views import Sample
 from solo_bam.plots.attention import draw_attention
 from solo_bam.plots.confusion import draw_confusion
 from solo_bam.plots.curves import draw_curves, draw_runs
 from solo_bam.plots.entropy import draw_entropy, has_entropy
-from solo_bam.plots.scatter import draw_features, principal_components
+from solo_bam.plots.scatter import draw_features
 from solo_bam.plots.similarity import draw_similarities, similarity_groups
 from solo_bam.plots.style import Picture
+from solo_bam.runs.checkpoints.find import pictures_folder
 from solo_bam.runs.checkpoints.read import load_pretrained, untrained_backbone
 from solo_bam.runs.folder import RunFolder
 
@@ -87,12 +89,6 @@ class Subject:
 
 def _epochs(count: int) -> str:
     return f"{count} epoch" + ("" if count == 1 else "s")
-
-
-def pictures_folder(checkpoint: Path) -> Path:
-    """``plots/`` of a checkpoint's run, or beside a file that lies in no run."""
-    run = checkpoint.absolute().parent.parent
-    return (run if (run / "run.json").exists() else checkpoint.absolute().parent) / "plots"
 
 
 # ------------------------------------------------------------------------------------- of a run's metrics
@@ -202,24 +198,12 @@ def plot_similarity(subject: Subject, options: PlotOptions) -> Drawn:
 
 def plot_features(subject: Subject, options: PlotOptions) -> Drawn:
     """The features of some images in the plane."""
-    reduce = _umap if options.reduction == "umap" else principal_components
     sample = subject.sample.take(options.num_images or FEATURE_IMAGES)
     features = sample.features(subject.backbone)
-    places, axes = reduce(features.values.numpy())
+    places, axes = REDUCTIONS[options.reduction](features.values.numpy())
     target = _target(subject.folder, "features", options)
     title = f"Features of {subject.title}\n{len(places):,} images of {sample.name}"
     return Drawn(draw_features(places, features.labels.numpy(), sample.split.classes, axes, target, title), target)
-
-
-def _umap(features: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    try:
-        from umap import UMAP
-    except ImportError:
-        raise UserError(
-            "reduction", "got 'umap', umap-learn is not installed", "pip install 'solo-bam[umap]' or use reduction=pca"
-        ) from None
-    places = UMAP(metric="cosine", random_state=0, n_jobs=1).fit_transform(features)
-    return places, ["UMAP 1 (no unit)", "UMAP 2 (no unit)"]
 
 
 def plot_attention(subject: Subject, options: PlotOptions) -> Drawn:

@@ -87,6 +87,7 @@ def test_it_is_drawn(run: solo_bam.Run) -> None:
     assert (run.folder / "curves.png").exists()
     assert figure._repr_png_().startswith(b"\x89PNG")
     assert run.plot("similarity", num_images=16, num_workers=0).axes
+    assert run.explore("reduction=pca", num_images=16, num_workers=0).name == "explore.html"
 
 
 def test_it_tells_what_it_is(run: solo_bam.Run) -> None:

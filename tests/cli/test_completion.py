@@ -36,6 +36,7 @@ CASES = {
     "solo-bam knn trained_models/bam/bam-d": {"trained_models/bam/bam-digits-1234", "trained_models/bam/bam-digits-1234/"},
     "solo-bam knn RUN dist": {"distance="},
     "solo-bam knn RUN distance=c": {"cosine"},
+    "solo-bam explore RUN red": {"reduction="},
     "solo-bam plot cur": {"curves"},
     "solo-bam list rec": {"recipes"},
     "solo-bam completion z": {"zsh"},

@@ -196,7 +196,7 @@ def test_bad_input(lines: list[str], message: str, checkpoint: Path, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("command", "setting"), [("knn", "k=1"), ("health", "num_images=8")])
+@pytest.mark.parametrize(("command", "setting"), [("knn", "k=1"), ("health", "num_images=8"), ("explore", "k=1")])
 def test_a_folder_that_cannot_be_written_is_said_at_once(
     command: str, setting: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

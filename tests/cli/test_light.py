@@ -34,6 +34,7 @@ RIGHT_AWAY = [
     ["pretrain", "--config-name", "no/such"],
     ["health", "nowhere"],
     ["knn", ".", "kk=1"],
+    ["explore", "nowhere"],
     # Found once, and kept.
     ["list", "methods"],
     ["list", "metrics"],

@@ -72,6 +72,7 @@ def copy(run: Path, tmp_path: Path) -> Path:
         ["health", "RUN", "num_workers=0"],
         ["export", "RUN"],
         ["plot", "features", "RUN"],
+        ["explore", "RUN", "num_workers=0"],
     ],
     ids=lambda words: words[0],
 )

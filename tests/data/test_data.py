@@ -100,6 +100,7 @@ def test_crop_size_and_area() -> None:
 @pytest.mark.parametrize(("crop", "resized"), [(16, 16), (64, 64), (224, 256)])
 def test_plain_view(crop: int, resized: int) -> None:
     view = plain_view("custom", _only(crop_size=crop))
+    assert "0x" not in str(view)  # features are kept under this name, from one process to the next
     assert view.transforms[1].size == resized  # type: ignore[attr-defined]
     assert torch.equal(view(_picture(300)), view(_picture(300)))
     assert view(_picture(300)).shape == (3, crop, crop)

@@ -14,11 +14,12 @@ pytest.importorskip("matplotlib")
 
 from matplotlib.figure import Figure
 
+from solo_bam.evaluate.projections import principal_components
 from solo_bam.plots.attention import draw_attention
 from solo_bam.plots.confusion import draw_confusion
 from solo_bam.plots.curves import draw_curves, draw_runs
 from solo_bam.plots.entropy import draw_entropy
-from solo_bam.plots.scatter import draw_features, principal_components
+from solo_bam.plots.scatter import draw_features
 from solo_bam.plots.similarity import draw_similarities, similarity_groups
 from solo_bam.plots.style import shortened, thinned
 

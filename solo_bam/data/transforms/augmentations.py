@@ -120,7 +120,7 @@ def plain_view(dataset: str, a: Augmentation) -> Transform:
     smaller ones are used whole.
     """
     side, size = _plain_sizes(a)
-    steps = [middle, T.Resize(side, interpolation=T.InterpolationMode.BICUBIC), T.CenterCrop(size)]
+    steps = [T.Lambda(middle), T.Resize(side, interpolation=T.InterpolationMode.BICUBIC), T.CenterCrop(size)]
     pipeline: Transform = T.Compose([*steps, *_normalisation(dataset, a)])
     return pipeline
 

@@ -25,3 +25,9 @@ def find_checkpoint(path: Path, key: str) -> Path:
             key, f"there is no file {path}{nearest(str(path), [*runs, *beside])}", "give a run's folder or a checkpoint"
         )
     return newest if path.is_dir() else path
+
+
+def pictures_folder(checkpoint: Path) -> Path:
+    """``plots/`` of a checkpoint's run, or beside a file that lies in no run."""
+    run = checkpoint.absolute().parent.parent
+    return (run if (run / "run.json").exists() else checkpoint.absolute().parent) / "plots"

@@ -27,6 +27,7 @@ _RUNS_ON = (
 _EXTRAS = {  # module, extra, what for
     "h5py": ("h5", "data.format=h5"),
     "matplotlib": ("plots", "pictures"),
+    "bokeh": ("explore", "solo-bam explore"),
     "nvidia.dali": ("dali", "data.format=dali"),
     "wandb": ("wandb", "wandb.enabled=True"),
     "umap": ("umap", "UMAP plots"),
