@@ -19,6 +19,7 @@ OWN = (
 )  # fmt: skip
 # Within it, what belongs to all: the steps that a run makes, and the online probe.
 SHARED = ("optimizer.batch_size", "optimizer.classifier_lr")
+LABELS = "labels"  # the key of what has them in its loss
 # What changes no number that is compared, or what a comparison sets itself.
 LEFT_OUT = (*MAY_CHANGE, "name", "seed")
 
@@ -75,7 +76,7 @@ def _leaves(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     yield "backbone.stem", describe_stem(recipe)
     yield "crops", describe_crops(recipe)
     if recipe.method_kwargs.get("supervised", solo_learn.own_method(recipe.method).labels):
-        yield "labels", "in the loss"
+        yield LABELS, "in the loss"
     content["augmentations"] = [
         {key: value for key, value in pipeline.items() if key not in ("num_crops", "crop_size")}
         for pipeline in content["augmentations"]

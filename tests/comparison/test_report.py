@@ -14,6 +14,7 @@ import pytest
 
 from solo_bam.cli import main
 from solo_bam.comparison.collect import columns
+from solo_bam.comparison.fairness import Difference
 from solo_bam.comparison.report.formats import markdown, write_results
 from solo_bam.comparison.report.write import write_report
 from solo_bam.comparison.results import RunResult
@@ -83,6 +84,14 @@ def test_the_untrained_network_has_a_row_of_its_own(tmp_path: Path) -> None:
     page = html.unescape((tmp_path / "report.html").read_text())
     assert "dashed: untrained, 99.0" in page or "untrained, to the left" in page
     assert re.search(r"k-NN \(k = 20\): bam,.* below the untrained network\.", page)
+
+
+def test_a_row_that_sees_labels_is_a_line_too(tmp_path: Path) -> None:
+    results = synthetic.results(tmp_path)
+    assert "dotted: " not in write_report([results], tmp_path).read_text()
+    labels = Difference("labels", {"bam": None, "byol": None, "simclr": "in the loss"}, fair=False)
+    page = write_report([replace(results, differences=[labels])], tmp_path).read_text()
+    assert f"dotted: simclr, {told(1, 3, (0, 1, 2)):.1f}" in page
 
 
 def test_a_collapsed_row_is_marked(tmp_path: Path) -> None:

@@ -94,13 +94,16 @@ def legend(figure: Figure, handles: Sequence[Artist]) -> None:
 # -------------------------------------------------------------------------------------- rows of entries
 
 
-def draw_accuracy(column: Column, entries: Sequence[str], unfair: bool = False) -> Figure:
+def draw_accuracy(
+    column: Column, entries: Sequence[str], unfair: bool = False, supervised: Sequence[str] = ()
+) -> Figure:
     """Seeds, mean and 95 % interval of each entry.
 
     Args:
         column: the numbers.
         entries: rows, from the top.
         unfair: whether to say so.
+        supervised: entries with labels in their loss, which have a line, too: a ceiling.
     """
     found = {entry: (list(column.values.get(entry, {}).values()), column.estimate(entry)) for entry in entries}
     ceiling = 100.0 if column.unit == "%" else np.inf
@@ -112,19 +115,20 @@ def draw_accuracy(column: Column, entries: Sequence[str], unfair: bool = False) 
             _draw_row(axis, row, values, one, look, limits, told, filled=True)
         _name_rows(axis, entries, limits)
         told = f"{column.unit} (dots: seeds; line: 95 % interval of the mean)"
-        axis.set_xlabel(told + _draw_untrained(axis, column, limits))
+        lines = {UNTRAINED: "--", **dict.fromkeys(supervised, ":")}
+        axis.set_xlabel(told + "".join(_draw_line(axis, column, name, lines[name], limits) for name in lines))
         return figure
 
 
-def _draw_untrained(axis: Axes, column: Column, limits: tuple[float, float]) -> str:
-    """A line at the network that all rows start from, where there is room for it; a line of text for the label."""
-    start = column.estimate(UNTRAINED)
-    if start is None:
+def _draw_line(axis: Axes, column: Column, name: str, dashes: str, limits: tuple[float, float]) -> str:
+    """A line at a row's mean, where there is room for it; a line of text for the label."""
+    one = column.estimate(name)
+    if one is None:
         return ""
-    if start.mean <= limits[0]:
-        return f"\nuntrained, to the left, {start.mean:.1f}"
-    axis.axvline(start.mean, color=_GREY, linestyle="--", linewidth=1.2, zorder=1)
-    return f"\ndashed: untrained, {start.mean:.1f}"
+    if one.mean <= limits[0]:
+        return f"\n{name}, to the left, {one.mean:.1f}"
+    axis.axvline(one.mean, color=_GREY, linestyle=dashes, linewidth=1.2, zorder=1)
+    return f"\n{'dashed' if dashes == '--' else 'dotted'}: {shortened(name)}, {one.mean:.1f}"
 
 
 def draw_tradeoff(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from solo_bam.comparison.fairness import LABELS
 from solo_bam.comparison.report.curves import draw_course, draw_trials
 from solo_bam.comparison.report.figures import as_svg, draw_accuracy, draw_cost, draw_tradeoff
 from solo_bam.comparison.report.summary import costs, digits, format_mean, shown_columns
@@ -57,10 +58,14 @@ def _described(svg: str, told: str) -> Markup:
 
 
 def _accuracy_pictures(results: Results) -> Drawn:
+    supervised = [entry for one in results.differences if one.key == LABELS for entry, on in one.values.items() if on]
     for column in shown_columns(results):
         shown = with_untrained(results.entries, [column])
         means = [f"{entry} {format_mean(column.estimate(entry), digits(results))}" for entry in shown]
-        yield draw_accuracy(column, results.entries, bool(results.unfair)), f"{column.title}: {', '.join(means)}."
+        yield (
+            draw_accuracy(column, results.entries, bool(results.unfair), supervised),
+            f"{column.title}: {', '.join(means)}.",
+        )
 
 
 def _course_pictures(results: Results) -> Drawn:
