@@ -66,7 +66,7 @@ def pictures(run: RunFolder, root: Path) -> list[Pictures]:
                 epoch = _EPOCH.search(name)
                 kind = _EPOCH.sub("", name, count=1) if epoch else name
                 links = found.setdefault(kind or "epochs", {})
-                links[int(epoch[1]) if epoch else -1] = quote(path.relative_to(root).as_posix())
+                links[int(epoch[1]) if epoch else -1] = quote(os.fsencode(path.relative_to(root)))
     return [Pictures(name, dict(sorted(links.items()))) for name, links in found.items()]
 
 
@@ -92,7 +92,7 @@ def curves(runs: Runs, metric: str, axis: str, scheme: str) -> Any:
     colors = [color for color in Colorblind8 if color not in ("#F0E442", "#000000")]  # unseen on white, and on black
     items = []
     for i, (name, run) in enumerate(runs.items()):
-        x, y = _line(run, metric, axis)
+        x, y = line(run, metric, axis)
         if len(x):
             color, dash = colors[i % len(colors)], _DASHES[i // len(colors) % len(_DASHES)]
             drawn: list[Any] = [plot.line(x, y, line_color=color, line_dash=dash, line_width=2, name=name)]
@@ -104,7 +104,8 @@ def curves(runs: Runs, metric: str, axis: str, scheme: str) -> Any:
     return json_item(plot)
 
 
-def _line(run: RunFolder, metric: str, axis: str) -> tuple[np.ndarray, np.ndarray]:
+def line(run: RunFolder, metric: str, axis: str) -> tuple[np.ndarray, np.ndarray]:
+    """A metric over one of :data:`AXES`; empty where it was not logged."""
     x, y = thinned(*over_epochs(run.metrics(), metric))
     if axis == "hours" and len(x):
         costs = run.costs()

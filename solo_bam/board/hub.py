@@ -52,7 +52,8 @@ class Hub:
                 self.changed.notify_all()
 
     async def watch(self) -> None:
-        """Look at the files again and again, for a fifth of the time at most."""
+        """Read all of it once; then look again and again, for a fifth of the time at most."""
+        await self.refresh()
         while True:
             await self._wanted.wait()
             began = time.monotonic()

@@ -93,6 +93,10 @@ class Handler(RequestHandler):
         rows = self.hub.store.rows
         return {run: self.hub.store.folder(run) for run in self.get_query_arguments("run") if run in rows}
 
+    def tell(self, text: str) -> None:
+        """Answer with HTML, in which a file's name may be no Unicode."""
+        self.finish(text.encode(errors="backslashreplace"))
+
     def send(self, path: Path, policy: str) -> None:
         """Answer with a file."""
         self.set_header("Content-Type", _TYPES[path.suffix[1:]])
@@ -106,7 +110,7 @@ class Page(Handler):
     async def get(self, *_: str) -> None:
         """Read what is new, and show it."""
         await self.hub.refresh()
-        self.finish(self.hub.templates.get_template("board.html").render())
+        self.tell(self.hub.templates.get_template("board.html").render())
 
 
 class Static(Handler):
@@ -140,7 +144,7 @@ class Events(Handler):
                 await self.flush()
                 seen = version
                 await self.hub.changed.wait(timeout=_ALIVE)
-        except StreamClosedError:
+        except (StreamClosedError, asyncio.CancelledError):  # the page has been closed, or the board ends
             pass
         finally:
             self.hub.listen(-1)
@@ -163,7 +167,7 @@ class Chosen(Handler):
                 epochs=sorted({epoch for own in pictures.values() for one in own for epoch in one.links if epoch >= 0}),
             )  # fmt: skip
 
-        self.finish(await asyncio.to_thread(told))
+        self.tell(await asyncio.to_thread(told))
 
 
 class Curves(Handler):
@@ -222,7 +226,11 @@ async def serve(root: Path, host: str, port: int, ready: Callable[[str], None]) 
     except (OSError, OverflowError, UnicodeError) as error:
         problem = f"{host}:{port} cannot be bound ({getattr(error, 'strerror', None) or error})"
         raise UserError("port", problem, "give another port, or none for one that is free") from None
-    HTTPServer(application).add_sockets(sockets)
-    shown = host if host not in ("0.0.0.0", "::") else socket.gethostname()
+    server = HTTPServer(application)
+    server.add_sockets(sockets)
+    shown = host if host not in ("", "0.0.0.0", "::") else socket.gethostname()
     ready(f"http://{f'[{shown}]' if ':' in shown else shown}:{sockets[0].getsockname()[1]}/{hub.token}/")
-    await hub.watch()
+    try:
+        await hub.watch()
+    finally:
+        server.stop()

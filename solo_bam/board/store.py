@@ -127,7 +127,7 @@ def _row(folder: RunFolder, name: str, seen: Fingerprint, version: int) -> Row:
     size = sum(_sizes(folder.path))
     try:
         return _told(folder, look(folder, name), size, seen, version)
-    except (ValueError, TypeError, KeyError, AttributeError):  # files that something else has written
+    except Exception:  # files that something else has written, in whatever way: no run hides the others
         cells = [Cell("")] * len(COLUMNS)
         cells[0], cells[3] = Cell(name), Cell("unreadable")
         return Row(name, tuple(cells), None, False, False, size, seen, version)

@@ -88,7 +88,8 @@ async def browser(profile: Path) -> AsyncIterator[Tab]:
     try:
         end = time.monotonic() + 60
         while not (told := (profile / "DevToolsActivePort")).exists() or not told.read_text().strip():
-            assert time.monotonic() < end and process.poll() is None
+            assert time.monotonic() < end
+            assert process.poll() is None
             time.sleep(0.05)
         port = told.read_text().split()[0]
         pages = json.loads((await AsyncHTTPClient().fetch(f"http://127.0.0.1:{port}/json")).body)
