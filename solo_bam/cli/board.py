@@ -26,11 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--open", action="store_true", help="open the page in a browser, too")
     asked = parse(parser, arguments)
     given, settings = split_settings(asked.arguments)
-    root = expanded(given[0] if given else Path())
-    if len(given) > 1:
-        raise UserError("FOLDER", f"got {len(given)} folders, takes one", "give one that has the others below it")
-    if not root.is_dir():
-        raise UserError("FOLDER", f"there is no folder {root}", "give one that has runs below it")
+    root = _folder(given)
     if missing := [name for name in ("tornado", "bokeh") if find_spec(name) is None]:
         raise UserError("board", f"needs {' and '.join(missing)}, not installed", "pip install 'solo-bam[board]'")
 
@@ -56,3 +52,12 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print()
     return 0
+
+
+def _folder(given: Sequence[str]) -> Path:
+    root = expanded(given[0] if given else Path())
+    if len(given) > 1:
+        raise UserError("FOLDER", f"got {len(given)} folders, takes one", "give one that has the others below it")
+    if not root.is_dir():
+        raise UserError("FOLDER", f"there is no folder {root}", "give one that has runs below it")
+    return root

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -128,18 +129,20 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     assert board.rows == {}
 
 
-def test_a_thousand_runs_are_read_in_time(tmp_path: Path) -> None:
+def test_a_thousand_runs_are_read_in_time() -> None:
     """2 s is the goal, to the first page; of processor time, since others may use the machine."""
-    for i in range(1000):
-        write_run(tmp_path, f"run{i}", epochs=50, seed=i, status="stopped" if i % 10 == 0 else "finished")
-    board = Store(tmp_path)
-    start = time.process_time()
-    board.refresh()
-    first = time.process_time()
-    assert not board.refresh()
-    assert len(board.rows) == 1000
-    assert first - start < 1.5
-    assert time.process_time() - first < 0.4  # every 2 s
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a disk takes long to delete them
+    with tempfile.TemporaryDirectory(dir=memory) as place:
+        for i in range(1000):
+            write_run(Path(place), f"run{i}", epochs=50, seed=i, status="finished" if i % 10 else "stopped")
+        board = Store(Path(place))
+        start = time.process_time()
+        board.refresh()
+        first = time.process_time()
+        assert not board.refresh()
+        assert len(board.rows) == 1000
+        assert first - start < 1.5
+        assert time.process_time() - first < 0.4  # every 2 s
 
 
 # ------------------------------------------------------------------------------------------- details
