@@ -21,7 +21,7 @@ import pytest
 from solo_bam.board import hub
 from solo_bam.board.server import allows
 from solo_bam.cli import main
-from tests.board.runs import add_epochs, board, write_run
+from tests.board.runs import add_epochs, board, pipe, write_run
 
 PNG = b"\x89PNG picture"
 
@@ -40,7 +40,7 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "runs" / "out").symlink_to(tmp_path)
     (tmp_path / "runs" / "in.png").symlink_to(run.path / "curves.png")
     (tmp_path / "runs" / "circle.png").symlink_to("circle.png")
-    os.mkfifo(tmp_path / "runs" / "pipe.png")
+    pipe(tmp_path / "runs" / "pipe.png")
     return tmp_path / "runs"
 
 
@@ -246,6 +246,10 @@ def test_an_epoch_is_told_within_seconds(root: Path, monkeypatch: pytest.MonkeyP
         news = json.loads(told[told.index(b"data: ") + 6 : told.index(b"\n\n")])
         assert [*news["rows"]] == ["bam/going"]
         assert "3 runs" in news["summary"]
+        add_epochs(run, [4])
+        while b"5 of 10" not in told:
+            told = await asyncio.wait_for(reader.readuntil(b"\n\n"), 20)
+        assert time.monotonic() - start < 10
         writer.close()
 
     served(root, steps)

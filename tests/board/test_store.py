@@ -18,7 +18,7 @@ from solo_bam.comparison.plan import make_plan
 from solo_bam.config.comparison import load_comparison
 from solo_bam.runs import folder as runs
 from solo_bam.runs.status import statuses
-from tests.board.runs import add_epochs, write_run
+from tests.board.runs import add_epochs, pipe, write_run
 
 
 def told(row: Row) -> dict[str, str]:
@@ -123,7 +123,7 @@ def test_a_run_with_a_link_that_leads_out_is_not_read(tmp_path: Path, name: str)
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     run = write_run(tmp_path, "a")
     (run.path / "recipe.yaml").unlink()
-    os.mkfifo(run.path / "recipe.yaml")
+    pipe(run.path / "recipe.yaml")
     board = Store(tmp_path)
     board.refresh()
     assert board.rows == {}
