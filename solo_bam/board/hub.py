@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -52,19 +53,25 @@ class Hub:
                 self.changed.notify_all()
 
     async def watch(self) -> None:
-        """Read all of it once; then look again and again, for a fifth of the time at most."""
+        """Read all of it once; then look again and again, while a page is open."""
         await self.refresh()
+        await asyncio.gather(self._again(self.refresh), self._again(self._compare))
+
+    async def _again(self, look: Callable[[], Awaitable[None]]) -> None:
+        """For a fifth of the time at most."""
         while True:
             await self._wanted.wait()
             began = time.monotonic()
-            await self.refresh()
-            running = [row.run for row in self.store.rows.values() if row.running]
-            async with self._reading:
-                if await asyncio.to_thread(self.comparisons.refresh, running):
-                    self.store.version += 1
-                    self.compared = self.store.version
-                    self.changed.notify_all()
+            await look()
             await asyncio.sleep(max(POLL, 4 * (time.monotonic() - began)))
+
+    async def _compare(self) -> None:
+        running = [row.run for row in self.store.rows.values() if row.running]
+        if await asyncio.to_thread(self.comparisons.refresh, running):
+            async with self._reading:
+                self.store.version += 1
+                self.compared = self.store.version
+            self.changed.notify_all()
 
     def news(self, seen: int) -> dict[str, Any] | None:
         """What has changed since a version, for the page; None: nothing."""
