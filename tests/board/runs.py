@@ -48,7 +48,12 @@ def add_epochs(run: RunFolder, epochs: Iterable[int]) -> None:
 def pipe(path: Path) -> None:
     """A pipe with a secret in it for whoever reads it; he would wait for ever without a writer."""
     os.mkfifo(path)
-    threading.Thread(target=path.write_bytes, args=(b"secret",), daemon=True).start()
+
+    def fill() -> None:
+        with suppress(OSError):  # it has been taken away
+            path.write_bytes(b"secret")
+
+    threading.Thread(target=fill, daemon=True).start()
 
 
 @asynccontextmanager
