@@ -41,7 +41,8 @@ def main(arguments: Sequence[str]) -> int:
             f"Board of {root.resolve()}: {address}\nWhoever has this address can read it. Ctrl-C ends it.", flush=True
         )
         if asked.host not in LOCAL:
-            print(f"Warning: {asked.host} can be reached from other machines, and nothing is encrypted.", flush=True)
+            told = "whoever there has the address can read it all, and nothing is encrypted"
+            print(f"Warning: {asked.host} can be reached from other machines: {told}.", flush=True)
         if asked.open:
             import webbrowser
 
