@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import webbrowser
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,15 +38,12 @@ def main(arguments: Sequence[str]) -> int:
     from solo_bam.board.server import LOCAL, serve
 
     def ready(address: str) -> None:
-        print(
-            f"Board of {root.resolve()}: {address}\nWhoever has this address can read it. Ctrl-C ends it.", flush=True
-        )
+        print(f"Board of {root.resolve()}: {address}", flush=True)
+        print("Whoever has this address can read it. Ctrl-C ends it.", flush=True)
         if asked.host not in LOCAL:
-            told = "whoever there has the address can read it all, and nothing is encrypted"
-            print(f"Warning: {asked.host} can be reached from other machines: {told}.", flush=True)
+            told = "can be reached from other machines, whose users need the address alone; nothing is encrypted"
+            print(f"Warning: {asked.host} {told}.", flush=True)
         if asked.open:
-            import webbrowser
-
             webbrowser.open(address)
 
     try:
