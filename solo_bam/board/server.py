@@ -194,8 +194,9 @@ class File(Handler):
             raise HTTPError(404) from None
         if not path.is_relative_to(root):
             raise HTTPError(403)
-        if (run := path.relative_to(root).as_posix()) in self.hub.store.rows:
-            return self.redirect(f"/{self.hub.token}/#run={quote(run, safe='')}")
+        if (path / "run.json").is_file():
+            run = quote(path.relative_to(root).as_posix(), safe="")
+            return self.redirect(f"/{self.hub.token}/#run={run}")
         if not path.is_file() or (path.suffix not in (".png", ".svg") and path.name != "report.html"):
             raise HTTPError(403)
         self.send(path, _FILE_POLICY)
