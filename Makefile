@@ -20,7 +20,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[notebook,jobs]"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[notebook,jobs,board]"
 	$(BIN)/python -m pip install --no-deps solo-learn==1.0.2
 	touch $@
 

@@ -26,7 +26,13 @@ setup(
     package_dir={"solo_bam": "solo_bam", "solo_bam.scripts": "scripts", "solo_bam.zoo_index": "zoo"},
     include_package_data=False,  # what is inside is named here
     package_data={
-        "solo_bam": ["py.typed", "comparison/report/page.html", "plots/explore.html", "**/references.bib"],
+        "solo_bam": [
+            "py.typed",
+            "comparison/report/page.html",
+            "plots/explore.html",
+            "board/page/*",
+            "**/references.bib",
+        ],
         "solo_bam.scripts": ["**/*.yaml", "**/*.md"],
         "solo_bam.zoo_index": ["index.yaml"],
     },

@@ -13,6 +13,7 @@ HERE = Path(__file__).parent
 WHAT = {
     "cli": "a command per file: parse, call, print",
     "api": "what import solo_bam offers: runs, comparisons",
+    "board": "runs and comparisons in a browser",
     "comparison": "plan, tuning, launching, results, report/",
     "train": "pretraining, linear heads, callbacks/, doctor/",
     "evaluate": "k-NN, linear, health, video segmentation",

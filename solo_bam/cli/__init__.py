@@ -17,6 +17,7 @@ COMMANDS = {
     "new": "write a recipe for a folder of images",
     "pretrain": "train a method from a recipe",
     "status": "list the runs below a folder: how far they are, time left, last metrics",
+    "board": "the same and more in a browser: search, curves, recipes, pictures, comparisons, as they change",
     "knn": "k-NN accuracy of a checkpoint's features",
     "linear": "train a linear classifier on frozen features, or fine-tune",
     "compare": "compare methods: shared recipes, equal tuning, several seeds, one report",

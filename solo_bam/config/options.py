@@ -48,6 +48,12 @@ class ExportOptions(Section):
     output: Path | None = None
 
 
+class BoardOptions(Section):
+    """``port``: 0: one that is free."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+
+
 class DavisData(Section):
     """``path``: the folder that holds ``ImageSets``, ``JPEGImages`` and ``Annotations``."""
 

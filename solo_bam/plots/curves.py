@@ -9,10 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.style import context
 from matplotlib.ticker import MaxNLocator
 
-from solo_bam.plots.style import COLOURS, STYLE, Picture, shortened, thinned
+from solo_bam.plots.style import COLOURS, STYLE, Picture, shortened
+from solo_bam.runs.curves import Rows, over_epochs, series, thinned
 from solo_bam.solo_learn.rules import Panel
-
-Rows = Sequence[Mapping[str, float]]
 
 _OF_ALL_METHODS = (
     Panel(
@@ -28,12 +27,6 @@ _OF_ALL_METHODS = (
     ),
     Panel("Effective rank of the features", "RankMe (dimensions)", {"rankme": "backbone's features"}),
 )
-
-
-def series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
-    """Steps and values of a logged key; empty where it was not logged."""
-    points = [(row["step"], row[key]) for row in rows if key in row and "step" in row]
-    return [x for x, _ in points], [y for _, y in points]
 
 
 # What runs are compared by: title, y label, and keys of which a run's first is taken; none: its method's loss.
@@ -122,9 +115,5 @@ def _own_losses(rows: Rows) -> list[str]:
 
 def _over_epochs(rows: Rows, keys: Sequence[str]) -> tuple[list[float], list[float]]:
     """Epochs, fractions by the step, and values of the first key that was logged."""
-    for key in keys or _own_losses(rows):
-        steps, values = series(rows, key)
-        if steps and any("epoch" in row for row in rows):
-            per_epoch = max((row["step"] + 1) / (row["epoch"] + 1) for row in rows if "epoch" in row and "step" in row)
-            return [(step + 1) / per_epoch for step in steps], values
-    return [], []
+    found = (over_epochs(rows, key) for key in keys or _own_losses(rows))
+    return next((line for line in found if line[0]), ([], []))

@@ -8,8 +8,8 @@ from pathlib import Path
 from matplotlib.style import context
 from matplotlib.ticker import MaxNLocator
 
-from solo_bam.plots.curves import Rows, series
-from solo_bam.plots.style import COLOURS, STYLE, Picture, thinned
+from solo_bam.plots.style import COLOURS, STYLE, Picture
+from solo_bam.runs.curves import Rows, series, thinned
 
 _LINES = (("source_entropy", "source attention", "--"), ("target_entropy", "target attention", "-"))  # as in the curves
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 
 import matplotlib
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.style import context
 
@@ -39,12 +37,3 @@ def shortened(text: str, length: int = 22) -> str:
     """A name that fits into a figure; its middle is left out, since runs differ at their ends."""
     keep = (length - 1) // 2
     return text if len(text) <= length else f"{text[:keep]}…{text[-keep:]}"
-
-
-def thinned(x: Sequence[float], y: Sequence[float], points: int = 600) -> tuple[np.ndarray, np.ndarray]:
-    """A long line as means of equal parts, since more points than pixels hide the course; a short one unchanged."""
-    parts = min(len(x), points)
-    if not parts:
-        return np.zeros(0), np.zeros(0)
-    xs, ys = (np.array([part.mean() for part in np.array_split(np.asarray(values), parts)]) for values in (x, y))
-    return xs, ys

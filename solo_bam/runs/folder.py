@@ -174,7 +174,9 @@ class RunFolder:
         self.start(recipe, describe(recipe.precision, accelerator))
         self.clear_failures()
         with (self.path / _LOCK).open("a") as lock:
-            locked(lock)
+            end = time.monotonic() + 1
+            while not locked(lock) and time.monotonic() < end:  # somebody looks whether it runs, which takes no time
+                time.sleep(0.01)
             try:
                 yield
             except BaseException as error:

@@ -16,7 +16,13 @@ HEAVY = ["torch", "lightning", "timm", "torchvision", "sklearn", "scipy", "matpl
 PARSING = ["hydra", "pydantic"]  # of recipes: half a second
 HELP = [[], ["--help"], ["prtrain"], *([command, "--help"] for command in COMMANDS)]
 HELP += [["list"], ["list", "recipes"], ["list", "comparisons", "d*"], ["list", "figures"], ["list", "recpes"]]
-HELP += [["pretrain", "--resumm"], ["pretrain", "digits/bam"], ["show", "digits/bma"], ["knn", "nowhere"]]
+HELP += [
+    ["pretrain", "--resumm"],
+    ["pretrain", "digits/bam"],
+    ["show", "digits/bma"],
+    ["knn", "nowhere"],
+    ["board", "nowhere"],
+]
 RIGHT_AWAY = [
     *HELP,
     ["show", "digits/bam", "seed=1"],

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from solo_bam.cli import main
+from solo_bam.core.files import locked
 from solo_bam.runs import folder as runs
 from solo_bam.runs.folder import RunFolder
 from tests.recipes import tiny
@@ -40,6 +42,17 @@ def test_each_run_is_a_line_the_newest_first(
         ["bam/killed", "broken off", "2 of 10", "knn_acc1 61.23"],
         ["bam/going", "running", "4 of 10", "0:03:00", "knn_acc1 61.23"],
     ]
+
+
+def test_a_look_while_a_run_starts_does_not_make_it_broken_off(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    with (run.path / "running.lock").open("a") as look:
+        assert locked(look)
+        (ends := threading.Timer(0.2, look.close)).start()
+        with run.running(tiny(tmp_path), "cpu"):
+            ends.join()
+            assert run.status == "running"
 
 
 def test_a_folder_without_runs_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,8 @@ from solo_bam.plots.curves import draw_curves, draw_runs
 from solo_bam.plots.entropy import draw_entropy
 from solo_bam.plots.scatter import draw_features
 from solo_bam.plots.similarity import draw_similarities, similarity_groups
-from solo_bam.plots.style import shortened, thinned
+from solo_bam.plots.style import shortened
+from solo_bam.runs.curves import thinned
 
 
 @pytest.fixture
