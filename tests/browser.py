@@ -1,84 +1,104 @@
-"""Pages looked at in headless Chromium: several in one start, each in a window of a width of its own."""
+"""A headless Chromium that a test steers, by its DevTools protocol."""
 
 from __future__ import annotations
 
-import html
+import base64
+import importlib.util
 import json
-import re
 import shutil
 import subprocess
-from collections.abc import Mapping
-from importlib.util import find_spec
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from tornado.httpclient import AsyncHTTPClient
+from tornado.websocket import WebSocketClientConnection, websocket_connect
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-_FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-          "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--hide-scrollbars",
-          "--allow-file-access-from-files", "--window-size=2100,1000", "--dump-dom")  # fmt: skip
-_HEIGHT = 844  # of a phone
-
-# What is asked of every page: wider than its window, texts of a figure over one another or cut off, axe-core's findings.
-_PROBE = """
-const over = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2
-  && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3;
-const cut = (a, b) => a.left < b.left - 2 || a.right > b.right + 2 || a.top < b.top - 2 || a.bottom > b.bottom + 2;
-addEventListener('load', async () => {
-  const found = {overlaps: [], cut: [], pictures: 0};
-  for (const svg of document.querySelectorAll('svg')) {
-    const texts = [...svg.querySelectorAll('text')].filter((t) => t.getBoundingClientRect().width);
-    const boxes = texts.map((t) => t.getBoundingClientRect()), frame = svg.getBoundingClientRect();
-    found.pictures += frame.width > 0;
-    boxes.forEach((a, i) => {
-      if (cut(a, frame)) found.cut.push(texts[i].textContent.trim());
-      boxes.slice(i + 1).forEach((b, j) => {
-        if (over(a, b)) found.overlaps.push([texts[i], texts[i + 1 + j]].map((t) => t.textContent.trim()).join(' | ')); }); });
-  }
-  const page = document.documentElement;
-  found.wider = page.scrollWidth - page.clientWidth;
-  found.dark = matchMedia('(prefers-color-scheme: dark)').matches;
-  found.first_picture = Math.round(document.querySelector('figure')?.getBoundingClientRect().bottom ?? 0);
-  const violations = window.axe ? (await axe.run(document, {resultTypes: ['violations']})).violations : [];
-  found.axe = violations.map((v) => v.id + ': ' + v.nodes.slice(0, 3).map((n) => n.target.join(' ')).join('; '));
-  parent.postMessage({name: window.name, found}, '*');
-});
-"""
-_COLLECT = """
-const found = {};
-addEventListener('message', ({data}) => {
-  found[data.name] = data.found;
-  if (Object.keys(found).length === document.querySelectorAll('iframe').length)
-    document.title = JSON.stringify(found);
-});
-"""
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync",
+    "--disable-component-update", "--hide-scrollbars", "--remote-debugging-port=0", "--remote-allow-origins=*",
+    "--host-resolver-rules=MAP * ~NOTFOUND",  # no other host
+]  # fmt: skip
 
 
-def look(pages: Mapping[str, Path], widths: tuple[int, ...], folder: Path, dark: bool = False) -> dict[str, Any]:
-    """What :data:`_PROBE` finds: ``{"name at width": {...}}``.
+class Tab:
+    """A page in the browser."""
 
-    Args:
-        pages: files by name, which may load nothing but themselves.
-        widths: pixels, each page is looked at in all of them; axe-core's rules are asked in the first.
-        folder: for copies, with the probe in them.
-        dark: the reader's colours.
-    """
-    assert CHROMIUM
-    axe = (Path(find_spec("axe_core_python").origin).parent / "axe.min.js").read_text()  # type: ignore[union-attr, arg-type]
-    frames = []
-    for name, page in pages.items():
-        text = re.sub(r'<meta http-equiv="(Content-Security-Policy|refresh)"[^>]*>', "", page.read_text())
-        for width in widths:
-            copy = folder / f"{name}-{width}.html"
-            scripts = [axe, _PROBE] if width == widths[0] else [_PROBE]  # it takes seconds
-            told = "".join(f"<script>{script}</script>" for script in scripts)
-            copy.write_text(text.replace("</head>", f"{told}</head>", 1))
-            style = f"width:{width}px;height:{_HEIGHT}px;border:0"
-            frames.append(f'<iframe name="{name} at {width}" src="{copy.name}" style="{style}"></iframe>')
-    outer = folder / f"outer-{dark}.html"
-    outer.write_text(f"<!DOCTYPE html><title>-</title><script>{_COLLECT}</script>{''.join(frames)}")
-    words = [CHROMIUM, *_FLAGS, f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--virtual-time-budget=60000",
-             f"--user-data-dir={folder / 'profile'}", outer.as_uri()]  # fmt: skip
-    done = subprocess.run(words, capture_output=True, text=True, timeout=240)
-    title = re.search(r"<title>(\{.*?\})</title>", done.stdout, re.DOTALL)
-    assert title, done.stderr[-2000:]
-    return json.loads(html.unescape(title[1]))
+    def __init__(self, socket: WebSocketClientConnection):
+        self.socket, self.numbers, self.told = socket, count(1), list[str]()
+
+    async def call(self, method: str, **parameters: Any) -> Any:
+        number = next(self.numbers)
+        await self.socket.write_message(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            answer = json.loads(await self.socket.read_message())
+            if answer.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown"):
+                self.told.append(json.dumps(answer["params"]))
+            if answer.get("id") == number:
+                assert "error" not in answer, answer
+                return answer["result"]
+
+    async def run(self, script: str) -> Any:
+        """What an expression gives, awaited."""
+        found = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    async def until(self, script: str, seconds: float = 20) -> Any:
+        """Wait for an expression to be true."""
+        end = time.monotonic() + seconds
+        while not (found := await self.run(script)):
+            assert time.monotonic() < end, f"{script}: {found}\n{self.told}"
+        return found
+
+    async def look(self, width: int, height: int = 900, scheme: str = "light") -> None:
+        await self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+        )
+        await self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    async def open(self, address: str) -> None:
+        await self.call("Page.navigate", url=address)
+        await self.until("document.readyState === 'complete'")
+
+    async def axe(self) -> list[str]:
+        """What axe-core finds wrong: rule and element."""
+        package = importlib.util.find_spec("axe_core_python")
+        assert package is not None
+        await self.run(Path(str(package.origin)).with_name("axe.min.js").read_text() + ";0")
+        found = await self.run("axe.run(document).then(found => found.violations)")
+        return [f"{one['id']}: {node['html'][:150]} {node['failureSummary']}" for one in found for node in one["nodes"]]
+
+    async def picture(self, path: Path) -> None:
+        size = (await self.call("Page.getLayoutMetrics"))["cssContentSize"]
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+        found = await self.call("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(found["data"]))
+
+
+@asynccontextmanager
+async def browser(profile: Path) -> AsyncIterator[Tab]:
+    """One page of a browser of its own."""
+    process = subprocess.Popen(
+        [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        end = time.monotonic() + 60
+        while not (told := (profile / "DevToolsActivePort")).exists() or not told.read_text().strip():
+            assert time.monotonic() < end
+            assert process.poll() is None
+            time.sleep(0.05)
+        port = told.read_text().split()[0]
+        pages = json.loads((await AsyncHTTPClient().fetch(f"http://127.0.0.1:{port}/json")).body)
+        (page,) = [one for one in pages if one["type"] == "page"]
+        tab = Tab(await websocket_connect(page["webSocketDebuggerUrl"], max_message_size=2**28))
+        for domain in ("Page", "Runtime", "Log"):
+            await tab.call(f"{domain}.enable")
+        yield tab
+    finally:
+        process.kill()
+        process.wait()

@@ -11,9 +11,9 @@ import pytest
 
 from solo_bam.board import hub
 from solo_bam.runs.folder import RunFolder
-from tests.board import browser
-from tests.board.browser import Tab
+from tests import browser
 from tests.board.runs import add_epochs, board, write_run
+from tests.browser import Tab
 
 pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="needs a browser: Debian's package chromium")
 

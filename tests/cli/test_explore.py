@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import builtins
 import html
@@ -9,10 +10,8 @@ import io
 import json
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from solo_bam.plots import explore as page_of
 from solo_bam.plots.explore import LIMIT, Explored, Network, Places, write_page
 from solo_bam.runs.checkpoints.read import load_pretrained
 from solo_bam.runs.records import read_records
+from tests import browser
 from tests.pretrained import pretrained_run
 
 FEW = ["data.fraction=0.03", "num_workers=0"]  # 43 images vote
@@ -330,16 +330,10 @@ def test_names_are_text(tmp_path: Path) -> None:
     assert "</script><b>a" not in (tmp_path / "page.html").read_text()
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--hide-scrollbars",
-         "--host-resolver-rules=MAP * ~NOTFOUND"]  # fmt: skip
 # Chooses image 7 by its number, colors by errors, then points at image 40 of the second plane.
-_PROBE = """
+_PROBE = """(async () => {
 const said = {};
-addEventListener("securitypolicyviolation", event => { said.blocked = event.blockedURI; });
 const panel = () => [...document.querySelectorAll("#near button")].map(one => Number(one.dataset.i));
-addEventListener("load", () => setTimeout(async () => {
   said.points = source.data.x0.length;
   document.getElementById("number").value = 7;
   document.getElementById("number").dispatchEvent(new Event("input"));
@@ -362,62 +356,41 @@ addEventListener("load", () => setTimeout(async () => {
   said.tapped = [document.getElementById("number").value, panel()[0]];
   const d = document.documentElement;
   said.widths = [d.scrollWidth, d.clientWidth];
-  if (globalThis.axe) said.axe = (await axe.run(document)).violations.map(one => [one.id, one.nodes.map(node => node.html.slice(0, 200))]);
-  document.title = "SAID" + JSON.stringify(said);
-  if (parent !== window) parent.document.title = document.title;
-}, 1500));
-"""
+  return said; })()"""
 
 
-def _axe() -> str:
-    """The source of axe-core, where it is installed."""
-    spec = find_spec("axe_core_python")
-    return "" if spec is None or spec.origin is None else Path(spec.origin).with_name("axe.min.js").read_text()
+async def _look(page: str, folder: Path, width: int, scheme: str, probe: str) -> tuple[Any, list[str], list[str]]:
+    """What the probe finds in the page, what axe-core does, and what the browser complains about."""
+    (folder / "page.html").write_text(page)
+    async with browser.browser(folder / "profile") as tab:
+        await tab.look(width, scheme=scheme)
+        await tab.open((folder / "page.html").as_uri())
+        return await tab.run(probe), await tab.axe(), tab.told
 
 
-def _said(page: Path, folder: Path, *flags: str) -> tuple[dict[str, Any], list[str]]:
-    """What the page's probe says in its title, and what the browser complains about."""
-    words = [str(CHROMIUM), *FLAGS, *flags, "--allow-file-access-from-files", f"--user-data-dir={folder / 'profile'}",
-             "--window-size=1280,900", "--virtual-time-budget=20000", "--dump-dom", f"file://{page}"]  # fmt: skip
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    found = re.search(r"<title>SAID(.*?)</title>", done.stdout, re.DOTALL)
-    assert found, done.stderr[-2000:]
-    errors = [line for line in done.stderr.splitlines() if "CONSOLE" in line and "setting log level" not in line]
-    return json.loads(html.unescape(found[1])), errors
-
-
-NEEDS_A_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: Debian's package chromium")
+NEEDS_A_BROWSER = pytest.mark.skipif(browser.CHROMIUM is None, reason="needs a browser: Debian's package chromium")
 
 
 @NEEDS_A_BROWSER
 def test_a_browser_shows_thumbnails_of_many_megabytes(tmp_path: Path) -> None:
-    probe = """addEventListener("load", async () => {
+    probe = """(async () => {
       const style = getComputedStyle(document.getElementById("picture")), image = new Image();
       image.src = style.backgroundImage.slice(5, -2);
       await image.decode().catch(() => {});
-      document.title = "SAID" + JSON.stringify({width: image.naturalWidth, size: style.backgroundSize}); })"""
+      return {width: image.naturalWidth, size: style.backgroundSize}; })()"""
     write_page(_shown(800), tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert len(text) > 6_000_000
-    (tmp_path / "page.html").write_text(text.replace("</body>", f"<script>{probe}</script></body>"))
-    said, _ = _said(tmp_path / "page.html", tmp_path)
+    said, *_ = asyncio.run(_look(text, tmp_path, 1280, "light", probe))
     assert said == {"width": 29 * 64, "size": f"{29 * 112}px {28 * 112}px"}
 
 
 @NEEDS_A_BROWSER
-@pytest.mark.parametrize(("width", "dark"), [(1280, True), (390, False)])
-def test_in_a_browser_without_a_network(page: str, tmp_path: Path, width: int, dark: bool) -> None:
-    scripts = f"<script>{_axe() if width > 1000 else ''}</script><script>{_PROBE}</script>"
-    (tmp_path / "page.html").write_text(page.replace("</body>", f"{scripts}</body>"))
-    target = tmp_path / "page.html"
-    if width < 1000:  # headless Chromium's narrowest window is 500
-        target = tmp_path / "narrow.html"
-        frame = f"<iframe src='page.html' style='width:{width}px;height:844px;border:0'></iframe>"
-        target.write_text(f"<!DOCTYPE html><title>-</title>{frame}")
-    said, errors = _said(target, tmp_path, *(["--blink-settings=preferredColorScheme=0"] if dark else []))
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
+def test_in_a_browser_without_a_network(page: str, tmp_path: Path, width: int, scheme: str) -> None:
+    said, axe, complaints = asyncio.run(_look(page, tmp_path, width, scheme, _PROBE))
     data = _data(page)
     both = data["networks"]
-    assert "blocked" not in said
     assert said["points"] == len(data["labels"])
     assert said["chosen"] == f"Image 7: {data['labels'][7]}"
     assert said["near"] == [*both[0]["near"][7], *both[1]["near"][7]]
@@ -429,5 +402,5 @@ def test_in_a_browser_without_a_network(page: str, tmp_path: Path, width: int, d
     assert said["hovered"][2] == [*both[0]["near"][40], *both[1]["near"][40]]
     assert said["tapped"] == ["33", both[0]["near"][33][0]]
     assert said["widths"][0] <= said["widths"][1] == width
-    assert said.get("axe", []) == []
-    assert errors == []
+    assert axe == []
+    assert complaints == []
