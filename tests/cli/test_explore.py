@@ -402,5 +402,5 @@ def test_in_a_browser_without_a_network(page: str, tmp_path: Path, width: int, s
     assert said["hovered"][2] == [*both[0]["near"][40], *both[1]["near"][40]]
     assert said["tapped"] == ["33", both[0]["near"][33][0]]
     assert said["widths"][0] <= said["widths"][1] == width
-    assert axe == []
     assert complaints == []
+    assert axe == []
