@@ -13,7 +13,7 @@ WORKERS ?= 2
 # A checkout of solo-learn to test on, in place of the installed release; make test ends with the edition that it saw.
 SOLO ?=
 
-.PHONY: install demo check test lint house wheel docs notebook clean
+.PHONY: install demo check test pytest lint house wheel docs notebook clean
 
 install: $(VENV)/.installed
 
@@ -32,7 +32,10 @@ $(VENV)/.dev: $(VENV)/.installed
 demo: install
 	$(BIN)/solo-bam demo
 
-test: lint
+test: $(VENV)/.dev
+	$(MAKE) --jobs 2 lint pytest
+
+pytest: $(VENV)/.dev
 	@test -z "$(SOLO)" || test -f "$(SOLO)/solo/__init__.py" || { echo "SOLO: no solo-learn in $(SOLO)" >&2; exit 2; }
 	PYTHONPATH="$(if $(SOLO),$(shell cd "$(SOLO)" 2>/dev/null && pwd))$${PYTHONPATH:+:$$PYTHONPATH}" $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --durations=10
 
