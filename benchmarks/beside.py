@@ -1,12 +1,16 @@
 """Processor time of a training step beside network, loss and optimiser: Lightning's loop, callbacks, logging.
 
 A run of Lightning's Trainer with all that ``solo-bam pretrain`` gives it, on a network without layers, less the same
-steps without a Trainer.
+steps without a Trainer. The steps alone have the online classifier, a teacher's update and the optimizer; *beside* are
+Lightning's loop and hooks, the rate's schedule, callbacks, and logging, of which every 50th step has the most. Means
+over steps, so that these count; the median is one of the others. *Lightning alone* is the floor: its own mode for that
+(``barebones``), without callbacks, schedules' logs and loggers.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 import statistics
 import tempfile
 import time
@@ -31,6 +35,9 @@ from solo_bam.train.pretrain import build_trainer, find_devices, without_known_w
 from solo_bam.train.resume import describe_images
 
 WARM_UP = 20  # steps
+# Of what the run has: nothing of solo-bam's; all but the sums on the device in the place of Lightning's log; all.
+ALONE, LIGHTNINGS_LOG, AS_IT_IS = "Lightning alone", "beside it, Lightning's log", "beside it"
+_MEDIAN = "beside it, median"
 _NARROW = ("proj_hidden_dim", "proj_output_dim", "pred_hidden_dim", "num_prototypes")
 
 
@@ -77,17 +84,27 @@ def batch_of(device: str) -> list[Any]:
     return [torch.arange(8, device=device), crops, torch.arange(8, device=device)]
 
 
-def trained(recipe: Recipe, batch: list[Any], steps: int, means: bool) -> list[float]:
-    """Milliseconds of each step of a run, warmed up; ``means`` off: what it logs goes to Lightning at each step."""
-    source, marks = find_source(recipe.data), _Marks()
+def trained(recipe: Recipe, batch: list[Any], steps: int, kind: str) -> list[float]:
+    """Milliseconds of each step of a run of a kind, warmed up."""
+    marks = _Marks()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # barebones tells at length what it is
+    with without_known_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        trainer = _bare_trainer(recipe, marks) if kind == ALONE else _trainer(recipe, marks, steps, kind)
+        trainer.fit(model_of(recipe), DataLoader([batch] * (WARM_UP + steps), batch_size=None))  # type: ignore[arg-type]
+    return _milliseconds(marks.seconds)
+
+
+def _bare_trainer(recipe: Recipe, marks: _Marks) -> pl.Trainer:
+    return pl.Trainer(accelerator=recipe.accelerator, devices=1, max_epochs=1, barebones=True, callbacks=[marks])
+
+
+def _trainer(recipe: Recipe, marks: _Marks, steps: int, kind: str) -> pl.Trainer:
+    source = find_source(recipe.data)
     data = PretrainData(recipe, source)
     folder, (devices, _) = RunFolder.new(recipe), find_devices(recipe)
     callbacks = run._callbacks(recipe, folder, data, describe_images(data.plain_images().split, source.val))
-    chosen = [one for one in callbacks if means or not isinstance(one, EpochMeans)]
-    trainer = build_trainer(recipe, devices, folder, [marks, *chosen], steps)
-    with without_known_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        trainer.fit(model_of(recipe), DataLoader([batch] * (WARM_UP + steps), batch_size=None))  # type: ignore[arg-type]
-    return _milliseconds(marks.seconds)
+    chosen = [one for one in callbacks if kind == AS_IT_IS or not isinstance(one, EpochMeans)]
+    return build_trainer(recipe, devices, folder, [marks, *chosen], steps)
 
 
 def alone(step: Callable[[], None], steps: int) -> list[float]:
@@ -106,14 +123,15 @@ def _milliseconds(marks: Sequence[float]) -> list[float]:
 def beside(
     method: str, device: str, step_of: Callable[[Any, list[Any]], Callable[[], None]], rounds: int, steps: int = 150
 ) -> dict[str, list[float]]:
-    """Medians of milliseconds, in turns: of a step alone, and of what a run adds, with Lightning's log and as it is."""
-    found: dict[str, list[float]] = {"step alone": [], "beside it, Lightning's log": [], "beside it": []}
+    """Milliseconds, means over steps, of rounds in turns: of a step alone, and of what each kind of run adds."""
+    found: dict[str, list[float]] = {name: [] for name in ("step alone", ALONE, LIGHTNINGS_LOG, AS_IT_IS, _MEDIAN)}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
             recipe, batch = recipe_of(method, device, str(Path(folder))), batch_of(device)
-            step = step_of(model_of(recipe).to(device), batch)
-            bare = statistics.median(alone(step, steps))
-            found["step alone"].append(bare)
-            for name, means in (("beside it, Lightning's log", False), ("beside it", True)):
-                found[name].append(statistics.median(trained(recipe, batch, steps, means)) - bare)
+            bare = alone(step_of(model_of(recipe).to(device), batch), steps)
+            found["step alone"].append(statistics.mean(bare))
+            for kind in (ALONE, LIGHTNINGS_LOG, AS_IT_IS):
+                times = trained(recipe, batch, steps, kind)
+                found[kind].append(statistics.mean(times) - statistics.mean(bare))
+            found[_MEDIAN].append(statistics.median(times) - statistics.median(bare))
     return found

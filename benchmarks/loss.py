@@ -1,10 +1,12 @@
 """The loss, forward and backward: against the published order of operations, and against its own matrix products.
 
-    python -m benchmarks.loss [--tiny] [--device cuda] [--repeats 5] [--out FILE.json]
+    python -m benchmarks.loss [--tiny] [--device cuda] [--cases N …] [--threads 1 --processor] [--repeats 5]
+                              [--out FILE.json]
 
 *Baseline* is ``benchmarks/published.py``. *Floor* is three matrix products of the same sizes: the similarities, and
 the two of the backward (with a teacher: the similarities of student and teacher, and one). Memory is the growth of the
-process's peak during one call in a fresh process (on a GPU, of the allocator's).
+process's peak during one call in a fresh process (on a GPU, of the allocator's). ``--processor`` counts processor time,
+for a machine that others use.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import gc
 import multiprocessing
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -108,10 +111,12 @@ def peak_memory(name: str, case: Case, device: str = "cpu") -> int:
         return pool.apply(_peak, (name, case, device))
 
 
-def measure(case: Case, repeats: int, device: str = "cpu") -> dict[str, Any]:
+def measure(
+    case: Case, repeats: int, device: str = "cpu", clock: Callable[[], float] = time.perf_counter
+) -> dict[str, Any]:
     """Seconds and bytes of all implementations."""
     functions = {name: make(name, case, device) for name in IMPLEMENTATIONS}
-    seconds = side_by_side(functions, repeats, device)
+    seconds = side_by_side(functions, repeats, device, clock)
     del functions
     memory = {name: peak_memory(name, case, device) for name in IMPLEMENTATIONS}
     return {"case": asdict(case), "seconds": seconds, "peak_bytes": memory}
@@ -129,18 +134,32 @@ def row(case: Case, found: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def main() -> None:
-    """Measure, print a table, write JSON."""
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, to see that it runs")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--cases", nargs="+", type=int, metavar="N", help=f"of {len(CASES)}, from 1; default: all")
+    parser.add_argument("--threads", type=int, help="default: torch's")
+    parser.add_argument("--processor", action="store_true", help="processor time, of one thread")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--large", action="store_true", help=f"also {LARGE}, solo-bam only")
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     options = parser.parse_args()
+    if options.processor and options.threads != 1:
+        parser.error("--processor adds up what threads wait: give --threads 1")
+    return options
+
+
+def main() -> None:
+    """Measure, print a table, write JSON."""
+    options = _options()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    clock = time.process_time if options.processor else time.perf_counter
+    cases = TINY if options.tiny else CASES
     results, rows = [], []
-    for case in TINY if options.tiny else CASES:
-        results.append(measure(case, options.repeats, options.device))
+    for case in [cases[i - 1] for i in options.cases] if options.cases else cases:
+        results.append(measure(case, options.repeats, options.device, clock))
         rows.append(row(case, results[-1]))
         print(f"{case}: {rows[-1]}", flush=True)
     print("\n" + markdown(rows))
@@ -154,7 +173,8 @@ def main() -> None:
         print(
             f"\n{LARGE}: {large['seconds']['solo-bam'][0]:.1f} s, {large['peak_bytes'] / 1e9:.2f} GB beside the input"
         )
-    write(options.out, {"machine": machine(options.device), "results": results})
+    clock_name = "processor" if options.processor else "wall"
+    write(options.out, {"machine": machine(options.device), "clock": clock_name, "results": results})
 
 
 if __name__ == "__main__":

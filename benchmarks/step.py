@@ -166,7 +166,7 @@ def empty(methods: Sequence[str], setting: Setting, rounds: int, tiny: bool) -> 
 
 
 def empty_rows(methods: Sequence[str], found: dict[str, dict[str, list[float]]]) -> list[dict[str, str]]:
-    """Milliseconds beside the network, a line per method."""
+    """Milliseconds beside the network, a line per method: medians over rounds, lowest and highest."""
     return [
         {"method": method, **{what: _milliseconds(times) for what, times in found[method].items()}}
         for method in methods

@@ -5,8 +5,8 @@
 Each step runs in a process of its own with a time limit, forked from this one, which has imported everything and left
 the GPU alone. ``DIR/gpu.json`` and ``DIR/gpu.md`` are written again after
 every value, so that a stop at any moment keeps what was measured; ``--only`` keeps the other steps' results that are
-there. ``DIR/trace.json`` opens in Perfetto. ``--device cpu --tiny`` runs all of it in a few minutes. ``docs/gpu.md``
-says how to bring it onto a bare machine.
+there, if they are of the same device and torch, and tells the environment again. ``DIR/trace.json`` opens in Perfetto.
+``--device cpu --tiny`` runs all of it in a few minutes. ``docs/gpu.md`` says how to bring it onto a bare machine.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -78,14 +79,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run_all(options: argparse.Namespace, where: Where) -> int:
     begun, known = time.perf_counter(), where.out / "gpu.json"
-    results: dict[str, Any] = {}
-    if options.only and known.exists():
-        results = json.loads(known.read_text())
-    elif known.exists():  # another device's, or an earlier code's: measured numbers are never lost
-        known.rename(
-            known.with_name(f"gpu-{time.strftime('%Y%m%d-%H%M%S', time.localtime(known.stat().st_mtime))}.json")
-        )
-    asked = [step for step in PLAN if not options.only or step.name in options.only]
+    earlier = json.loads(known.read_text()) if known.exists() else {}
+    results: dict[str, Any] = dict(earlier) if options.only else {}
+    if earlier and not options.only:  # another device's, or an earlier code's: measured numbers are never lost
+        _set_aside(known, earlier)
+    # Whatever is asked for: results of several devices must not end up under one name.
+    asked = [step for step in PLAN if not options.only or step.name in (*options.only, "environment")]
     for step in asked:
         left = options.budget - (time.perf_counter() - begun)
         result = results[step.name] = {}
@@ -93,10 +92,25 @@ def _run_all(options: argparse.Namespace, where: Where) -> int:
             result["skipped"] = f"{left:.0f} s were left"
         else:
             limit = step.limit if where.device == "cuda" else 5 * step.limit
-            _run(step, where, min(limit, max(left, 1)), result, lambda: _write(where.out, results))
+            _run(step, where, min(limit, max(left, 1)), result, partial(_write, where.out, results))
+        if step.name == "environment" and options.only and _elsewhere(earlier.get("environment", {}), result):
+            _set_aside(known, earlier)
+            results = {"environment": result}
         _write(where.out, results)
         print(f"{step.name}: {json.dumps(result)[:600]}", flush=True)
     return 1 if any("failed" in results[step.name] for step in asked) else 0
+
+
+def _elsewhere(earlier: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether an earlier run had another device or another torch."""
+    return any(earlier.get(key, now.get(key)) != now.get(key) for key in ("device", "torch"))
+
+
+def _set_aside(known: Path, earlier: dict[str, Any]) -> None:
+    """Keep the results of an earlier run under another name."""
+    aside = known.with_name(f"gpu-{time.strftime('%Y%m%d-%H%M%S', time.localtime(known.stat().st_mtime))}.json")
+    aside.write_text(json.dumps(earlier, indent=1) + "\n")
+    known.unlink()
 
 
 def _run(step: Step, where: Where, limit: float, result: dict[str, Any], keep: Callable[[], None]) -> None:

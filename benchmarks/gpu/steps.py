@@ -27,6 +27,7 @@ from benchmarks import step as step_benchmark
 from benchmarks.gpu.clocks import PartClock, clocked
 from benchmarks.timing import machine, synchronise
 from solo_bam.config import Recipe
+from solo_bam.train.doctor.backward import Parts
 from solo_bam.train.doctor.devices import Device, device_here
 from solo_bam.train.doctor.estimate import Estimate, Loader, estimate
 from solo_bam.train.doctor.work import LOSS, separate_loss, step_of, work_of
@@ -67,7 +68,8 @@ def tests(where: Where) -> Rows:
     words = [sys.executable, "-m", "pytest", "-o", "addopts=", "-v"]
     words += ["-m", "cuda", "-p", "no:cacheprovider", "tests/cuda"]
     # Those of two processes are skipped on one GPU; without a GPU all are.
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    piped: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(words, cwd=Path(__file__).parents[2], **piped) as process:  # from wherever it is asked for
         assert process.stdout is not None
         said = []
         for line in process.stdout:
@@ -174,16 +176,17 @@ def _modelled(where: Where, method: str, batch: int, device: Device) -> Estimate
     """A step by the model that ``solo-bam doctor`` tells; its batch is in the device's memory."""
     recipe, setting = _asked(where, method, batch)
     model = step_benchmark.model_of(recipe, setting._replace(device="cpu"))
-    return estimate(recipe, work_of(model, recipe), device, 1, Loader(None, 0))
+    return estimate(recipe, work_of(model, recipe, where.device), device, 1, Loader(None, 0))
 
 
 def _parts(where: Where, method: str, batch: int) -> dict[str, float]:
-    """Milliseconds of a step's parts, each measured by itself; loss: all between the networks' own operations."""
+    """Milliseconds of a step's parts, backward included; loss: all between the networks' own operations."""
     recipe, setting = _asked(where, method, batch)
     model, clock = step_benchmark.model_of(recipe, setting), PartClock(where.device)
     crops = step_benchmark.batch_of(recipe, setting)
-    with separate_loss(model, clock):
-        call = step_of(model, crops, setting.autocast, lambda part: setattr(clock, "part", part))
+    parts = Parts(clock)
+    with separate_loss(model, parts):
+        call = step_of(model, crops, setting.autocast, parts)
         call()
         call()
         clock.part = LOSS

@@ -133,6 +133,14 @@ def _allows_tf32() -> bool:
     return torch.backends.cudnn.allow_tf32
 
 
+def has_tf32_products() -> bool:
+    """Whether matrix products of float32 tensors on a GPU are to be computed in TF32 now."""
+    import torch
+
+    products = torch.backends.cuda.matmul
+    return products.fp32_precision == "tf32" if hasattr(products, "fp32_precision") else products.allow_tf32
+
+
 def gpus() -> int:
     """CUDA devices that this process may use."""
     import torch

@@ -23,8 +23,11 @@ _PIECE_ENTRIES = 2**18  # of products that are new memory each time: 1 MiB in fl
 
 @contextmanager
 def tensor_cores(like: Tensor) -> Iterator[None]:
-    """TF32 products on a GPU meanwhile, for features in bfloat16, which have lost more than TF32 loses; float16 not."""
-    if not like.is_cuda or like.dtype != torch.bfloat16:
+    """TF32 products on a GPU meanwhile, for features in bfloat16, which have lost more than TF32 loses; float16 not.
+
+    Within a graph of torch's compiler the setting is the caller's: a change of it would end the graph.
+    """
+    if not like.is_cuda or like.dtype != torch.bfloat16 or torch.compiler.is_compiling():
         yield
         return
     products = torch.backends.cuda.matmul

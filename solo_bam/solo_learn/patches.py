@@ -16,6 +16,7 @@ import solo.methods.swav
 import solo.utils.knn
 import solo.utils.momentum
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
@@ -175,13 +176,14 @@ def _mend_clipping() -> None:
 
 def _mend_deepcluster() -> None:
     """DeepClusterV2 has no assignments in its first epoch; its loss is then NaN, with a gradient of zero."""
-    ordinary = solo.methods.deepclusterv2.deepclusterv2_loss_func
 
     def deepclusterv2_loss_func(outputs: Tensor, assignments: Tensor, temperature: float = 0.1) -> Tensor:
-        if (assignments == -1).all():
-            return outputs.sum() * 0.0
-        loss: Tensor = ordinary(outputs, assignments, temperature)
-        return loss
+        losses = []
+        for logits, assigned in zip(outputs, assignments):
+            targets = assigned.repeat(len(logits))
+            total = F.cross_entropy(logits.flatten(0, -2) / temperature, targets, ignore_index=-1, reduction="sum")
+            losses.append(total / (targets != -1).sum().clamp(min=1))  # no question that a GPU would have to answer
+        return torch.stack(losses).mean()
 
     solo.methods.deepclusterv2.deepclusterv2_loss_func = deepclusterv2_loss_func
 

@@ -9,7 +9,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import solo.losses.barlow
 import solo.losses.simclr
+import solo.losses.vicreg
+import solo.methods
+import solo.methods.barlow_twins
+import solo.methods.mocov2plus
 import solo.methods.simclr
 import solo.utils.misc
 import solo.utils.whitening
@@ -29,6 +34,7 @@ def mend() -> None:
     _mend_gather()
     _mend_simclr()
     _mend_wmse()
+    _mend_waits()
     _name_what_the_head_names()
     _lay_out_as_the_head_does()
     SoloMethod._optimizer_settings = _optimizer_settings
@@ -128,6 +134,66 @@ def _mend_wmse() -> None:
             return getattr(torch, name)
 
     solo.utils.whitening.torch = TorchOfItsDay()
+
+
+def barlow_loss(z1: Tensor, z2: Tensor, lamb: float = 5e-3, scale_loss: float = 0.025) -> Tensor:
+    """solo-learn's loss of Barlow Twins without choosing entries by a mask."""
+    z1, z2 = (F.batch_norm(z, None, None, training=True) for z in (z1, z2))
+    corr = torch.einsum("bi, bj -> ij", z1, z2) / len(z1)
+    if collectives.is_distributed():
+        torch.distributed.all_reduce(corr)
+        corr = corr / collectives.world_size()
+    eye = torch.eye(len(corr), dtype=torch.bool, device=corr.device)
+    squares = (corr - eye.to(corr.dtype)).pow(2)
+    return scale_loss * torch.where(eye, squares, lamb * squares).sum()
+
+
+def covariance_loss(z1: Tensor, z2: Tensor) -> Tensor:
+    """solo-learn's, of VICReg: squares of what is off the diagonal, which is taken by views, not by a mask."""
+    width, loss = z1.shape[1], z1.new_zeros(())
+    for z in (z1, z2):
+        z = z - z.mean(dim=0)
+        covariance = (z.T @ z) / (len(z) - 1)
+        others = covariance.flatten()[:-1].view(width - 1, width + 1)[:, 1:]
+        loss = loss + others.flatten().pow(2).sum() / width
+    return loss
+
+
+@torch.no_grad()
+def enqueue(self: Any, keys: Tensor, labels: Tensor | None = None) -> None:
+    """Put a batch's keys, (2, N, D) or (N, D) of this process, in the place of a queue's oldest."""
+    if keys.dim() == 3:  # MoCo has gathered them
+        values, dim = keys.transpose(1, 2), 2
+    else:
+        values, dim = gather(keys), 0
+    count = values.shape[dim]
+    assert self.queue_size % count == 0
+    places = self.queue_ptr + torch.arange(count, device=values.device)
+    self.queue.index_copy_(dim, places, values.to(self.queue.dtype))
+    if labels is not None:
+        self.queue_y.index_copy_(0, places, gather(labels).to(self.queue_y.dtype))
+    self.queue_ptr.add_(count).remainder_(self.queue_size)
+
+
+def _mend_waits() -> None:
+    """The host waits for a GPU where entries are chosen by a mask, a queue's place is read, a number is sent there."""
+    solo.losses.barlow.barlow_loss_func = solo.methods.barlow_twins.barlow_loss_func = barlow_loss
+    solo.losses.vicreg.covariance_loss = covariance_loss
+    solo.methods.mocov2plus.MoCoV2Plus._dequeue_and_enqueue = enqueue
+    for method in (solo.methods.NNBYOL, solo.methods.NNCLR, solo.methods.NNSiam, solo.methods.ReSSL):
+        method.dequeue_and_enqueue = enqueue
+
+    class TorchWithoutCopies:
+        """torch, whose numbers on a device are made there."""
+
+        @staticmethod
+        def tensor(value: float, device: torch.device) -> Tensor:
+            return torch.full((), value, device=device)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(torch, name)
+
+    solo.methods.simclr.torch = TorchWithoutCopies()
 
 
 def _name_what_the_head_names() -> None:

@@ -127,11 +127,24 @@ def test_each_search_of_neighbors_sees_the_whole_bank(tmp_path: Path, monkeypatc
     assert all(torch.equal(first, second) for first, second in found)
 
 
-def test_asking_for_some_steps_keeps_the_others_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "gpu.json").write_text(json.dumps({"step": {"bam": 1}, "knn": {"failed": 1}}))
-    monkeypatch.setattr(gpu, "_run", lambda step, where, limit, result, keep: result.update(found=2))
+@pytest.mark.parametrize(("device", "kept"), [("A", True), ("B", False)])
+def test_asking_for_some_steps_keeps_the_others_results_of_the_same_device(
+    device: str, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {"environment": {"device": "A", "date": 1}, "step": {"bam": 1}, "knn": {"failed": 1}}
+    (tmp_path / "gpu.json").write_text(json.dumps(before))
+    now = {"environment": {"device": device, "date": 2}, "knn": {"found": 2}}
+    monkeypatch.setattr(gpu, "_run", lambda step, where, limit, result, keep: result.update(now[step.name]))
     assert gpu.main(["--device", "cpu", "--tiny", "--only", "knn", "--out", str(tmp_path)]) == 0
-    assert json.loads((tmp_path / "gpu.json").read_text()) == {"step": {"bam": 1}, "knn": {"found": 2}}
+    assert json.loads((tmp_path / "gpu.json").read_text()) == now | ({"step": {"bam": 1}} if kept else {})
+    assert [json.loads(path.read_text()) for path in tmp_path.glob("gpu-*.json")] == ([] if kept else [before])
+
+
+def test_the_tests_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = dict(STEPS["tests"](gpu.Where("cpu", True, None, tmp_path)))
+    assert "skipped" in found["last"] or "passed" in found["last"]
+    assert len(found) > 20
 
 
 def test_results_of_an_earlier_run_are_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

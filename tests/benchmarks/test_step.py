@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import beside
 from benchmarks import step as benchmark
 from solo_bam.methods import bam
 
@@ -19,14 +20,17 @@ def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     benchmark.main()
     output = capsys.readouterr().out
     assert "| case | method | images per second | bam faster by | bam_momentum faster by |" in output
-    assert "| method | step alone | beside it, Lightning's log | beside it |" in output
+    assert (
+        "| method | step alone | Lightning alone | beside it, Lightning's log | beside it | beside it, median |"
+        in output
+    )
     result, empty = json.loads((tmp_path / "out.json").read_text())["results"]
     assert set(result["seconds"]) == {*benchmark.METHODS, "loss"}
     assert len(result["multi-crop seconds"]) == 4
     times = [*result["seconds"].values(), *result["multi-crop seconds"].values()]
     assert all(len(each) == 1 and each[0] > 0 for each in times)
     for found in empty["milliseconds"].values():
-        assert list(map(len, found.values())) == [1, 1, 1]
+        assert list(map(len, found.values())) == [1] * 5
     assert list(empty["milliseconds"]) == list(benchmark.METHODS)
 
 
@@ -56,3 +60,12 @@ def test_crop_by_crop_forwards_each_crop() -> None:
     benchmark.crop_by_crop(step)()
     assert seen[2:] == [8] * 8
     assert bam.by_size.__name__ == "by_size"
+
+
+def test_a_slow_step_among_many_counts_beside_the_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Means over steps: logging comes every 50th, which a median does not see."""
+    monkeypatch.setattr(beside, "alone", lambda *_: [1.0, 1.0, 1.0])
+    monkeypatch.setattr(beside, "trained", lambda *_: [2.0, 2.0, 8.0])
+    found = beside.beside("bam", "cpu", lambda *_: lambda: None, rounds=1)
+    assert found[beside.AS_IT_IS] == [3.0]
+    assert found["beside it, median"] == [1.0]

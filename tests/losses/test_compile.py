@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from solo_bam.losses import BAMLoss, _kernel
 from solo_bam.losses.bam import dense_loss
@@ -56,6 +57,24 @@ def test_the_loss_is_one_graph(
     monkeypatch.setattr(_kernel, "_CPU_TILE_ENTRIES", images_of_a_tile * 4 * 2 * IMAGES)
     monkeypatch.setattr(_kernel, "_CPU_KEPT_ENTRIES", 0)
     _assert_equal(_compiled(loss), loss, teacher, D)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_the_loss_of_a_gpu_is_one_graph(dtype: torch.dtype) -> None:
+    """On CUDA tensors without data, whose products may be TF32: forward, and the backward that it keeps for autograd."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    loss = torch.compile(BAMLoss(4, 2), backend=keep, fullgraph=True)
+    with FakeTensorMode():
+        z = torch.empty(4 * IMAGES, 5, dtype=dtype, device="cuda", requires_grad=True)
+        value = loss(z)
+    assert value.device.type == "cuda"
+    assert value.grad_fn is not None
+    assert len(graphs) == 1
 
 
 @pytest.mark.parametrize("teacher", [False, True])

@@ -485,6 +485,66 @@ def test_wmse_whitens(tmp_path: Path) -> None:
     torch.testing.assert_close(white.T @ white / 63, torch.eye(4), atol=1e-4, rtol=0)
 
 
+@release_only
+@pytest.mark.waits
+def test_no_number_of_a_gpu_is_waited_for() -> None:
+    """Masks and queues' places; tests/test_fake_gpu.py has whole steps."""
+    import solo.losses.vicreg
+    import solo.methods as methods
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        z = torch.empty(8, 4, device="cuda")
+        queue: Any = SimpleNamespace(
+            queue=torch.empty(16, 4, device="cuda"),
+            queue_y=torch.empty(16, dtype=torch.long, device="cuda"),
+            queue_ptr=torch.zeros(1, dtype=torch.long, device="cuda"),
+            queue_size=16,
+        )
+        solo.losses.vicreg.covariance_loss(z, z)
+        methods.barlow_twins.barlow_loss_func(z, z)
+        methods.NNCLR.dequeue_and_enqueue(queue, z, torch.zeros(8, dtype=torch.long, device="cuda"))
+
+
+@release_only
+@pytest.mark.waits
+def test_losses_without_masks_are_the_masked_ones() -> None:
+    import solo.losses.vicreg
+    import solo.methods.barlow_twins
+
+    z1, z2 = torch.randn(2, 16, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    others = ~torch.eye(6, dtype=torch.bool)
+    expected = sum(torch.cov(z.T)[others].pow(2).sum() / 6 for z in (z1, z2))
+    torch.testing.assert_close(solo.losses.vicreg.covariance_loss(z1, z2), expected)
+    unit = [(z - z.mean(0)) / (z.var(0, unbiased=False) + 1e-5).sqrt() for z in (z1, z2)]
+    correlation = unit[0].T @ unit[1] / 16
+    expected = 0.025 * ((correlation.diagonal() - 1).pow(2).sum() + 5e-3 * correlation[others].pow(2).sum())
+    found = solo.methods.barlow_twins.barlow_loss_func(z1, z2)
+    torch.testing.assert_close(found, expected)
+
+
+@release_only
+@pytest.mark.waits
+@pytest.mark.parametrize("method", ["mocov2plus", "nnclr", "ressl"])
+def test_a_queue_takes_the_oldest_place(method: str, tmp_path: Path) -> None:
+    model = build(tmp_path, f"digits/{method}", "method_kwargs.queue_size=48", "optimizer.batch_size=16")
+    width = model.queue.shape[1]
+    before = model.queue.clone()
+    for step in range(4):  # the fourth takes the first one's place
+        keys = torch.full((16, width), float(step))
+        if method == "mocov2plus":
+            model._dequeue_and_enqueue(torch.stack([keys, keys]))
+        else:
+            model.dequeue_and_enqueue(*(keys, torch.full((16,), step))[: 1 + (method == "nnclr")])
+        found = model.queue[0].T if method == "mocov2plus" else model.queue
+        if step == 0:
+            assert torch.equal(model.queue.flatten()[-3:], before.flatten()[-3:])
+    assert [part.unique().tolist() for part in found.split(16)] == [[3.0], [1.0], [2.0]]
+    assert model.queue_ptr.tolist() == [16]
+    if method == "nnclr":
+        assert model.queue_y[::16].tolist() == [3, 1, 2]
+
+
 @pytest.mark.deepcluster
 def test_deepcluster_has_a_loss_before_it_has_clusters() -> None:
     import solo.methods.deepclusterv2 as module

@@ -167,4 +167,6 @@ class TensorLoader:
 def sent(values: np.ndarray, device: torch.device) -> Tensor:
     """An array on a device, without waiting for it."""
     tensor = torch.from_numpy(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    if device.type == "cuda" and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # else modelled
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -68,15 +68,28 @@ class NonFiniteLoss(pl.Callback):
 
     On the CPU before its backward. On an accelerator, where looking at each loss would make the host wait for it, they
     are read every :data:`.hardware.READ_EVERY` steps, and before anything that validates, saves or ends.
+
+    With a gradient scaler (16-mixed) the loss itself counts, not the scaled one, which may be too large for a number;
+    gradients that are not finite are none of it, either: the scaler leaves out their step and lowers its scale.
     """
 
     def __init__(self) -> None:
         self._steps: list[_Step] = []  # since the last reading
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        if getattr(trainer.precision_plugin, "scaler", None) is None:
+            self._note(trainer, pl_module, loss, trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if getattr(trainer.precision_plugin, "scaler", None) is not None and outputs:
+            self._note(trainer, pl_module, outputs["loss"], trainer.global_step - 1)
+
+    def _note(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor, number: int) -> None:
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         reg = getattr(getattr(pl_module, "loss_fn", None), "reg", None)
-        self._steps.append(_Step(loss.detach(), trainer.global_step, trainer.current_epoch, rate, reg))
+        self._steps.append(_Step(loss.detach(), number, trainer.current_epoch, rate, reg))
         if not hardware.reading_waits(loss.device) or len(self._steps) >= hardware.READ_EVERY:
             self._read(trainer)
 

@@ -27,7 +27,7 @@ class Device:
 
     name: str
     half: float
-    convolution: float  # in float32: TF32 where there is some, cuDNN's default
+    tf32: float  # float32's where there is none
     single: float
     bandwidth: float
     memory: float
@@ -45,7 +45,7 @@ class Device:
         if operation.dtype in (torch.float16, torch.bfloat16):
             rate = self.half
         else:
-            rate = self.convolution if "conv" in operation.name else self.single
+            rate = self.tf32 if operation.tf32 else self.single
         return max(operation.flops / (rate * self.products), operation.moved / (self.bandwidth * self.reached))
 
 

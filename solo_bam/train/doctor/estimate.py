@@ -11,7 +11,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from solo_bam.config import Recipe
 from solo_bam.core import hardware
@@ -160,15 +164,18 @@ def time_loader(data: PretrainData) -> Loader:
     return Loader((time.process_time() - start) / made, recipe.data.num_workers)
 
 
-def crops_work(data: PretrainData) -> list[Operation]:
-    """What ``data.format: tensor`` does for a batch on the device that trains; elsewhere nothing."""
+def crops_work(data: PretrainData, device: str) -> list[Operation]:
+    """What ``data.format: tensor`` does for a batch on the device that trains, ``cpu`` or ``cuda``; else nothing."""
     if not isinstance(data.train_set, TensorImages):
         return []
-    size, recorder = data.recipe.optimizer.batch_size, Recorder()
-    loader = TensorLoader(data.train_set, data.crops.pipelines, None, data.recipe.seed, size)
+    size, recorder, there = data.recipe.optimizer.batch_size, Recorder(), data.train_set
     recorder.part = CROPS
-    with recorder:
-        loader.crops(0, [i % len(data.train_set) for i in range(size)])
+    with FakeTensorMode():
+        pixels = torch.empty(there.pixels.shape, dtype=torch.uint8, device=device)
+        images: Any = SimpleNamespace(pixels=pixels, labels=there.labels)
+        loader = TensorLoader(images, data.crops.pipelines, None, data.recipe.seed, size)
+        with recorder:
+            loader.crops(0, [i % len(there) for i in range(size)])
     return recorder.operations
 
 

@@ -229,10 +229,11 @@ def _speed(
     if recipe.performance.compile:
         eager = recipe.performance.model_copy(update={"compile": False})
         model = build_model(recipe.model_copy(update={"performance": eager}), cfg, devices)
+    kind = "cpu" if device.is_cpu else "cuda"  # a GPU's code takes other ways: larger pieces, other kernels
     try:
-        work = work_of(model, recipe)
+        work = work_of(model, recipe, kind)
         if data is not None:
-            work.operations.extend(crops_work(data))
+            work.operations.extend(crops_work(data, kind))
     except Exception as error:  # other people's methods may do anything
         told = str(error).partition("\n")[0]
         text = (

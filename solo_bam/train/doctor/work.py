@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Protocol
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,7 +19,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from solo_bam.config import Recipe
+from solo_bam.core import hardware
 from solo_bam.solo_learn.schedule import build_optimizer
+from solo_bam.train.doctor.backward import Parts
 
 NETWORK, LOSS, OPTIMIZER, CROPS = "network", "loss", "optimizer", "crops"
 # What makes memory alone, and what reads a part of its first argument.
@@ -27,21 +30,19 @@ _FOREACH = {"foreach": True}  # torch's default on GPUs for optimizers that are 
 _CHOOSE = {"index", "index_select", "gather", "embedding"}
 
 
-class HasPart(Protocol):
-    """Is told which part of a step runs."""
-
-    part: str
-
-
 @dataclass(frozen=True)
 class Operation:
-    """One kernel: the part of the step that asks for it, its kind and precision, its FLOPs and its bytes."""
+    """One kernel: the part of the step that asks for it, its kind and precision, its FLOPs and its bytes.
+
+    ``tf32``: its products may be, where they are of float32 tensors.
+    """
 
     part: str
     name: str
     dtype: torch.dtype
     flops: float
     moved: float  # bytes read and written
+    tf32: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             count = flop_registry.get(getattr(torch.ops.aten, name.removesuffix("_"), None))  # addmm_ as addmm
             flops = float(count(*args, **kwargs, out_val=out)) if count else 0.0
             moved = 2 * _size(written) if name in _CHOOSE else _size(inputs) + _size(written)
-            self.operations.append(Operation(self.part, name, written[0].dtype, flops, moved))
+            tf32 = "conv" in name or hardware.has_tf32_products()  # of convolutions, cuDNN's default
+            self.operations.append(Operation(self.part, name, written[0].dtype, flops, moved, tf32))
         return out
 
     def hold(self, x: Tensor) -> None:
@@ -100,22 +102,25 @@ def _size(tensors: list[Tensor]) -> int:
     return sum(min(x.numel() * x.element_size(), x.untyped_storage().nbytes()) for x in tensors)
 
 
-def work_of(model: pl.LightningModule, recipe: Recipe) -> Work:
+def work_of(model: pl.LightningModule, recipe: Recipe, device: str = "cpu") -> Work:
     """The second training step of a method, which ends up without data; the first one makes the optimizer's states.
 
     Args:
         model: as built for a run, not compiled.
         recipe: batch, crops and precision.
+        device: ``cpu`` or ``cuda``, where code takes other ways; nothing of it needs to be there.
     """
     mode, recorder = FakeTensorMode(), Recorder()
-    _empty(model, mode)
+    without_data(model, mode, device)
+    model._device = torch.device(device, 0) if device == "cuda" else torch.device(device)  # as .to(device) has it
     model.knn_eval = False  # type: ignore[assignment]  # its bank chooses images by their labels
-    with mode, separate_loss(model, recorder):
-        batch = _batch(recipe)
+    parts = Parts(recorder)
+    with mode, separate_loss(model, parts), _attention_of(device):
+        batch = _batch(recipe, device)
         with recorder:
             for tensor in (*model.parameters(), *model.buffers(), *batch[1]):
                 recorder.hold(tensor)
-            step = step_of(model, batch, _autocast(recipe), lambda part: setattr(recorder, "part", part), _FOREACH)
+            step = step_of(model, batch, _autocast(recipe, device), parts, _FOREACH)
             step()
             lasting = recorder.held
             recorder.operations.clear()
@@ -128,7 +133,7 @@ def step_of(
     model: Any,
     batch: list[Any],
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    begins: Callable[[str], object] = lambda part: None,
+    parts: Parts | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> Callable[[], None]:
     """One training step, without the Trainer and without logging.
@@ -137,28 +142,26 @@ def step_of(
         model: a method.
         batch: ``[indexes, [crops], labels]``.
         autocast: of forward and loss.
-        begins: told which part of the step comes next.
+        parts: told which part of the step comes next.
         defaults: of the optimizer's arguments, but for LARS.
     """
     model.log = model.log_dict = lambda *_, **__: None
-    asked = model._optimizer_settings()
-    del asked["interval"]
-    if defaults and asked["name"] != "lars" and not asked["kwargs"].get("fused"):
-        asked["kwargs"] = {**defaults, **asked["kwargs"]}
-    optimizer = build_optimizer(model.learnable_params, lr=model.lr, weight_decay=model.weight_decay, **asked)
+    optimizer = _optimizer_of(model, defaults)
     model.train()
     model.on_train_epoch_start()
     numbers = count()
+    begins = parts.begin if parts else lambda name: None
 
     def step() -> None:
         optimizer.zero_grad()
         begins(LOSS)
         with autocast():
             out = model.training_step(batch, next(numbers))
-        begins(NETWORK)
-        (out["loss"] if isinstance(out, dict) else out).backward()
-        model.on_after_backward()
+        loss = out["loss"] if isinstance(out, dict) else out
+        del out
+        (parts.backward if parts else torch.autograd.backward)(loss)
         begins(OPTIMIZER)
+        model.on_after_backward()
         optimizer.step()
         for online, momentum in getattr(model, "momentum_pairs", ()):
             model.momentum_updater.update(online, momentum)
@@ -166,42 +169,90 @@ def step_of(
     return step
 
 
-def _batch(recipe: Recipe) -> list[Any]:
+def _optimizer_of(model: Any, defaults: Mapping[str, Any] | None) -> Any:
+    asked = model._optimizer_settings()
+    del asked["interval"]
+    if defaults and asked["name"] != "lars" and not asked["kwargs"].get("fused"):
+        asked["kwargs"] = {**defaults, **asked["kwargs"]}
+    return build_optimizer(model.learnable_params, lr=model.lr, weight_decay=model.weight_decay, **asked)
+
+
+def _batch(recipe: Recipe, device: str) -> list[Any]:
     images = recipe.optimizer.batch_size
-    crops = [torch.empty(images, 3, a.crop_size, a.crop_size) for a in recipe.augmentations for _ in range(a.num_crops)]
-    return [torch.arange(images), crops, torch.zeros(images, dtype=torch.long)]
+    sides = [a.crop_size for a in recipe.augmentations for _ in range(a.num_crops)]
+    crops = [torch.empty(images, 3, side, side, device=device) for side in sides]
+    return [torch.arange(images, device=device), crops, torch.zeros(images, dtype=torch.long, device=device)]
 
 
-def _autocast(recipe: Recipe) -> Callable[[], AbstractContextManager[Any]]:
-    if "16" not in str(recipe.precision):
+def _autocast(recipe: Recipe, device: str) -> Callable[[], AbstractContextManager[Any]]:
+    precision = str(recipe.precision)
+    if "16" not in precision:
         return nullcontext
-    return lambda: torch.autocast("cpu", dtype=torch.bfloat16)
+    dtype = torch.float16 if device == "cuda" and not precision.startswith("bf16") else torch.bfloat16
+
+    def autocast() -> AbstractContextManager[Any]:
+        context = torch.autocast(device, dtype=dtype, enabled=False)
+        context._enabled = True  # asked for at once, it wants to see the device
+        return context
+
+    return autocast
 
 
-def _empty(model: nn.Module, mode: FakeTensorMode) -> None:
-    """Give a model's weights and buffers tensors without data in their place."""
+@contextmanager
+def _attention_of(device: str) -> Iterator[None]:
+    """Attention in one operation on a GPU that is not there: torch would look for it to choose one."""
+    ordinary = F.scaled_dot_product_attention
+
+    def fused(q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, dropout_p: float = 0.0, **rest: Any) -> Any:
+        if attn_mask is not None or any(rest.values()):
+            return ordinary(q, k, v, attn_mask, dropout_p, **rest)
+        if torch.is_autocast_enabled("cuda"):
+            q, k, v = (x.to(torch.get_autocast_dtype("cuda")) for x in (q, k, v))
+        if q.dtype == torch.float32:
+            return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, True, dropout_p)[0]
+        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, dropout_p)[0]
+
+    if device == "cuda" and not torch.cuda.is_available():
+        F.scaled_dot_product_attention = fused  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = ordinary
+
+
+def without_data(model: nn.Module, mode: FakeTensorMode, device: str) -> None:
+    """Give a model's weights and buffers tensors without data, of a device, in their place."""
     faked: dict[int, Tensor] = {}  # shared ones stay shared
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):
             for name, tensor in tensors.items():
                 if tensor is not None:
-                    tensors[name] = faked.setdefault(id(tensor), mode.from_tensor(tensor))  # type: ignore[assignment]
+                    if id(tensor) not in faked:
+                        faked[id(tensor)] = _fake(tensor, mode, device)
+                    tensors[name] = faked[id(tensor)]  # type: ignore[assignment]
+
+
+def _fake(tensor: Tensor, mode: FakeTensorMode, device: str) -> Tensor:
+    size, stride, dtype = tensor.size(), tensor.stride(), tensor.dtype
+    with mode:
+        made = torch.empty_strided(size, stride, dtype=dtype, device=device)
+        return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
 
 
 @contextmanager
-def separate_loss(model: nn.Module, recorder: HasPart) -> Iterator[None]:
+def separate_loss(model: nn.Module, parts: Parts) -> Iterator[None]:
     """What runs inside of children with weights is the network's; what runs between them is the loss."""
     depth = 0
 
     def enter(*_: Any) -> None:
         nonlocal depth
         depth += 1
-        recorder.part = NETWORK
+        parts.begin(NETWORK)
 
     def leave(*_: Any) -> None:
         nonlocal depth
         depth -= 1
-        recorder.part = NETWORK if depth else LOSS
+        parts.begin(NETWORK if depth else LOSS)
 
     handles = []
     for child in model.children():

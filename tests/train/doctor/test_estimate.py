@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from solo_bam.cli import main
 from solo_bam.config import Recipe
 from solo_bam.config.resolve import resolve
 from solo_bam.core import hardware
+from solo_bam.data import PretrainData, find_source
 from solo_bam.train.doctor import estimate as module
 from solo_bam.train.doctor import recipe as recipe_module
+from solo_bam.train.doctor.backward import Parts
 from solo_bam.train.doctor.devices import Device, device_like, device_named, seconds_by_part
 from solo_bam.train.doctor.estimate import Loader, estimate, gradient_bytes, measured_over_modelled, tell
 from solo_bam.train.doctor.finding import Finding
@@ -28,8 +31,8 @@ from solo_bam.train.doctor.work import (
     Operation,
     Recorder,
     Work,
-    _empty,
     step_of,
+    without_data,
     work_of,
 )  # fmt: skip
 from solo_bam.train.pretrain import build_model
@@ -67,15 +70,71 @@ def test_the_work_without_data_is_the_work_with_data(method: str, tmp_path: Path
     assert {o.part for o in told.operations} == {NETWORK, LOSS, OPTIMIZER}
 
 
-def test_the_network_and_the_loss_are_told_apart(tmp_path: Path) -> None:
-    """Products of the loss: S, and two of the backward, of 32 rows and columns and 16 dimensions."""
-    recipe = tiny(tmp_path, "digits/bam", *SMALL)
-    flops = {
-        part: sum(o.flops for o in work_of(_model(recipe), recipe).operations if o.part == part)
-        for part in (LOSS, NETWORK)
-    }
-    assert flops[LOSS] == 3 * 2 * 32 * 32 * 16
-    assert flops[NETWORK] > 100 * flops[LOSS]
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("width", [16, 64], ids=["all products in the forward", "one in the backward"])
+def test_the_network_and_the_loss_are_told_apart(width: int, device: str, tmp_path: Path) -> None:
+    """Products of the loss: S, and two of the backward, of 32 rows and columns."""
+    recipe = tiny(tmp_path, "digits/bam", *SMALL, f"method_kwargs.proj_output_dim={width}")
+    operations = work_of(_model(recipe), recipe, device).operations
+    flops = {part: sum(o.flops for o in operations if o.part == part) for part in (LOSS, NETWORK)}
+    assert flops[LOSS] == 3 * 2 * 32 * 32 * width
+    assert flops[NETWORK] > 50 * flops[LOSS]
+    assert not [o for o in operations if o.part == LOSS and "batch_norm" in o.name]
+    assert not [o for o in operations if o.part == NETWORK and "vecdot" in o.name]
+
+
+@pytest.mark.parametrize("method", ["bam", "simclr", "dino", "bam_momentum"])
+def test_gradients_node_by_node_are_those_of_the_engine(method: str, tmp_path: Path) -> None:
+    """With weights that are used twice, up to what oneDNN's own kernels differ in from call to call."""
+    found = []
+    for parts in (None, Parts(Recorder())):
+        model = _model(tiny(tmp_path, f"digits/{method}", *SMALL[:1]))
+        model.knn_eval = False
+        torch.manual_seed(1)
+        step_of(model, batch(torch.zeros(16, dtype=torch.long)), parts=parts)()
+        found.append({name: p.grad for name, p in model.named_parameters()})
+    for name, gradient in found[0].items():
+        assert (gradient is None) == (found[1][name] is None), name
+        if gradient is not None:
+            assert (gradient - found[1][name]).norm() <= 1e-5 * gradient.norm(), name
+
+
+def test_a_gpu_is_told_to_do_what_a_gpu_does(tmp_path: Path) -> None:
+    """A CPU's code works in pieces that its caches hold: the larger the batch, the more operations."""
+    counts = {}
+    for device in ("cpu", "cuda"):
+        for size in (64, 2048):
+            recipe = tiny(tmp_path, "digits/bam", *SMALL, f"optimizer.batch_size={size}", "precision=bf16-mixed")
+            counts[device, size] = len(work_of(_model(recipe), recipe, device).operations)
+    assert counts["cuda", 64] == counts["cuda", 2048]
+    assert counts["cpu", 2048] > counts["cpu", 64] + 30
+
+
+@pytest.mark.parametrize(("precision", "fast"), [("bf16-mixed", True), ("16-mixed", False), ("32", False)])
+def test_products_of_the_loss_are_as_fast_as_it_lets_them_be(precision: str, fast: bool, tmp_path: Path) -> None:
+    recipe = tiny(tmp_path, "digits/bam", *SMALL, f"precision={precision}")
+    products = [o for o in work_of(_model(recipe), recipe, "cuda").operations if o.part == LOSS and o.flops]
+    assert len(products) == 3
+    assert {(o.dtype, o.tf32) for o in products} == {(torch.float32, fast)}
+    h100 = device_named("h100")
+    assert (h100.seconds(replace(products[0], flops=494e12, moved=0)) < 2) == fast
+
+
+def test_crops_of_a_gpu_are_made_at_once(tmp_path: Path) -> None:
+    recipe = tiny(tmp_path, "digits/bam", "data.format=tensor", "optimizer.batch_size=12000")
+    data = PretrainData(recipe, find_source(recipe.data))
+    counts = {device: len(module.crops_work(data, device)) for device in ("cpu", "cuda")}
+    assert 0 < counts["cuda"] < 60
+    assert counts["cpu"] > 1.5 * counts["cuda"]
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+def test_attention_of_a_gpu_is_one_operation(precision: str, tmp_path: Path) -> None:
+    vit = ["backbone.name=vit_tiny", "backbone.kwargs={img_size:16,patch_size:4}"]
+    recipe = tiny(tmp_path, "digits/bam", *SMALL[1:], *vit, f"precision={precision}")
+    names = [o.name for o in work_of(_model(recipe), recipe, "cuda").operations]
+    assert sum("attention" in name for name in names) == 2 * 12  # forward and backward of each block
+    assert not [name for name in names if name.endswith("softmax") and "log" not in name]
 
 
 # ResNet-50, batch 256, one GPU, of NVIDIA's DeepLearningExamples (PyTorch, resnet50v1.5): images/s.
@@ -84,7 +143,7 @@ PUBLISHED = {("a100", True): 2470, ("a100", False): 938, ("v100", True): 1200, (
 
 def _resnet_50(half: bool) -> list[Operation]:
     model, mode, recorder = torchvision.models.resnet50(), FakeTensorMode(), Recorder()
-    _empty(model, mode)
+    without_data(model, mode, "cpu")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, foreach=True)
     with mode, recorder:
         images, labels = torch.empty(256, 3, 224, 224), torch.zeros(256, dtype=torch.long)
@@ -216,7 +275,7 @@ def test_mistakes(words: list[str], message: str, capsys: pytest.CaptureFixture[
 def test_a_method_that_reads_its_data_has_no_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe_module, "check_gradients", lambda: Finding("ok", "processes", "not asked"))
 
-    def reads(model: Any, recipe: Recipe) -> Work:
+    def reads(model: Any, recipe: Recipe, device: str) -> Work:
         raise RuntimeError("it reads\nnumbers")
 
     monkeypatch.setattr(recipe_module, "work_of", reads)
