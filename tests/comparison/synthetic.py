@@ -125,7 +125,7 @@ def _column(column: int, outcomes: Sequence[RunResult]) -> Column:
     one = _record(column, 0, 0)
     for outcome in outcomes:
         for record in outcome.records:
-            if (record.protocol, record.branch) == (protocol, branch):
+            if (record.protocol, record.branch) == (one.protocol, branch):
                 values.setdefault(outcome.entry, {})[outcome.seed] = record.value
     return Column(f"{one.protocol_key}-{branch}", title, "%", one.stated, branch, bool(protocol["online"]), values)
 

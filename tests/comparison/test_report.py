@@ -67,7 +67,7 @@ def test_the_untrained_network_has_a_row_of_its_own(tmp_path: Path) -> None:
     start = [
         record.model_copy(update={"branch": "untrained", "value": 99.0, "epoch": 0})
         for record in first.records
-        if record.protocol["kind"] == "k-NN" and record.branch == "student"
+        if record.protocol.kind == "k-NN" and record.branch == "student"
     ]
     outcomes = [replace(first, records=[*first.records, *start]), *results.outcomes[1:]]
     write_report([replace(results, outcomes=outcomes, columns=columns(outcomes))], tmp_path)
