@@ -53,9 +53,7 @@ def test_every_setting_is_what_a_computation_of_its_own_gives(output: Path, chec
     (bank, labels), (queries, targets) = _features(output, "train"), _features(output, "val")
     records = read_records(output)
     asked = [("cosine", 0.07), ("cosine", 0.5), ("euclidean", None)]
-    assert [(r.protocol.distance, r.protocol.temperature) for r in records] == [
-        a for a in asked for _ in range(4)
-    ]
+    assert [(r.protocol.distance, r.protocol.temperature) for r in records] == [a for a in asked for _ in range(4)]
     for record in records:
         protocol: Any = record.protocol
         temperature = protocol.temperature or 1.0

@@ -12,7 +12,7 @@ from solo_bam.runs.records import Record, wilson_interval
 
 NASTY = "<b>dino&co</b>_100%"
 ENTRIES = ("bam", "bam_momentum", "byol", "simclr", NASTY)
-_KNN = {"kind": "k-NN", "bank": "train, clean", "k": 20, "temperature": 0.07, "distance": "cosine"}
+_KNN = {"kind": "k-NN", "bank": "train, clean", "k": 20, "temperature": 0.07, "distance": "cosine", "crop": "whole"}
 _LINEAR = {"kind": "linear", "probe": "linear", "epochs": 100, "crop": 32}
 _COLUMNS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("linear, accuracy", "student", "val", {**_LINEAR, "online": True, "probe": "trained beside the method"}),

@@ -107,7 +107,8 @@ def test_differences_are_to_the_baseline_and_paired(folder: Path) -> None:
 
 def test_numbers_of_different_protocols_never_share_a_column() -> None:
     def record(value: float, **changes: Any) -> Record:
-        protocol = {"kind": "k-NN", "online": False, "k": 20, "temperature": 0.07}
+        vote = {"k": 20, "temperature": 0.07, "distance": "cosine"}
+        protocol = {"kind": "k-NN", "online": False, "bank": "train", "crop": "whole", **vote}
         data = changes.pop("data", "digits val")
         return Record(metric="accuracy", value=value, data=data, protocol=protocol | changes, branch="student")
 
