@@ -184,10 +184,8 @@ def columns(outcomes: Sequence[RunResult]) -> list[Column]:
 
 
 def _column(key: str, record: Record, branch: str | None) -> Column:
-    kind, online = str(record.protocol.get("kind", record.metric)), bool(record.protocol.get("online"))
-    settings = f" (k = {record.protocol['k']})" if "k" in record.protocol else ""
-    title = f"{'online ' if online else ''}{kind}{settings}" + (", teacher" if branch == "teacher" else "")
-    return Column(key, title, record.unit, record.stated, branch or "student", online, {})
+    title = record.protocol.title + (", teacher" if branch == "teacher" else "")
+    return Column(key, title, record.unit, record.stated, branch or "student", record.protocol.online, {})
 
 
 # ---------------------------------------------------------------------------------------------- tuning

@@ -25,12 +25,13 @@ from solo_bam.data.datasets.images import Split
 from solo_bam.data.datasets.sources import shown_images, told
 from solo_bam.data.transforms.augmentations import describe_plain_view
 from solo_bam.evaluate.features import Features
-from solo_bam.evaluate.offline_knn import bank_in, describe_bank, plain_features
+from solo_bam.evaluate.offline_knn import bank_in, plain_features
 from solo_bam.evaluate.projections import REDUCTIONS
 from solo_bam.evaluate.views import choose
 from solo_bam.plots.explore import THUMBNAIL, Confusion, Explored, Network, Pair, Places, check_installed, write_page
 from solo_bam.runs.checkpoints.find import pictures_folder
 from solo_bam.runs.checkpoints.read import Pretrained, load_pretrained
+from solo_bam.runs.protocols import KNN
 from solo_bam.runs.records import records_folder, wilson_interval
 
 _IMAGES, _NEAREST, _CONFUSIONS, _EXAMPLES, _PAIRS = 2000, 10, 10, 6, 10
@@ -263,7 +264,8 @@ def _stated(
     yield "Images shown", f"{len(images.drawn):,} of {images.name}, drawn with seed 0{more}"
     yield "View", f"{describe_plain_view(trained.recipe.augmentations[0])}; thumbnails: the centre square"
     if images.bank is not None:
-        bank = describe_bank(data, images.bank)
+        vote = {"k": options.k, "temperature": options.temperature, "distance": "cosine"}
+        bank = KNN.offline(trained.recipe, data, images.bank, **vote).bank
         yield "k-NN", f"k {options.k}, cosine, temperature {options.temperature:g}, on all {len(images.split):,} images"
         yield "Bank of k-NN", f"{bank}; brackets: 95 % interval (Wilson) over the validation images"
         counts = torch.bincount(labels).double()

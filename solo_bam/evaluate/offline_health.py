@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from solo_bam.core.files import writable
 from solo_bam.evaluate.health import FIT_FIRST, FIT_LAST, alignment, alpha_req, effective_rank, spread, uniformity
 from solo_bam.evaluate.views import Sample
 from solo_bam.runs.checkpoints.read import load_pretrained
+from solo_bam.runs.protocols import Health
 from solo_bam.runs.records import Record, records_folder, write_records
 
 _IMAGES = 4096
@@ -34,21 +37,20 @@ def measure(checkpoint: Path, options: NetworkOptions) -> tuple[list[Record], Pa
     folder = writable(records_folder(trained.path), "checkpoint", "copy it to a folder that can be written")
     backbone = trained.backbone.to(hardware.find_devices(options.accelerator, 1).accelerator)
     clean, views = sample.features(backbone).values, sample.views(backbone)
-    of_all = {"unit": "", "images": len(clean), "data": sample.name, **trained.about}
-    records = []
-    for metric, value, settings in _values(clean, views):
-        protocol = {"kind": metric, "online": False, "images": len(clean), **settings}
-        records.append(Record.model_validate({**of_all, "metric": metric, "value": value, "protocol": protocol}))
+    about: dict[str, Any] = {"unit": "", "images": len(clean), "data": sample.name, **trained.about}
+    records = [Record(metric=how.kind, value=value, protocol=how, **about) for how, value in _values(clean, views)]
     return records, write_records(folder, trained.evaluation_name("health", sample.name), records)
 
 
-def _values(clean: Tensor, views: Tensor) -> list[tuple[str, float, dict[str, str | int]]]:
-    """Metric, value and what else would change it."""
-    plain, random = {"view": "plain"}, {"view": "two random crops by the recipe's first augmentation"}
+def _values(clean: Tensor, views: Tensor) -> list[tuple[Health, float]]:
+    plain = partial(Health, images=len(clean), view="plain")
+    aligned = Health(
+        kind="alignment", images=len(clean), view="two random crops by the recipe's first augmentation", power=2
+    )
     return [
-        ("RankMe", effective_rank(clean), {**plain}),
-        ("alpha-ReQ", alpha_req(clean), {**plain, "fit from rank": FIT_FIRST, "to rank": FIT_LAST}),
-        ("alignment", alignment(views[0], views[1]), {**random, "power": 2}),
-        ("uniformity", uniformity(clean), {**plain, "t": 2}),
-        ("spread", spread(clean), {**plain}),
+        (plain(kind="RankMe"), effective_rank(clean)),
+        (plain(kind="alpha-ReQ", fit_from_rank=FIT_FIRST, to_rank=FIT_LAST), alpha_req(clean)),
+        (aligned, alignment(views[0], views[1])),
+        (plain(kind="uniformity", t=2), uniformity(clean)),
+        (plain(kind="spread"), spread(clean)),
     ]

@@ -16,17 +16,12 @@ from solo_bam.data.datasets.images import Split
 from solo_bam.data.datasets.sources import Source, labelled_source, told
 from solo_bam.data.datasets.subsets import balanced
 from solo_bam.data.module import fraction
-from solo_bam.data.transforms.augmentations import describe_plain_view, plain_view
+from solo_bam.data.transforms.augmentations import plain_view
 from solo_bam.evaluate.cache import cached_features
 from solo_bam.evaluate.features import Features
 from solo_bam.runs.checkpoints.read import Pretrained, load_pretrained
-from solo_bam.runs.records import (
-    Plain,
-    Record,
-    records_folder,
-    wilson_interval,
-    write_records,
-)
+from solo_bam.runs.protocols import KNN
+from solo_bam.runs.records import Record, accuracies, records_folder, wilson_interval, write_records
 
 
 @dataclass(frozen=True)
@@ -142,44 +137,14 @@ def vote(bank: Features, test: Features, options: KNNOptions, device: str = "cpu
             yield from (Setting(distance, temperature, k, hits[k]) for k in sorted(hits))
 
 
-def describe_bank(data: Data, bank: Split) -> str:
-    """Which images vote, for a protocol."""
-    share = "all" if data.fraction <= 0 else f"{100 * data.fraction:g} %"
-    return f"{told(data, bank, 'train', contents=False)}, clean, {share} ({len(bank)} images)"
-
-
 def _records(
     setting: Setting, pretrained: Pretrained, data: Data, bank: Split, queries: Split, name: str, precision: str
 ) -> list[Record]:
     images = len(queries)
-    protocol: dict[str, Plain] = {
-        "kind": "k-NN",
-        "online": False,
-        "bank": describe_bank(data, bank),
-        "queries": "all",
-        "k": setting.k,
-        "temperature": setting.temperature,
-        "distance": setting.distance,
-        "crop": describe_plain_view(pretrained.recipe.augmentations[0]),
-    }
-    if precision != "32":
-        protocol["precision"] = precision
-    if origin := transferred_from(pretrained.recipe.data, data):
-        protocol["pretrained on"] = origin
-    return [
-        Record.model_validate(
-            {
-                "metric": metric,
-                "value": 100.0 * count / images,
-                "interval": wilson_interval(count / images, images),
-                "images": images,
-                "data": name,
-                "protocol": protocol,
-                **pretrained.about,
-            }
-        )
-        for metric, count in zip(("accuracy", "accuracy@5"), setting.hits)
-    ]
+    vote = {"k": setting.k, "temperature": setting.temperature, "distance": setting.distance}
+    protocol = KNN.offline(pretrained.recipe, data, bank, precision=precision, **vote)
+    values = {metric: 100.0 * count / images for metric, count in zip(("accuracy", "accuracy@5"), setting.hits)}
+    return accuracies(values, images, data=name, protocol=protocol, **pretrained.about)
 
 
 def format_table(result: OfflineKNN) -> str:

@@ -21,7 +21,8 @@ from solo_bam.data.transforms.augmentations import mean_and_std
 from solo_bam.evaluate.davis import ObjectScore, score_sequence
 from solo_bam.evaluate.video import Propagation, dense_features, segment
 from solo_bam.runs.checkpoints.read import Pretrained, backbone_of, load_pretrained
-from solo_bam.runs.records import Plain, Record, records_folder, write_records
+from solo_bam.runs.protocols import VideoSegmentation
+from solo_bam.runs.records import Record, records_folder, write_records
 
 Extract = Callable[[Tensor], Tensor]
 _MEASURES = ("mean", "recall", "decay")
@@ -38,7 +39,7 @@ def davis(checkpoint: Path, options: DavisOptions) -> list[Record]:
     extract, rounded_to = _extractor(pretrained, options)
     _check(extract, videos, options, rounded_to)
     records = records_folder(pretrained.path)
-    protocol = _protocol(options, videos)
+    protocol = VideoSegmentation.of(options, videos)
     name = pretrained.evaluation_name("davis", options.data.split)
     folder = expanded(options.output or records / f"{name}-{_key(protocol)}")
     writable(folder, "output")
@@ -124,25 +125,14 @@ def _write_table(path: Path, scores: dict[str, list[ObjectScore]]) -> None:
                 table.writerow([name, score.object, *values])
 
 
-def _protocol(options: DavisOptions, videos: Sequence[Video]) -> dict[str, Plain]:
-    files = "\n".join(video.digest() for video in videos)
-    return {
-        "kind": "video segmentation",
-        "online": False,
-        "features": options.layer or "last layer",
-        **options.model_dump(include={"short_side", *Propagation.__dataclass_fields__}),
-        "files": hashlib.sha256(files.encode("utf-8", "surrogateescape")).hexdigest()[:8],
-    }
-
-
-def _key(protocol: dict[str, Plain]) -> str:
-    return hashlib.sha256(repr(protocol).encode()).hexdigest()[:8]
+def _key(protocol: VideoSegmentation) -> str:
+    return hashlib.sha256(repr(protocol.settings).encode()).hexdigest()[:8]
 
 
 def _records(
     pretrained: Pretrained,
     split: str,
-    protocol: dict[str, Plain],
+    protocol: VideoSegmentation,
     videos: Sequence[Video],
     scores: dict[str, list[ObjectScore]],
 ) -> list[Record]:
@@ -154,7 +144,7 @@ def _records(
     values = {f"J {m}": fmean(getattr(o.region, m) for o in objects) for m in _MEASURES}
     values |= {f"F {m}": fmean(getattr(o.boundary, m) for o in objects) for m in _MEASURES}
     values = {"J&F mean": (values["J mean"] + values["F mean"]) / 2, **values}
-    protocol = {**protocol, "sequences": len(scored), "objects": len(objects)}
+    protocol = protocol.model_copy(update={"sequences": len(scored), "objects": len(objects)})
     about, frames = pretrained.about, sum(len(video.frames) - 2 for video in scored)
     return [
         Record(metric=metric, value=100 * value, images=frames, data=f"DAVIS-2017 {split}", protocol=protocol, **about)  # type: ignore[arg-type]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from solo_bam.core.files import written_whole
-
-Plain = str | int | float | bool | None
+from solo_bam.runs.protocols import AnyProtocol
 
 
 class Record(BaseModel):
@@ -26,9 +25,7 @@ class Record(BaseModel):
         interval: 95 % confidence interval over the test images; None where it was not computed.
         images: test images.
         data: dataset and split that it was measured on, e.g. ``cifar10 val``.
-        protocol: everything that would change the number for the same weights. ``kind`` says how
-            (``k-NN``, ``linear``, ``finetune``, ``video segmentation``), ``online`` whether during pretraining;
-            then its own settings: bank, k, temperature, distance; probe, epochs, learning rate; crop, ….
+        protocol: everything that would change the number for the same weights.
         method: that trained the weights.
         branch: ``student``, ``teacher`` or ``untrained``.
         epoch: epochs that the weights were trained for.
@@ -45,7 +42,7 @@ class Record(BaseModel):
     interval: tuple[float, float] | None = None
     images: int | None = None
     data: str
-    protocol: dict[str, Plain]
+    protocol: AnyProtocol
     method: str | None = None
     branch: str | None = None
     epoch: int | None = None
@@ -56,8 +53,7 @@ class Record(BaseModel):
     @property
     def protocol_key(self) -> str:
         """Eight hexadecimal digits of metric, data and protocol: numbers may share a column where it is equal."""
-        content = json.dumps([self.metric, self.unit, self.data, self.protocol], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:8]
+        return self.protocol.key(self.metric, self.unit, self.data)
 
     @property
     def same(self) -> tuple[str, str | None, str | None]:
@@ -67,14 +63,13 @@ class Record(BaseModel):
     @property
     def stated(self) -> str:
         """The protocol in one line, for a table's footnote."""
-        settings = {name: value for name, value in self.protocol.items() if name not in ("kind", "online")}
-        how = "online" if self.protocol.get("online") else "offline"
-        told = ", ".join(f"{name} {_short(value)}" for name, value in settings.items() if value is not None)
-        return f"{self.protocol.get('kind', self.metric)} ({how}) on {self.data}: {told}"
+        return self.protocol.stated(self.data)
 
 
-def _short(value: Plain) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def accuracies(values: Mapping[str, float], images: int, **about: Any) -> list[Record]:
+    """Records of metrics that are shares (%) of so many test images, with their intervals."""
+    intervals = {metric: wilson_interval(value / 100, images) for metric, value in values.items()}
+    return [Record(metric=m, value=values[m], interval=intervals[m], images=images, **about) for m in values]
 
 
 def records_folder(checkpoint: Path) -> Path:

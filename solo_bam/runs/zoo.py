@@ -96,7 +96,7 @@ class Entry(BaseModel):
 
 def told(accuracy: Accuracy) -> str:
     """``k-NN 97.5 % on digits val``."""
-    return f"{accuracy.protocol.get('kind', accuracy.metric)} {accuracy.value:.1f} {accuracy.unit} on {accuracy.data}"
+    return f"{accuracy.protocol.kind} {accuracy.value:.1f} {accuracy.unit} on {accuracy.data}"
 
 
 def zoo_folder() -> Path:

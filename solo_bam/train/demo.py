@@ -15,13 +15,14 @@ from solo_bam.data import find_source
 from solo_bam.data.transforms.augmentations import plain_view
 from solo_bam.evaluate import Features, extract_features, few_shot_knn, knn, linear, pixel_features
 from solo_bam.runs.checkpoints.read import hash_weights, untrained_backbone
-from solo_bam.runs.records import Plain, Record, write_records
+from solo_bam.runs.protocols import Other
+from solo_bam.runs.records import Record, write_records
 from solo_bam.train.run import Trained, pretrain
 
 _PER_CLASS = 10
 _COLUMNS = (f"k-NN, {_PER_CLASS} labels per class", "k-NN, all labels", "linear, all labels")
-_KNN: dict[str, Plain] = {"kind": "k-NN", "temperature": 0.07, "distance": "cosine"}
-_PROTOCOLS: dict[str, dict[str, Plain]] = {
+_KNN: dict[str, Any] = {"kind": "k-NN", "temperature": 0.07, "distance": "cosine"}
+_PROTOCOLS: dict[str, dict[str, Any]] = {
     _COLUMNS[0]: {**_KNN, "k": 5, "labels": f"{_PER_CLASS} per class, mean of ten draws"},
     _COLUMNS[1]: {**_KNN, "k": 20, "labels": "all"},
     _COLUMNS[2]: {"kind": "linear", "probe": "logistic regression (L2, C = 1), standardised features", "labels": "all"},
@@ -63,7 +64,7 @@ def _records(recipe: Recipe, trained: Trained, row: dict[str, float], bank: int,
             value=row[column],
             images=images,
             data="digits val",
-            protocol={"online": False, "bank": f"train, clean ({bank} images)", **_PROTOCOLS[column]},
+            protocol=Other(**{"bank": f"train, clean ({bank} images)", **_PROTOCOLS[column]}),
             method=recipe.method,
             branch="student",
             epoch=recipe.max_epochs,

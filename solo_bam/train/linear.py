@@ -18,8 +18,8 @@ from solo_bam.config.schema import Recipe
 from solo_bam.core.errors import UserError, warn
 from solo_bam.core.files import short_name
 from solo_bam.data.labelled import LabelledData, find_labelled
+from solo_bam.evaluate.classifier import classifier_records
 from solo_bam.evaluate.pretrained import complete, load_extractor
-from solo_bam.evaluate.protocol import classifier_records
 from solo_bam.evaluate.tally import Tally, write_confusion, write_per_class
 from solo_bam.runs.checkpoints.read import find_checkpoint, read_checkpoint, recipe_in
 from solo_bam.runs.folder import RunFolder

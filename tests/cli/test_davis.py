@@ -62,8 +62,8 @@ def test_masks_table_and_records(tmp_path, capsys):
     assert [records[m].value for m in ("J mean", "F mean", "J&F mean")] == pytest.approx([j, f, (j + f) / 2])
     first = records["J&F mean"]
     assert (first.data, first.images, first.weights) == ("DAVIS-2017 val", 4, hash_weights(student))
-    assert first.protocol["features"] == "conv1"
-    assert [first.protocol[k] for k in ("topk", "n_last_frames", "size_mask_neighborhood", "temperature")] == [
+    assert first.protocol.features == "conv1"
+    assert [getattr(first.protocol, k) for k in ("topk", "n_last_frames", "size_mask_neighborhood", "temperature")] == [
         5,
         7,
         12,

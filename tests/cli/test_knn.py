@@ -53,14 +53,12 @@ def test_every_setting_is_what_a_computation_of_its_own_gives(output: Path, chec
     (bank, labels), (queries, targets) = _features(output, "train"), _features(output, "val")
     records = read_records(output)
     asked = [("cosine", 0.07), ("cosine", 0.5), ("euclidean", None)]
-    assert [(r.protocol["distance"], r.protocol["temperature"]) for r in records] == [
-        a for a in asked for _ in range(4)
-    ]
+    assert [(r.protocol.distance, r.protocol.temperature) for r in records] == [a for a in asked for _ in range(4)]
     for record in records:
-        protocol: dict[str, Any] = record.protocol
-        temperature = protocol["temperature"] or 1.0
-        scores = knn_scores(bank, labels, queries, 10, protocol["k"], temperature, protocol["distance"])
-        best = min(5, protocol["k"]) if record.metric == "accuracy@5" else 1
+        protocol: Any = record.protocol
+        temperature = protocol.temperature or 1.0
+        scores = knn_scores(bank, labels, queries, 10, protocol.k, temperature, protocol.distance)
+        best = min(5, protocol.k) if record.metric == "accuracy@5" else 1
         assert record.value == pytest.approx(accuracy(scores, targets, best), abs=1e-4)
         assert record.interval[0] < record.value < record.interval[1]
     backbone = backbone_of(tiny(checkpoint.parent))
@@ -70,7 +68,7 @@ def test_every_setting_is_what_a_computation_of_its_own_gives(output: Path, chec
     assert {(r.method, r.branch, r.epoch, r.weights) for r in records} == {
         ("bam", "student", 4, hash_weights(backbone))
     }
-    assert {(r.data, r.images, r.protocol["bank"]) for r in records} == {
+    assert {(r.data, r.images, r.protocol.bank) for r in records} == {
         ("digits val", 360, "train, clean, 3 % (43 images)")
     }
     assert len({r.protocol_key for r in records}) == len(records) == 12
@@ -102,8 +100,8 @@ def test_bf16_is_close_and_said_and_another_extraction(output: Path, checkpoint:
     settings = ["k=20", "distance=cosine", "precision=bf16-mixed", f"output={evaluation}", *FEW]
     assert main(["knn", str(checkpoint), *settings]) == 0
     added = read_records(evaluation)[len(read_records(output)) :]  # beside the others, which are still there
-    assert {record.protocol["precision"] for record in added} == {"bf16-mixed"}
-    assert "precision" not in read_records(output)[0].protocol
+    assert {record.protocol.precision for record in added} == {"bf16-mixed"}
+    assert "precision" not in read_records(output)[0].protocol.settings
     exact, _ = _features(output, "val")
     coarse = [torch.load(path, weights_only=True)["values"] for path in (evaluation / "cache").glob("val-*.pt")]
     assert len(coarse) == 2
@@ -144,7 +142,7 @@ def test_transfer_is_said(checkpoint: Path, tmp_path: Path, capsys: Any) -> None
     where = ["data.dataset=custom", f"data.train_path={folder}/train", f"data.val_path={folder}/val"]
     assert _again(checkpoint, *where, f"output={tmp_path}") == 0
     assert "The weights were trained on digits: this is transfer." in capsys.readouterr().out
-    assert {r.protocol["pretrained on"] for r in read_records(tmp_path)} == {"digits"}
+    assert {r.protocol.pretrained_on for r in read_records(tmp_path)} == {"digits"}
 
 
 @pytest.mark.parametrize(
@@ -168,7 +166,7 @@ def test_what_counts_as_transfer(own: dict[str, Any], other: dict[str, Any], tol
 def test_of_the_default_k_those_that_fit_are_used(output: Path, checkpoint: Path, tmp_path: Path) -> None:
     shutil.copytree(output / "cache", tmp_path / "cache")
     assert main(["knn", str(checkpoint), "distance=cosine", f"output={tmp_path}", *FEW]) == 0
-    assert {r.protocol["k"] for r in read_records(tmp_path)} == {1, 5, 10, 20}
+    assert {r.protocol.k for r in read_records(tmp_path)} == {1, 5, 10, 20}
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_every_shipped_recipe_trains_two_steps(name: str, resnet: Path, vit: Pat
     trained = on(vit if tokens else resnet, tmp_path, "--config-name", name, *more)
     assert trained.folder.path.parent == tmp_path / "linear"
     assert 0 <= trained.records[0].value <= 100
-    assert trained.records[0].protocol["kind"] == ("finetune" if own.finetune else "linear")
+    assert trained.records[0].protocol.kind == ("finetune" if own.finetune else "linear")
 
 
 def test_the_shipped_recipes_are_there() -> None:
@@ -95,9 +95,8 @@ def test_what_a_run_leaves_behind(resnet: Path, tmp_path: Path, capsys: Any) -> 
     pretrained = load_pretrained(resnet)
     assert (accuracy.weights, accuracy.epoch, accuracy.method) == (pretrained.weights, 4, "bam")
     protocol = accuracy.protocol
-    assert protocol["learning rate"] == "0.1, 1, 3 (x batch / 256)"
-    assert protocol["chosen on"] == "29 held-out training images"
-    assert (protocol["batch"], protocol["epochs"], protocol["crop"], protocol["seed"]) == (16, 1, 16, 5)
+    assert (protocol.learning_rate, protocol.chosen_on) == ((0.1, 1.0, 3.0), 29)
+    assert (protocol.batch, protocol.epochs, protocol.crop, protocol.seed) == (16, 1, 16, 5)
     rows = list(csv.DictReader((folder / "sweep.csv").open()))
     assert [row["lr"] for row in rows] == ["0.1", "1", "3"]
     held_out = {float(row["lr"]): float(row["tune_acc1"]) for row in rows}
@@ -139,15 +138,15 @@ def test_a_checkpoint_in_a_folder_that_cannot_be_written(resnet: Path, tmp_path:
 def test_choosing_on_the_validation_images_is_said(resnet: Path, tmp_path: Path, capsys: Any, caplog: Any) -> None:
     trained = on(resnet, tmp_path, SWEEP, "data.tune_fraction=0")
     assert "chosen on the validation images, which flatters it" in caplog.text + capsys.readouterr().err
-    assert trained.records[0].protocol["chosen on"] == "the validation images"
+    assert trained.records[0].protocol.chosen_on == "the validation images"
     assert trained.records[0].value == max(trained.model.tallies[0].accuracies)
 
 
 def test_labels_are_listed(resnet: Path, tmp_path: Path) -> None:
     trained = on(resnet, tmp_path, "optimizer.lr=0.3", "data.tune_fraction=0", "data.label_fraction=0.5")
     assert len((trained.folder.path / "label_subset.txt").read_text().splitlines()) == 40
-    assert trained.records[0].protocol["training images"] == "40"
-    assert trained.records[0].protocol["label fraction"] == 0.5
+    assert trained.records[0].protocol.training_images == "40"
+    assert trained.records[0].protocol.label_fraction == 0.5
 
 
 # ------------------------------------------------------------------------------------------ training
@@ -198,8 +197,8 @@ def test_fine_tuning_trains_all_of_it(vit: Path, tmp_path: Path) -> None:
     # Adam's steps are as large as the rates.
     assert changed["blocks.11.mlp.fc1.weight"] > 5 * changed["blocks.0.mlp.fc1.weight"]
     protocol = trained.records[0].protocol
-    assert protocol["mixup"] == 0.8
-    assert protocol["augmentation"] == "RandAugment and random erasing"
+    assert protocol.mixup == 0.8
+    assert protocol.augmentation == "RandAugment and random erasing"
     assert trained.records[0].weights == before.weights  # those that were given
 
 
@@ -273,7 +272,7 @@ def test_two_processes_test_every_image_once(resnet: Path, tmp_path: Path, zygot
     assert start.wait(300) == 0, start.output.read_text()[-2000:]
     [folder] = (tmp_path / "linear").iterdir()
     record = read_records(folder / "evaluation")[0]
-    assert (record.images, record.protocol["batch"]) == (15, 8)
+    assert (record.images, record.protocol.batch) == (15, 8)
     # The same weights give the same answers in one batch on one process.
     one = classify(*line, f"checkpoint.dir={tmp_path / 'one'}").model
     one.load_state_dict(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
@@ -486,7 +485,7 @@ def test_transfer_is_allowed_where_the_data_are_named_and_said(
     tiny = [o for o in TINY if not o.startswith("data.")]
     trained = classify(str(resnet), "--config-name", "digits/linear", *tiny, *custom)
     assert "Transfer: the weights were trained on digits, not custom." in caplog.text + capsys.readouterr().err
-    assert trained.records[0].protocol["pretrained on"] == "digits"
+    assert trained.records[0].protocol.pretrained_on == "digits"
     assert trained.model.num_classes == 2
     # Images are normalised as the network was trained on them.
     assert trained.model.recipe.data.augmentations.mean == [0.3053] * 3

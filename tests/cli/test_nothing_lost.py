@@ -150,7 +150,7 @@ def test_another_protocol_of_videos_has_its_own_masks(copy: Path, tmp_path: Path
     for side in (32, 64):
         assert main(["davis", str(copy), f"data.path={data}", f"short_side={side}"]) == 0
     assert len(list((copy / "evaluation").glob("davis-*/objects.csv"))) == 2
-    assert {r.protocol["short_side"] for r in read_records(copy / "evaluation")} == {32, 64}
+    assert {r.protocol.short_side for r in read_records(copy / "evaluation")} == {32, 64}
 
 
 def test_records_of_earlier_versions_are_read(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_health_is_written_with_its_protocol(run: Path, capsys: pytest.CaptureFi
     assert f"{records['RankMe'].value:.3f}" in capsys.readouterr().out
     rank = records["RankMe"]
     assert (rank.images, rank.data, rank.method, rank.epoch) == (100, "digits val", "bam", content["epoch"] + 1)
-    assert records["alpha-ReQ"].protocol["fit from rank"] == 11
+    assert records["alpha-ReQ"].protocol.fit_from_rank == 11
 
     from solo_bam.runs.checkpoints.read import load_pretrained
 

@@ -46,11 +46,11 @@ def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
     assert about["hardware"]["cores"] == os.cpu_count()
     assert about["results"]["val_knn_acc1"] > 0
     written = map(Record.model_validate, json.loads((folder / "evaluation" / "online.json").read_text()))
-    records = {(r.protocol["kind"], r.metric): r for r in written}
+    records = {(r.protocol.kind, r.metric): r for r in written}
     assert records["linear", "accuracy"].value == about["results"]["val_acc1"]
     assert records["k-NN", "accuracy@5"].value == about["results"]["val_knn_acc5"]
-    assert all(r.protocol["online"] and r.images == 360 and r.epoch == 1 for r in records.values())
-    assert records["k-NN", "accuracy"].protocol["bank"] == "train, the last epoch's augmented crops"
+    assert all(r.protocol.online and r.images == 360 and r.epoch == 1 for r in records.values())
+    assert records["k-NN", "accuracy"].protocol.bank == "train, the last epoch's augmented crops"
     rows = list(csv.DictReader((folder / "metrics.csv").open()))
     assert [row["step"] for row in rows if row["bam_loss_step"]] == ["0.0", "1.0", "2.0", "3.0"]
     assert list((folder / "tensorboard").glob("events.out.tfevents.*"))

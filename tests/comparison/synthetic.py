@@ -12,7 +12,7 @@ from solo_bam.runs.records import Record, wilson_interval
 
 NASTY = "<b>dino&co</b>_100%"
 ENTRIES = ("bam", "bam_momentum", "byol", "simclr", NASTY)
-_KNN = {"kind": "k-NN", "bank": "train, clean", "k": 20, "temperature": 0.07, "distance": "cosine"}
+_KNN = {"kind": "k-NN", "bank": "train, clean", "k": 20, "temperature": 0.07, "distance": "cosine", "crop": "whole"}
 _LINEAR = {"kind": "linear", "probe": "linear", "epochs": 100, "crop": 32}
 _COLUMNS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("linear, accuracy", "student", "val", {**_LINEAR, "online": True, "probe": "trained beside the method"}),
@@ -125,7 +125,7 @@ def _column(column: int, outcomes: Sequence[RunResult]) -> Column:
     one = _record(column, 0, 0)
     for outcome in outcomes:
         for record in outcome.records:
-            if (record.protocol, record.branch) == (protocol, branch):
+            if (record.protocol, record.branch) == (one.protocol, branch):
                 values.setdefault(outcome.entry, {})[outcome.seed] = record.value
     return Column(f"{one.protocol_key}-{branch}", title, "%", one.stated, branch, bool(protocol["online"]), values)
 

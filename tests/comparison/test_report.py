@@ -68,7 +68,7 @@ def test_the_untrained_network_has_a_row_of_its_own(tmp_path: Path) -> None:
     start = [
         record.model_copy(update={"branch": "untrained", "value": 99.0, "epoch": 0})
         for record in first.records
-        if record.protocol["kind"] == "k-NN" and record.branch == "student"
+        if record.protocol.kind == "k-NN" and record.branch == "student"
     ]
     outcomes = [replace(first, records=[*first.records, *start]), *results.outcomes[1:]]
     write_report([replace(results, outcomes=outcomes, columns=columns(outcomes))], tmp_path)
@@ -116,7 +116,8 @@ def test_differences_are_to_the_baseline_and_paired(folder: Path) -> None:
 
 def test_numbers_of_different_protocols_never_share_a_column() -> None:
     def record(value: float, **changes: Any) -> Record:
-        protocol = {"kind": "k-NN", "online": False, "k": 20, "temperature": 0.07}
+        vote = {"k": 20, "temperature": 0.07, "distance": "cosine"}
+        protocol = {"kind": "k-NN", "online": False, "bank": "train", "crop": "whole", **vote}
         data = changes.pop("data", "digits val")
         return Record(metric="accuracy", value=value, data=data, protocol=protocol | changes, branch="student")
 

@@ -5,7 +5,11 @@ from scipy.stats import binomtest
 
 from solo_bam.runs.records import Record, read_records, records_folder, wilson_interval, write_records
 
-PROTOCOL = {"kind": "k-NN", "online": False, "bank": "train, all", "k": 20, "temperature": 0.07, "distance": "cosine"}
+PROTOCOL = {
+    "kind": "k-NN", "online": False, "bank": "train, all", "k": 20, "temperature": 0.07, "distance": "cosine",
+    "crop": "whole",
+}  # fmt: skip
+CHANGED = {"online": True, "bank": "a half", "k": 5, "temperature": None, "distance": "euclidean", "crop": "middle"}
 
 
 def _record(**changes):
@@ -21,7 +25,11 @@ def test_records_are_read_as_written(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"metric": "accuracy@5"}, {"data": "cifar10 val"}, *({"protocol": {**PROTOCOL, k: 1}} for k in PROTOCOL)],
+    [
+        {"metric": "accuracy@5"},
+        {"data": "cifar10 val"},
+        *({"protocol": {**PROTOCOL, k: v}} for k, v in CHANGED.items()),
+    ],
 )
 def test_another_protocol_has_another_key(changes):
     assert _record(**changes).protocol_key != _record().protocol_key
@@ -34,7 +42,7 @@ def test_value_weights_and_order_do_not_change_the_key():
 
 def test_the_protocol_is_stated_in_a_line():
     assert _record().stated == (
-        "k-NN (offline) on digits val: bank train, all, k 20, temperature 0.07, distance cosine"
+        "k-NN (offline) on digits val: bank train, all, k 20, temperature 0.07, distance cosine, crop whole"
     )
 
 

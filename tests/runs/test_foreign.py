@@ -68,7 +68,7 @@ def test_every_command_takes_either_editions_checkpoint(args: dict[str, Any], pr
     (exported,) = tmp_path.rglob("backbone.safetensors")
     measured = [record for folder in tmp_path.rglob("evaluation") for record in read_records(folder)]
     assert {(r.metric, r.method, r.weights) for r in measured} >= {("accuracy", "byol", hash_weights(backbone))}
-    assert {r.protocol["kind"] for r in measured} == {"k-NN", "linear"}
+    assert {r.protocol.kind for r in measured} == {"k-NN", "linear"}
     assert load_pretrained(exported).weights == hash_weights(backbone)
 
 

@@ -59,9 +59,9 @@ def test_files_are_few_and_small() -> None:
 @pytest.mark.parametrize("entry", KEPT, ids=lambda entry: entry.name)
 def test_a_kept_file_reproduces_its_accuracy(entry: Entry, tmp_path: Path) -> None:
     """On the digits, wherever it was trained. To one test image: other processors round otherwise."""
-    [stated] = [one for one in entry.accuracies if (one.protocol["kind"], one.data) == ("k-NN", "digits val")]
+    [stated] = [one for one in entry.accuracies if (one.protocol.kind, one.data) == ("k-NN", "digits val")]
     protocol = stated.protocol
-    settings = [f"{name}={protocol[name]}" for name in ("k", "temperature", "distance")]
+    settings = [f"{name}={getattr(protocol, name)}" for name in ("k", "temperature", "distance")]
     settings += [] if entry.data == "digits" else ["data.dataset=digits"]
     assert knn([str(entry.path), *settings, "num_workers=0", f"output={tmp_path}"]) == 0
     found = next(record for record in read_records(tmp_path) if record.metric == "accuracy")

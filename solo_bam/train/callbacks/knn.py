@@ -12,18 +12,18 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from solo_bam.config import Recipe
-from solo_bam.core import collectives, hardware
+from solo_bam.core import collectives
 from solo_bam.core.errors import UserError
 from solo_bam.core.neighbors import Tile, count_hits, find_neighbours
 from solo_bam.data import PretrainData
 from solo_bam.data.datasets.images import Images, Split
 from solo_bam.data.datasets.sources import told
-from solo_bam.data.datasets.subsets import balanced, describe_share
-from solo_bam.data.transforms.augmentations import describe_plain_view
+from solo_bam.data.datasets.subsets import balanced
 from solo_bam.evaluate.features import Chunk, chunks_of, evaluating, extract_chunks
 from solo_bam.runs.checkpoints.read import hash_weights
 from solo_bam.runs.folder import RunFolder
-from solo_bam.runs.records import Plain, Record, wilson_interval, write_records
+from solo_bam.runs.protocols import KNN
+from solo_bam.runs.records import accuracies, write_records
 
 # What the branches' metrics begin with.
 _PREFIX = {"student": "", "teacher": "momentum_"}
@@ -118,52 +118,20 @@ class OnlineKNN(pl.Callback):
             return
         folder = RunFolder(Path(trainer.default_root_dir))
         checkpoint = str(folder.last_checkpoint) if trainer.checkpoint_callback is not None else None
-        networks = _branches(pl_module)
+        networks, images = _branches(pl_module), len(self.queries)
+        about: dict[str, Any] = {
+            "data": told(self.recipe.data, self.queries.split, self.recipe.data.val_name),
+            "protocol": KNN.during(self.recipe, len(self.bank)),
+            "method": self.recipe.method,
+            "epoch": trainer.current_epoch,
+            "checkpoint": checkpoint,
+        }
         records = []
         for branch, hits in self.found.items():
-            about = {"branch": branch, "weights": hash_weights(networks[branch]), "checkpoint": checkpoint}
-            records += self._records(hits, epoch=trainer.current_epoch, **about)
+            values = {metric: 100.0 * count / images for metric, count in zip(("accuracy", "accuracy@5"), hits)}
+            records += accuracies(values, images, branch=branch, weights=hash_weights(networks[branch]), **about)
         path = write_records(folder.path / "evaluation", "online_knn", records)
         rank_zero_info(f"{records[0].stated}: {records[0].value:.2f} %, written to {path}")
-
-    def _records(self, hits: tuple[int, int], **about: Any) -> list[Record]:
-        images = len(self.queries)
-        return [
-            Record(
-                metric=metric,
-                value=100.0 * count / images,
-                interval=wilson_interval(count / images, images),
-                images=images,
-                data=told(self.recipe.data, self.queries.split, self.recipe.data.val_name),
-                protocol=self.protocol,
-                method=self.recipe.method,
-                **about,
-            )
-            for metric, count in zip(("accuracy", "accuracy@5"), hits)
-        ]
-
-    @property
-    def protocol(self) -> dict[str, Plain]:
-        """How the numbers were measured."""
-        taken = describe_share(self.options.train_fraction)
-        devices = hardware.find_devices(self.recipe.accelerator, self.recipe.devices)
-        precision = hardware.precision_as_run(32, devices.accelerator)
-        return {
-            "kind": "k-NN",
-            "online": True,
-            "bank": f"{self._drawn_from}, clean, {taken} ({len(self.bank)} images)",
-            "queries": describe_share(self.options.eval_fraction),
-            "k": self.options.k,
-            "temperature": self.options.temperature,
-            "distance": "cosine",
-            "crop": describe_plain_view(self.recipe.augmentations[0]),
-            **({} if precision == "32" else {"precision": precision}),
-        }
-
-    @property
-    def _drawn_from(self) -> str:
-        share = self.recipe.data.fraction
-        return "train" if share <= 0 else f"{100 * share:g} % of train"
 
 
 def _branches(pl_module: Any) -> dict[str, nn.Module]:

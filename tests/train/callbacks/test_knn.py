@@ -63,8 +63,8 @@ def test_offline_k_nn_by_the_same_protocol_says_the_same(run: Trained) -> None:
         mine = [r for r in online if r.branch == branch]
         for a, b in zip(mine, json.loads(offline.read_text()), strict=True):
             assert a.value == b["value"]
-            assert a.protocol == {**b["protocol"], "online": True, "bank": a.protocol["bank"]}
-            assert a.protocol["bank"] == "3 % of train, clean, all (43 images)"
+            assert a.protocol.settings == {**b["protocol"], "online": True, "bank": a.protocol.bank}
+            assert a.protocol.bank == "3 % of train, clean, all (43 images)"
 
 
 class _Signs(nn.Module):
