@@ -63,6 +63,7 @@ def test_a_folder_without_runs_is_one_line(tmp_path: Path, capsys: pytest.Captur
 
 def test_a_run_with_broken_files_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _run(tmp_path, "good", 2, age=5)
+    _run(tmp_path, "two\nlines\x1b[31m", 2, age=6)
     for name, written in (
         ("deep", "[" * 100_000),
         ("words", '{"status": "finished", "results": {"knn_acc1": "high"}}'),
@@ -74,3 +75,4 @@ def test_a_run_with_broken_files_hides_no_other(tmp_path: Path, capsys: pytest.C
     assert "unreadable" in lines["deep"]
     assert "unreadable" in lines["words"]
     assert "61.23" in lines["bam/good"]
+    assert r"bam/two\nlines\x1b[31m" in lines
