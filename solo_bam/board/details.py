@@ -39,9 +39,17 @@ class Pictures(NamedTuple):
     links: dict[int, str]
 
 
+def logged_rows(run: RunFolder) -> list[dict[str, float]]:
+    """What a run has logged; nothing where something else has written its files: no run hides the others."""
+    try:
+        return run.metrics()
+    except Exception:
+        return []
+
+
 def metric_names(runs: Runs) -> list[str]:
     """What any of the runs has logged, what runs are shown with first, and of that what was logged most often."""
-    logged = Counter(name for run in runs.values() for row in run.metrics() for name in row)
+    logged = Counter(name for run in runs.values() for row in logged_rows(run) for name in row)
     first = sorted((name for name in SHOWN if name in logged), key=lambda name: -logged[name])
     return [*first, *sorted(logged.keys() - {"epoch", "step", *SHOWN})]
 
@@ -92,7 +100,10 @@ def curves(runs: Runs, metric: str, axis: str, scheme: str) -> Any:
     colors = [color for color in Colorblind8 if color not in ("#F0E442", "#000000")]  # unseen on white, and on black
     items = []
     for i, (name, run) in enumerate(runs.items()):
-        x, y = line(run, metric, axis)
+        try:
+            x, y = line(run, metric, axis)
+        except Exception:  # as in logged_rows
+            continue
         if len(x):
             color, dash = colors[i % len(colors)], _DASHES[i // len(colors) % len(_DASHES)]
             drawn: list[Any] = [plot.line(x, y, line_color=color, line_dash=dash, line_width=2, name=name)]

@@ -26,6 +26,7 @@ from tornado.web import Application, HTTPError, RequestHandler
 
 from solo_bam.board import details
 from solo_bam.board.hub import MOST, PAGE, Hub
+from solo_bam.comparison.report.page import RELOAD_HASH
 from solo_bam.core.errors import UserError
 
 LOCAL = ("127.0.0.1", "localhost")
@@ -33,6 +34,7 @@ _ALIVE = timedelta(seconds=15)  # between two signs of life: a page that has bee
 _STRICT = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
 _POLICY = f"{_STRICT}script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'"
 _FILE_POLICY = f"{_STRICT}style-src 'unsafe-inline'; img-src data:"
+_PAGE_POLICY = f"{_FILE_POLICY}; script-src '{RELOAD_HASH}'"
 _HEADERS = {
     "Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer",  # the token stands in the address
     "X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin",
@@ -134,7 +136,7 @@ class Events(Handler):
     async def get(self, *_: str) -> None:
         """Send until the page is closed."""
         since = self.request.headers.get("Last-Event-ID") or self.get_query_argument("since", "0")
-        seen = int(since) if since.isdecimal() else 0
+        seen = int(since) if since.isdecimal() and len(since) < 20 else 0
         self.set_header("Content-Type", "text/event-stream")
         self.hub.listen(+1)
         try:
@@ -199,7 +201,7 @@ class File(Handler):
             return self.redirect(f"/{self.hub.token}/#run={run}")
         if not path.is_file() or (path.suffix not in (".png", ".svg") and path.name != "report.html"):
             raise HTTPError(403)
-        self.send(path, _FILE_POLICY)
+        self.send(path, _PAGE_POLICY if path.suffix == ".html" else _FILE_POLICY)
 
 
 async def serve(root: Path, host: str, port: int, ready: Callable[[str], None]) -> None:

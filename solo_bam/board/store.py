@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from solo_bam.core.hardware import GIB
 from solo_bam.runs.folder import RunFolder
-from solo_bam.runs.status import SHOWN, Look, look, run_folders
+from solo_bam.runs.status import SHOWN, UNREADABLE, Look, look, run_folders
 
 ALIKE = (
     0.5  # spread of projections below which any method has collapsed: `OnlineHeads.alike_below`, whose room takes torch
@@ -129,7 +129,7 @@ def _row(folder: RunFolder, name: str, seen: Fingerprint, version: int) -> Row:
         return _told(folder, look(folder, name), size, seen, version)
     except Exception:  # files that something else has written, in whatever way: no run hides the others
         cells = [Cell("")] * len(COLUMNS)
-        cells[0], cells[3] = Cell(name), Cell("unreadable")
+        cells[0], cells[3] = Cell(name), Cell(UNREADABLE)
         return Row(name, tuple(cells), None, False, False, size, seen, version)
 
 

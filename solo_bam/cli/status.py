@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from solo_bam.cli.options import Parser, parse
-from solo_bam.core.errors import UserError
+from solo_bam.core.errors import UserError, printable
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from solo_bam.runs.status import Status, statuses
 
-    rows = [Status._fields, *statuses(root)]
+    rows = [Status._fields, *(tuple(map(printable, row)) for row in statuses(root))]
     if len(rows) == 1:
         raise UserError("FOLDER", f"{root} has no runs below it (run.json)", "give one that has, as trained_models")
     widths = [max(map(len, cells)) for cells in zip(*rows)]

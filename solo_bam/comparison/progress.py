@@ -28,8 +28,9 @@ class Progress:
         self.before = {job.name: _epochs(job) if job.trained() else job.epochs_done() for job in self.waiting}
         self.started: dict[str, float] = {}
         self.stale = {job.name: job.state() for job in self.waiting}  # of an earlier start
-        epochs = sum(_epochs(job) - self.before[job.name] for job in self.waiting)
-        self.bar = tqdm(total=epochs, unit="epoch", disable=None, dynamic_ncols=True)
+        self.epochs = sum(_epochs(job) - self.before[job.name] for job in self.waiting)
+        self.began, self.done = time.monotonic(), 0  # the bar counts nothing where there is no terminal
+        self.bar = tqdm(total=self.epochs, unit="epoch", disable=None, dynamic_ncols=True)
 
     def __call__(self) -> None:
         """Look at the runs' states."""
@@ -49,6 +50,7 @@ class Progress:
         place = f"{self.stage} {min(self.ended + 1, self.count)} of {self.count}"
         self.bar.set_description(f"{place}: {'; '.join(running) or 'starting'}")
         self.bar.update(max(0, self._trained + done - self.bar.n))
+        self.done = max(self.done, self._trained + done)
         if running != self.shown or self.ended > ended:
             self.shown = running
             table = self.show(self._now(place, running))
@@ -59,8 +61,8 @@ class Progress:
 
     def _now(self, place: str, running: Sequence[str]) -> str:
         """A sentence for the page."""
-        rate, left = self.bar.format_dict["rate"], self.bar.total - self.bar.n
-        time_left = f"; about {tqdm.format_interval(left / rate)} left" if rate else ""
+        each = (time.monotonic() - self.began) / self.done if self.done else 0.0
+        time_left = f"; about {tqdm.format_interval(each * (self.epochs - self.done))} left" if self.done else ""
         waits = next((job.run.label for job in self.waiting if job.run.label not in running), "")
         then = f"; then {waits}" if waits else ""
         return f"{place} at {time.strftime('%H:%M')}: {'; '.join(running) or 'starting'}{time_left}{then}."

@@ -41,6 +41,9 @@ class Status(NamedTuple):
     metrics: str
 
 
+UNREADABLE = "unreadable"  # the status of a run whose files are none of ours
+
+
 class Look(NamedTuple):
     """A run as a look at its folder finds it.
 
@@ -64,7 +67,11 @@ class Look(NamedTuple):
 def statuses(root: Path) -> Iterator[Status]:
     """Of all runs below a folder, those that were touched last first."""
     for folder in run_folders(root):
-        yield look(folder, str(folder.path.relative_to(root))).status
+        name = str(folder.path.relative_to(root))
+        try:
+            yield look(folder, name).status
+        except Exception:  # files that something else has written, in whatever way: no run hides the others
+            yield Status(name, UNREADABLE, "", "", "")
 
 
 def run_folders(root: Path) -> list[RunFolder]:

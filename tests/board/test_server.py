@@ -227,6 +227,25 @@ def test_the_chosen_runs_are_shown(root: Path) -> None:
     served(root, steps)
 
 
+def test_a_broken_log_hides_no_other_run(root: Path) -> None:
+    for name, log in (("torn", "start_1.jsonl"), ("costs", "cost.jsonl")):
+        (write_run(root, name).logs / log).write_bytes(b'\xff\xfe\n{"epoch": "x"}\n')
+
+    async def steps(address: str) -> None:
+        await ask(address)
+        chosen = "run=bam/one&run=bam/torn&run=bam/costs"
+        shown = await ask(address, f"chosen?{chosen}")
+        assert (shown.status, b"<option>loss_step</option>" in shown.body) == (200, True)
+        drawn = await ask(address, f"curves?{chosen}&metric=knn_acc1&axis=hours&scheme=dark")
+        assert (drawn.status, drawn.body.count(b'"name": "LegendItem"')) == (200, 1)
+        reader, writer = await asyncio.open_connection((place := urlsplit(address)).hostname, place.port)
+        writer.write(f"GET {place.path}events?since={'9' * 5000} HTTP/1.1\r\nHost: {place.netloc}\r\n\r\n".encode())
+        assert (await asyncio.wait_for(reader.readline(), 20)).split()[1] == b"200"
+        writer.close()
+
+    served(root, steps)
+
+
 def test_an_epoch_is_told_within_seconds(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "POLL", 0.1)
     run = write_run(root, "going", status="stopped")

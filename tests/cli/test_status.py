@@ -59,3 +59,20 @@ def test_a_folder_without_runs_is_one_line(tmp_path: Path, capsys: pytest.Captur
     for place, told in ((tmp_path, "has no runs below it"), (tmp_path / "absent", "there is no folder")):
         assert main(["status", str(place)]) == 2
         assert told in capsys.readouterr().err
+
+
+def test_a_run_with_broken_files_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _run(tmp_path, "good", 2, age=5)
+    _run(tmp_path, "two\nlines\x1b[31m", 2, age=6)
+    for name, written in (
+        ("deep", "[" * 100_000),
+        ("words", '{"status": "finished", "results": {"knn_acc1": "high"}}'),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(written)
+    assert main(["status", str(tmp_path)]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "unreadable" in lines["deep"]
+    assert "unreadable" in lines["words"]
+    assert "61.23" in lines["bam/good"]
+    assert r"bam/two\nlines\x1b[31m" in lines

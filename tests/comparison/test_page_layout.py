@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from base64 import b64encode
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ SCENES: dict[str, dict[str, Any]] = {
         "unfair": True,
     },
 }
+NOW = {"none": "Runs 1 of 9 at 12:00: bam, seed 0."}
 
 HEIGHT = 844  # of a phone
 # Wider than its window, texts of a figure over one another or cut off, where the first figure ends.
@@ -51,7 +55,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     if browser.CHROMIUM is None:
         pytest.skip("needs a browser: Debian's package chromium")
     folder = tmp_path_factory.mktemp("pages")
-    return {name: write_report([synthetic.results(folder, **scene)], folder / name) for name, scene in SCENES.items()}
+    return {
+        name: write_report([synthetic.results(folder, **scene)], folder / name, NOW.get(name, ""))
+        for name, scene in SCENES.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +99,25 @@ def test_axe_finds_nothing(found: dict[str, Any]) -> None:
     assert {name: one["axe"] for name, one in found.items() if one.get("axe")} == {}
     assert sum("axe" in one for one in found.values()) == 2 * len(SCENES)
     assert all(one["dark"] for name, one in found.items() if name.endswith("dark"))
+
+
+def test_a_page_of_what_runs_loads_itself_anew(pages: dict[str, Path], tmp_path: Path) -> None:
+    """As often as it says, and not where the box is off; quickly here, or the test would take a minute."""
+
+    async def look() -> None:
+        page = pages["none"].parent / "quick.html"
+        told = pages["none"].read_text().replace("20000", "200")
+        script = re.findall("<script>(.*)</script>", told)[0].encode()
+        page.write_text(re.sub("sha256-[^']+", f"sha256-{b64encode(sha256(script).digest()).decode()}", told))
+        async with browser.browser(tmp_path) as tab:
+            await tab.open(page.as_uri())
+            await tab.run("document.title = 'before'")
+            await tab.until("document.title != 'before' && document.readyState == 'complete'")
+            await tab.run("document.getElementById('reload').click(); document.title = 'before'")
+            await asyncio.sleep(1)
+            assert await tab.run("document.title") == "before"
+
+    asyncio.run(look())
 
 
 def test_the_first_figure_is_on_the_first_screen_of_a_phone(found: dict[str, Any]) -> None:

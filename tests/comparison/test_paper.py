@@ -99,7 +99,13 @@ def test_the_figures_come_from_the_numbers_beside_them(folder: Path, tmp_path: P
 
 @pytest.mark.skipif(shutil.which("latexmk") is None, reason="needs Debian's texlive-latex-recommended and latexmk")
 @pytest.mark.parametrize(
-    "scene", [{"unfair": True}, {"seeds": (0,)}, {"missing": [(e, s) for e in synthetic.ENTRIES for s in (0, 1, 2)]}]
+    "scene",
+    [
+        {"unfair": True},
+        {"entries": ("first", "[b] x", '*y* \\z ~^|"')},
+        {"seeds": (0,)},
+        {"missing": [(e, s) for e in synthetic.ENTRIES for s in (0, 1, 2)]},
+    ],
 )
 def test_it_builds(tmp_path: Path, scene: dict[str, Any]) -> None:
     write_paper(synthetic.results(tmp_path, **scene), tmp_path)

@@ -51,6 +51,22 @@ def test_runs_are_counted_and_told_as_they_end(tmp_path: Path, capsys: Any, monk
     assert (progress.bar.n, progress.bar.desc) == (12, "Runs 4 of 4: starting: ")
 
 
+def test_the_time_left_is_told_without_a_terminal(tmp_path: Path, monkeypatch: Any) -> None:
+    """As in a job of a cluster, where no bar is drawn."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    made, folder = plan(tmp_path, {"method_kwargs": {"reg": 0.1}}, epochs=4), tmp_path / "out"
+    jobs = [Job(run=run, evaluations=[], folder=folder) for run in made.runs]
+    shown: list[str] = []
+    progress = Progress("Runs", jobs, lambda now: shown.append(now) or "")
+    progress.began -= 60
+    progress()
+    jobs[0].place.mkdir(parents=True)
+    jobs[0].tell(status="finished")
+    progress()
+    assert ["left" in now for now in shown] == [False, True]
+    assert "; about 03:0" in shown[1]  # three more runs of a minute
+
+
 def test_the_table_so_far() -> None:
     values = {"bam": {0: 90.0, 1: 92.0, 2: 91.0}, "byol": {0: 80.0, 1: 81.0}}
     knn = Column("a", "k-NN (k = 20)", "%", "", "student", False, values)

@@ -6,7 +6,9 @@ import csv
 import html
 import json
 import re
+from base64 import b64encode
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from solo_bam.cli import main
 from solo_bam.comparison.collect import columns
 from solo_bam.comparison.fairness import Difference
 from solo_bam.comparison.report.formats import markdown, write_results
+from solo_bam.comparison.report.page import RELOAD_HASH
 from solo_bam.comparison.report.write import write_report
 from solo_bam.comparison.results import RunResult
 from solo_bam.runs.records import Record
@@ -220,9 +223,13 @@ def test_the_page_tells_what_the_numbers_do_not_show(folder: Path) -> None:
 def test_a_page_of_what_still_runs_says_so_and_loads_itself_anew(tmp_path: Path) -> None:
     results = [synthetic.results(tmp_path)]
     running = write_report(results, tmp_path, now="Runs 3 of 9: <bam>").read_text()
-    assert '<meta http-equiv="refresh"' in running
+    script = re.findall("<script>(.*?)</script>", running)
+    assert [f"sha256-{b64encode(sha256(one.encode()).digest()).decode()}" for one in script] == [RELOAD_HASH]
+    assert f"script-src '{RELOAD_HASH}'" in running
     assert "Runs 3 of 9: &lt;bam&gt;" in running
-    assert "refresh" not in write_report(results, tmp_path).read_text()
+    ended = write_report(results, tmp_path).read_text()
+    assert "refresh" not in ended
+    assert "<script" not in ended
 
 
 def test_each_run_is_linked_from_the_pages_place(folder: Path, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
@@ -35,6 +37,11 @@ if TYPE_CHECKING:  # matplotlib need not be installed
     from solo_bam.comparison.report.gallery import Picture
 
 _TEMPLATE = Path(__file__).with_name("page.html")
+RELOAD = Markup(  # a box to stop it, since a page that changes by itself is hard to read
+    "document.querySelector('.reload').hidden = false;"
+    "setInterval(() => document.getElementById('reload').checked && location.reload(), 20000);"
+)
+RELOAD_HASH = f"sha256-{b64encode(sha256(RELOAD.encode()).digest()).decode()}"
 _SHOWN_DIFFERENCES = 8  # more of them are folded
 
 
@@ -65,6 +72,7 @@ class Part:
 
     results: Results
     answer: str
+    shared: str
     sentence: str
     facts: Sequence[str]
     accuracies: Sequence[Table]
@@ -94,7 +102,11 @@ def page(results: Sequence[Results], folder: Path, now: str = "") -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     parts = [_part(one, folder, f"f{i}") for i, one in enumerate(results)]
-    return template.render(parts=parts, names=listed(one.name for one in results), now=now, UNFAIR=UNFAIR) + "\n"
+    names = listed(one.name for one in results)
+    told = template.render(
+        parts=parts, names=names, now=now, UNFAIR=UNFAIR, reload=RELOAD, reload_hash=RELOAD_HASH
+    )  # fmt: skip
+    return told + "\n"
 
 
 def _part(results: Results, folder: Path, prefix: str) -> Part:
@@ -104,6 +116,7 @@ def _part(results: Results, folder: Path, prefix: str) -> Part:
     return Part(
         results=results,
         answer=answer(results),
+        shared=listed(results.stated),
         sentence=sentence(results),
         facts=facts(results),
         accuracies=accuracy_tables(results),

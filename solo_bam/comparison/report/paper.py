@@ -20,6 +20,7 @@ _TOOLKIT = ("solo-learn", "solo-bam")  # cited for the package itself
 _MAIN = r"""\documentclass[twocolumn]{article}
 \usepackage[T1]{fontenc}
 \usepackage[utf8]{inputenc}
+\IfFileExists{lmodern.sty}{\usepackage{lmodern}}{}  %% outlines: T1's default may be bitmaps (Type 3)
 \usepackage{booktabs,graphicx,url}
 \begin{document}
 \input{protocol}
@@ -179,7 +180,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "±": r"$\pm$", "−": r"$-$", "×": r"$\times$", "†": r"$^\dagger$", "—": "---", "–": "--",
-    "…": r"\ldots{}",
+    "…": r"\ldots{}", "[": "{[}", "*": "{*}",  # else taken for what may follow the end of a row
 }  # fmt: skip
 
 
