@@ -44,7 +44,7 @@ check: lint
 
 $(OLDEST)/.installed: pyproject.toml setup.py constraints-oldest.txt
 	$(OLDEST_PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --constraint constraints-oldest.txt --editable ".[notebook,h5,dev]" "setuptools>=77,<81"
+	$(OLDEST)/bin/python -m pip install --constraint constraints-oldest.txt --editable ".[notebook,h5,dev]"
 	$(OLDEST)/bin/python -m pip install --no-deps solo-learn==1.0.2
 	touch $@
 

@@ -1,15 +1,14 @@
 """What is read of Lightning's private state means what it is read for.
 
-``make test-oldest`` runs the tests on the oldest Lightning, ``make check`` on the newest; all but those of processes and
-epochs also passed on 2.1.4, 2.2.5, 2.3.3, 2.4.0 and 2.5.6. Where another one breaks them, what to mend is in
-``solo_bam/train/lightning_state.py`` alone.
+Where Lightning breaks one, what to mend is in ``solo_bam/train/lightning_state.py`` alone. ``make test-oldest`` runs them on
+the oldest Lightning, ``make check`` on the newest; each passed on 2.1.0, 2.2.5, 2.3.3, 2.4.0, 2.5.6 and 2.6.6.
 
-| read | here | passed on Lightning |
-|---|---|---|
-| ``trainer._logger_connector.should_update_logs`` | ``test_logs_this_step`` | 2.1.0, 2.6.6 |
-| ``trainer.strategy.launcher.procs`` | ``test_started_processes`` | 2.1.0, 2.6.6 |
-| ``checkpoint["loops"]["fit_loop"]["epoch_progress"]`` | ``test_trained_epochs`` | 2.1.0, 2.6.6 |
-| the same and ``["epoch_loop.batch_progress"]`` | ``test_put_between_batches`` | 2.1.0, 2.6.6 |
+| read | tested by |
+|---|---|
+| ``trainer._logger_connector.should_update_logs`` | ``test_logs_this_step`` |
+| ``trainer.strategy.launcher.procs`` | ``test_started_processes`` |
+| ``checkpoint["loops"]["fit_loop"]["epoch_progress"]`` | ``test_trained_epochs``, ``test_put_between_batches`` |
+| ``checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]`` | ``test_put_between_batches`` |
 """
 
 from __future__ import annotations
