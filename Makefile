@@ -3,17 +3,20 @@
 # make house  size of the code, and what is longer than it should be
 # make wheel  a wheel in dist/, tried in an empty environment away from the checkout
 # make docs   the documentation site, in site/; make notebook runs docs/notebook.ipynb anew (two minutes)
+# make test-oldest  the fast tests on the oldest versions that pyproject.toml allows, in .venv-oldest (Python 3.10, 8 GB)
 # make test   the tests, ruff and mypy; make test SOLO=/path/to/solo-learn runs them on a checkout of solo-learn's head
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := .venv-oldest
+OLDEST_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python3.10) python3.10)
 # Several test processes; one thread each (tests/conftest.py).
 WORKERS ?= 2
 # A checkout of solo-learn to test on, in place of the installed release; make test ends with the edition that it saw.
 SOLO ?=
 
-.PHONY: install demo check test pytest lint house wheel docs notebook clean
+.PHONY: install demo check test pytest test-oldest lint house wheel docs notebook clean
 
 install: $(VENV)/.installed
 
@@ -41,6 +44,15 @@ pytest: $(VENV)/.dev
 
 check: lint
 	$(BIN)/python -m pytest -m "not slow" --numprocesses $(WORKERS) --dist worksteal --durations=10
+
+$(OLDEST)/.installed: pyproject.toml setup.py constraints-oldest.txt
+	$(OLDEST_PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --constraint constraints-oldest.txt --editable ".[notebook,h5,dev]"
+	$(OLDEST)/bin/python -m pip install --no-deps solo-learn==1.0.2
+	touch $@
+
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest -m "not slow" --numprocesses $(WORKERS) --dist worksteal --durations=10
 
 house:
 	@$(BIN)/python -m tests.house
@@ -73,4 +85,4 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf $(VENV) build dist site demo trained_models
+	rm -rf $(VENV) $(OLDEST) build dist site demo trained_models

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 import solo_bam
 from tests import house
@@ -65,6 +66,17 @@ def test_the_tested_versions_are_allowed() -> None:
             tested = Requirement(line)
             (version,) = [pin.version for pin in tested.specifier]
             assert asked[tested.name].contains(version), line
+
+
+def test_the_lower_bounds_are_the_versions_of_make_test_oldest() -> None:
+    lines = (house.ROOT / "constraints-oldest.txt").read_text().splitlines()[1:]
+    pinned = {each.name: {spec.version for spec in each.specifier} for each in map(Requirement, lines)}
+    users = [each for extra, lists in declared().items() if extra not in ("dev", "docs") for each in lists]
+    assert {each.name for each in users} == {*pinned}
+    for each in users:
+        ((bound, version),) = ((spec.operator, spec.version) for spec in each.specifier)
+        assert bound == ">="
+        assert {Version(pin) for pin in pinned[each.name]} == {Version(version)}, each
 
 
 def test_the_version_is_the_same_everywhere() -> None:

@@ -244,7 +244,7 @@ class Performance(Section):
 
 
 class PretrainPerformance(Performance):
-    """``compile``: compile backbone and heads, the teacher's too, with torch 2.2 and a C++ compiler: slow first steps,
+    """``compile``: compile backbone and heads, the teacher's too, with a C++ compiler: slow first steps,
     faster ones then, other last bits. The others forward again in the backward pass: less memory, a third more time.
     ``gradient_checkpointing``: block by block, of timm's networks without batch norm (ViTs, Swins, CAFormers).
     ``chunked_batch``: so many crops at a time; the loss sees all of them, batch norm those of a chunk.

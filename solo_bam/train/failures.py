@@ -12,13 +12,13 @@ import signal
 import sys
 import time
 import traceback
-from typing import Any
 
 import lightning.pytorch as pl
 import torch.distributed as dist
 
 from solo_bam.core.errors import UserError
 from solo_bam.runs.folder import RunFolder
+from solo_bam.train.lightning_state import started_processes
 
 _WAIT_FOR_WORD = 3.0  # seconds that a broken collective may come before the word
 _WAIT_FOR_READER = 10.0  # seconds that a failed process gives the first one to print its line
@@ -57,7 +57,8 @@ def _reason(trainer: pl.Trainer, folder: RunFolder, error: Exception) -> Excepti
         return error
     deadline = time.monotonic() + _WAIT_FOR_WORD
     while time.monotonic() < deadline:
-        ended = [(rank, process) for rank, process in enumerate(_started(trainer), 1) if process.poll() is not None]
+        processes = enumerate(started_processes(trainer), 1)
+        ended = [(rank, process) for rank, process in processes if process.poll() is not None]
         for rank, word in folder.failures().items():
             return UserError(word["key"], f"{word['problem']} (process {rank})", word["remedy"])
         for rank, process in ended:  # without a word
@@ -91,14 +92,9 @@ def _speak_for_the_first(folder: RunFolder, parent: int) -> None:
     os._exit(2)  # Lightning, or SLURM, then ends the others
 
 
-def _started(trainer: pl.Trainer) -> list[Any]:
-    """The processes that Lightning has started from this one."""
-    return getattr(trainer.strategy.launcher, "procs", [])
-
-
 def _end_others(trainer: pl.Trainer, at_once: bool) -> None:
     """End the processes that were started from this one, and Lightning's watch over them."""
-    processes = _started(trainer)
+    processes = started_processes(trainer)
     deadline = time.monotonic() + (0 if at_once else 5)
     while not at_once and time.monotonic() < deadline and any(process.poll() is None for process in processes):
         time.sleep(0.02)

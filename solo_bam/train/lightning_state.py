@@ -5,6 +5,8 @@ Each has a test in ``tests/train/test_lightning_state.py``, which holds for the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from subprocess import Popen
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,13 +17,24 @@ def logs_this_step(trainer: pl.Trainer) -> bool:
     return trainer._logger_connector.should_update_logs
 
 
-def put_between_batches(loops: dict[str, Any], batch: int) -> None:
+def started_processes(trainer: pl.Trainer) -> list[Popen[bytes]]:
+    """The processes that Lightning has started from this one: its own list, which its watch over them reads too."""
+    return getattr(trainer.strategy.launcher, "procs", [])  # launchers that start none have no such list
+
+
+def trained_epochs(checkpoint: Mapping[str, Any]) -> int:
+    """How many epochs a checkpoint has behind it as a whole."""
+    return checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]
+
+
+def put_between_batches(checkpoint: dict[str, Any], batch: int) -> None:
     """Put the counters in a checkpoint, taken when a batch is about to start, back to between the two batches.
 
     Args:
-        loops: ``checkpoint["loops"]["fit_loop"]``, changed in place.
+        checkpoint: changed in place.
         batch: of the epoch, that is about to start; 0: the epoch has not begun either.
     """
+    loops = checkpoint["loops"]["fit_loop"]
     progress = loops["epoch_loop.batch_progress"]
     progress["is_last_batch"] = False
     for counts in (progress["total"], progress["current"]):

@@ -4,7 +4,6 @@ optimisers.
 
 from __future__ import annotations
 
-import inspect
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from solo_bam.config.schema import Run
 from solo_bam.core.errors import UserError
 
-_FUSED = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+_FUSED = ("sgd", "adam", "adamw")
 _HALF = ("16", "16-mixed")
 
 
@@ -29,14 +28,12 @@ def check_compiler() -> None:
     """Whether networks can be compiled here.
 
     Raises:
-        UserError: torch or the machine has no compiler.
+        UserError: the machine has no compiler.
     """
-    key = "performance.compile"
-    if not hasattr(nn.Module, "compile"):
-        raise UserError(key, f"got True, torch {torch.__version__} is too old for it", "pip install 'torch>=2.2'")
     compilers = [os.environ["CXX"].split()[0]] if os.environ.get("CXX") else ["g++", "clang++"]
     if not any(map(shutil.which, compilers)):
-        raise UserError(key, f"got True, no C++ compiler is found ({', '.join(compilers)})", "install one")
+        problem = f"got True, no C++ compiler is found ({', '.join(compilers)})"
+        raise UserError("performance.compile", problem, "install one")
 
 
 def compile_networks(model: nn.Module) -> list[str]:
@@ -180,8 +177,6 @@ def optimizer_kwargs(recipe: Run, name: str, kwargs: Mapping[str, Any], accelera
         problem = "got True, which cannot clip gradients (gradient_clip_val) in precision=16-mixed"
         raise UserError("optimizer.kwargs.fused", problem, "remove it or use precision=bf16-mixed")
     chosen = {"fused", "foreach", "differentiable"} & kwargs.keys()
-    optimizer = _FUSED.get(name)
-    if accelerator != "cuda" or clipped or chosen or optimizer is None:
+    if accelerator != "cuda" or clipped or chosen or name not in _FUSED:
         return kwargs
-    known = "fused" in inspect.signature(optimizer).parameters  # torch 2.0's SGD has none
-    return {**kwargs, "fused": True} if known else kwargs
+    return {**kwargs, "fused": True}

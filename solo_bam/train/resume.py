@@ -17,6 +17,7 @@ from solo_bam.data.datasets.sources import TRAIN, VAL
 from solo_bam.runs.checkpoints.read import read_checkpoint
 from solo_bam.runs.folder import RunFolder
 from solo_bam.runs.identity import changes, format_changes
+from solo_bam.train.lightning_state import trained_epochs
 
 Images = Mapping[str, Any]
 
@@ -52,7 +53,7 @@ def _choose(recipe: Run, images: Images, resume: bool, world_size: int) -> tuple
         key = "resume_from_checkpoint"
         content = check_checkpoint(recipe.resume_from_checkpoint, recipe.method)
         _check_fits(content, recipe, images, world_size, key)
-        if content["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"] >= recipe.max_epochs:
+        if trained_epochs(content) >= recipe.max_epochs:
             problem = f"got {recipe.resume_from_checkpoint}, of the last epoch: nothing is left to train"
             raise UserError(key, problem, "give an earlier one, or start without it for another run of the recipe")
         return _new(recipe), expanded(recipe.resume_from_checkpoint)

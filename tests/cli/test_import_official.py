@@ -16,9 +16,6 @@ from solo_bam.config import load_recipe
 from solo_bam.runs.checkpoints.read import backbone_of, hash_weights, load_pretrained
 from tests.saved import random_backbone
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(torch.serialization, "add_safe_globals"), reason="torch before 2.4 cannot read these files safely"
-)
 ARGUMENTS = argparse.Namespace(arch="vit_base", lr=0.0003, teacher=True, global_crops_scale=[0.25, 1.0])
 
 
@@ -147,14 +144,6 @@ def test_a_head_on_blocks_is_taken_as_it_is(tmp_path, small):
 class _Payload:
     def __reduce__(self):
         return print, ("executed",)
-
-
-def test_an_older_torch_is_told(tmp_path, capsys, small, monkeypatch):
-    path = _save(tmp_path / "checkpoint.pth", _network("", small))
-    monkeypatch.delattr(torch.serialization, "add_safe_globals")
-    assert _import(path, "vit_small_patch16_224", output=tmp_path / "run") == 2
-    assert f"cannot be read safely by torch {torch.__version__}; do it once with torch 2.4" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
 
 
 def test_what_cannot_be_imported(tmp_path, capsys, small):

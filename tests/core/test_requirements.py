@@ -10,13 +10,13 @@ from solo_bam import cli
 from solo_bam.cli import main
 from solo_bam.core import requirements
 
-DECLARED = ["torch>=2.0", "pydantic>=2.7", "timm>=1.0.12", 'h5py>=3.8; extra == "h5"', 'tomli; python_version < "3"']
+DECLARED = ["torch>=2.7", "pydantic>=2.7", "timm>=1.0.12", 'h5py>=3.8; extra == "h5"', 'tomli; python_version < "3"']
 
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The versions of an environment of one's own."""
-    versions = {"torch": "2.0.1+cu117", "pydantic": "2.7.0", "timm": "1.0.12"}
+    versions = {"torch": "2.7.1+cu118", "pydantic": "2.7.0", "timm": "1.0.12"}
 
     def version(name: str) -> str:
         if name not in versions:
@@ -30,7 +30,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 def test_lower_bounds_of_what_is_needed_are_enough(installed: dict[str, str]) -> None:
     requirements.check_requirements()
-    installed["torch"] = "2.4.0a0+git"  # a build of one's own
+    installed["torch"] = "2.8.0a0+git"  # a build of one's own
     requirements.check_requirements()
 
 
@@ -42,8 +42,8 @@ def test_what_is_too_old_or_missing_is_one_line(
     del installed["pydantic"]
     assert main([command]) == 2
     assert capsys.readouterr().err == (
-        "solo-bam: error: solo-bam: needs torch>=2.0 (1.13.1 is installed), pydantic>=2.7 (nothing is installed); "
-        "pip install 'torch>=2.0' 'pydantic>=2.7'\n"
+        "solo-bam: error: solo-bam: needs torch>=2.7 (1.13.1 is installed), pydantic>=2.7 (nothing is installed); "
+        "pip install 'torch>=2.7' 'pydantic>=2.7'\n"
     )
 
 

@@ -200,6 +200,6 @@ def test_a_process_with_living_loader_processes_ends(tmp_path: Path) -> None:
         "started = iter(DataLoader(images, num_workers=2, worker_init_fn=ignore_termination))\n"
         "next(started)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=90)
     assert (done.returncode, done.stderr) == (0, "")

@@ -86,7 +86,7 @@ def test_deep_images_are_read_and_floating_point_ones_named(tmp_path: Path, caps
     train = folders(tmp_path / "train")
     Image.new("I;16", (12, 12), 40000).save(train / "a" / "deep.png")
     assert doctor(f"data.train_path={train}") == 0
-    assert "modes       RGB 20, I;16 1" in lines(capsys)
+    assert {"modes       RGB 20, I;16 1", "modes       RGB 20, I 1"} & {*lines(capsys)}  # Pillow 9.5 says the latter
     Image.new("F", (12, 12), 0.5).save(train / "a" / "float.tiff")
     assert doctor(f"data.train_path={train}") == 1
     assert f"{train}/a/float.tiff: its 32-bit pixels have no known range" in lines(capsys)

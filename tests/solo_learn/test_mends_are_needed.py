@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from solo_bam import solo_learn
 from tests.solo_learn.unmended import mending
@@ -34,8 +35,18 @@ def test_mends_are_found() -> None:
     assert len(MENDS) >= 9
 
 
+def has_cholesky() -> bool:
+    """Whether this torch has the function still whose successor a mend calls: 2.7 has, 2.15 has not."""
+    try:
+        return bool(torch.cholesky(torch.eye(1)))
+    except RuntimeError:
+        return False
+
+
 @pytest.mark.parametrize("name", MENDS)
 def test_fails_without(name: str, unmended: Zygote, tmp_path: Path) -> None:
+    if name == "wmse" and has_cholesky():
+        pytest.skip("this torch has what solo-learn calls")
     tests = TESTS.format(root=str(ROOT), mend=name)
     start = unmended.start([], tmp_path / "output", before=tests, SOLO_BAM_TEST_UNMENDED=name)
     assert start.wait(300) == 1, start.output.read_text()

@@ -1,12 +1,21 @@
 """What is read of Lightning's private state means what it is read for.
 
-Each test holds for Lightning 2.1.4, 2.2.5, 2.3.3, 2.4.0, 2.5.6 and 2.6.6. Where another one breaks it, what to mend is
-in ``solo_bam/train/lightning_state.py`` alone.
+Where Lightning breaks one, what to mend is in ``solo_bam/train/lightning_state.py`` alone. ``make test-oldest`` runs them on
+the oldest Lightning, ``make check`` on the newest; each passed on 2.1.0, 2.2.5, 2.3.3, 2.4.0, 2.5.6 and 2.6.6.
+
+| read | tested by |
+|---|---|
+| ``trainer._logger_connector.should_update_logs`` | ``test_logs_this_step`` |
+| ``trainer.strategy.launcher.procs`` | ``test_started_processes`` |
+| ``checkpoint["loops"]["fit_loop"]["epoch_progress"]`` | ``test_trained_epochs``, ``test_put_between_batches`` |
+| ``checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]`` | ``test_put_between_batches`` |
 """
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +26,13 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 
 import solo_bam
 from solo_bam.runs import log
-from solo_bam.train.lightning_state import logs_this_step, put_between_batches
+from solo_bam.train.lightning_state import logs_this_step, put_between_batches, started_processes, trained_epochs
 from solo_bam.train.logger import LineLogger
 
-# Of a trainer, loop or module of Lightning: names that it does not document.
+# Of a trainer, loop, module or checkpoint of Lightning: names that it does not document, as attributes or as text.
 _PRIVATE = {
     "_results", "_logger_connector", "_checkpoint_connector", "_data_connector", "_callback_connector", "epoch_loop",
-    "batch_progress", "_current_fx_name", "_active_loop", "_accelerator_connector", "_fabric", "_batches_that_stepped",
+    "batch_progress", "epoch_progress", "fit_loop", "procs", "_current_fx_name", "_active_loop", "_accelerator_connector", "_fabric", "_batches_that_stepped",
 }  # fmt: skip
 
 
@@ -56,6 +65,7 @@ def fit(folder: Path, every: int, **arguments: Any) -> Asked:
         enable_model_summary=False, default_root_dir=folder, **arguments,
     )  # fmt: skip
     trainer.fit(Logging())
+    trainer.save_checkpoint(folder / "end.ckpt", weights_only=False)
     return asked
 
 
@@ -69,15 +79,40 @@ def test_logs_this_step(every: int, accumulated: int, tmp_path: Path) -> None:
     assert rows
 
 
+def test_started_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``trainer.strategy.launcher.procs``: the very list that Lightning's watch over the processes reads."""
+    common: dict[str, Any] = {"accelerator": "cpu", "logger": False, "default_root_dir": tmp_path}
+    assert started_processes(pl.Trainer(devices=1, **common)) == []
+    trainer = pl.Trainer(devices=3, strategy="ddp", **common)
+    popen, started = subprocess.Popen, []
+
+    def start(*_: Any, **__: Any) -> subprocess.Popen[bytes]:
+        started.append(popen([sys.executable, "-c", ""]))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    assert trainer.strategy.launcher is not None
+    trainer.strategy.launcher.launch(lambda: None, trainer=trainer)
+    assert started_processes(trainer) == started
+    assert len(started) == 2
+    assert [process.wait() for process in started] == [0, 0]
+
+
+def test_trained_epochs(tmp_path: Path) -> None:
+    """``checkpoint["loops"]["fit_loop"]["epoch_progress"]``: whole epochs, in mid-epoch and at the end of one."""
+    fit(tmp_path, 1)
+    assert trained_epochs(torch.load(tmp_path / "mid.ckpt", weights_only=False)) == 1
+    assert trained_epochs(torch.load(tmp_path / "end.ckpt", weights_only=False)) == 2
+
+
 def test_put_between_batches(tmp_path: Path) -> None:
     """``checkpoint["loops"]["fit_loop"]``: a run that goes on from there trains on with the next batch."""
     fit(tmp_path, 1)
     path = tmp_path / "mid.ckpt"
     content = torch.load(path, weights_only=False)
-    loops = content["loops"]["fit_loop"]
-    counts = loops["epoch_loop.batch_progress"]["current"]
+    counts = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
     assert (counts["ready"], counts["completed"]) == (2, 1)
-    put_between_batches(loops, 1)
+    put_between_batches(content, 1)
     assert set(counts.values()) == {1}
     torch.save(content, path)
     seen: list[tuple[int, int]] = []
@@ -96,10 +131,9 @@ def test_put_between_batches(tmp_path: Path) -> None:
 
 def test_nothing_else_looks_behind_lightnings_interface() -> None:
     root = Path(solo_bam.__file__).parent
-    found = {
-        f"{path.relative_to(root)}: {node.attr}"
+    assert {
+        f"{path.relative_to(root)}: {name}"
         for path in root.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Attribute) and node.attr in _PRIVATE
-    }
-    assert found == {"train/lightning_state.py: _logger_connector"}
+        if (name := getattr(node, "attr", getattr(node, "value", None))) in _PRIVATE
+    } == {f"train/lightning_state.py: {name}" for name in ("_logger_connector", "procs", "fit_loop", "epoch_progress")}

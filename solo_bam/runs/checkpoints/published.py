@@ -76,9 +76,6 @@ def _read(path: Path, key: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A file's whole content, and the weights in it."""
     if not path.is_file():
         raise UserError(key, f"there is no file {path}", _REMEDY)
-    if not hasattr(torch.serialization, "add_safe_globals"):
-        problem = f"{path} cannot be read safely by torch {torch.__version__}"
-        raise UserError(key, problem, "do it once with torch 2.4 or newer: the run can be used with any")
     # What the published code keeps its flags in: attributes without behaviour.
     torch.serialization.add_safe_globals([argparse.Namespace])
     content = load_safely(path, key, _REMEDY)

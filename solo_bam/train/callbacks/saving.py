@@ -197,7 +197,7 @@ class CheckpointWriter(Checkpoint):
         batch = self._position["batch"]
         checkpoint["epoch"] = trainer.current_epoch - 1  # the last one that is whole
         if batch is not None:
-            put_between_batches(checkpoint["loops"]["fit_loop"], batch)
+            put_between_batches(checkpoint, batch)
         here = {"knn": _bank(pl_module)} if batch else {}
         checkpoint["place"] = {
             **self._position,
