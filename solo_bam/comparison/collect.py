@@ -14,7 +14,7 @@ from solo_bam.comparison.fairness import describe_crops, notes
 from solo_bam.comparison.launch import FAILED, Job
 from solo_bam.comparison.plan import Plan, PlannedRun
 from solo_bam.comparison.results import Column, Cost, Point, Results, RunResult, Trial
-from solo_bam.config.comparison import UNTRAINED
+from solo_bam.config.comparison import UNTRAINED, Tune
 from solo_bam.config.resolve import cifar_stem_stride, describe_stem
 from solo_bam.core.errors import UserError
 from solo_bam.runs.folder import RunFolder
@@ -88,7 +88,7 @@ def collect(folder: Path) -> Results:
         unfair=plan.unfair,
         notes=list(notes(plan.recipes)),
         columns=columns(outcomes),
-        stated=_stated(plan, outcomes),
+        stated=_stated(next(iter(plan.recipes.values())), comparison.tune, outcomes),
         at_once=plan.at_once,
         dataset=next(iter(plan.recipes.values())).data.dataset,
         edges=describe_edges(plan),
@@ -226,8 +226,7 @@ def _tuning(plan: Plan) -> str:
     )
 
 
-def _stated(plan: Plan, outcomes: Sequence[RunResult]) -> dict[str, str]:
-    recipe, tune = next(iter(plan.recipes.values())), plan.comparison.tune
+def _stated(recipe: Recipe, tune: Tune, outcomes: Sequence[RunResult]) -> dict[str, str]:
     ran = {one.precision for one in outcomes if one.precision}
     stem = f" with {describe_stem(recipe)}" if cifar_stem_stride(recipe) else ""
     return {

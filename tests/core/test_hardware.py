@@ -9,6 +9,7 @@ import torch
 
 from solo_bam.comparison.collect import _stated
 from solo_bam.comparison.results import RunResult
+from solo_bam.config.comparison import Tune
 from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
 from solo_bam.train.run import pretrain
@@ -80,8 +81,8 @@ def test_a_comparison_states_the_precision_of_its_runs(tmp_path: Path) -> None:
     recipe = tiny(tmp_path, "digits/bam", "precision=16-mixed")
     row = {"entry": "bam", "method": "bam", "seed": 5, "command": [], "status": "finished"}
     ran = RunResult(**row, about={"hardware": {"precision": "bf16-mixed"}})
-    assert _stated(recipe, [ran, ran])["precision"] == "bf16-mixed"
-    assert _stated(recipe, [RunResult(**row)])["precision"] == "16-mixed"
+    assert _stated(recipe, Tune(), [ran, ran])["precision"] == "bf16-mixed"
+    assert _stated(recipe, Tune(), [RunResult(**row)])["precision"] == "16-mixed"
 
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train"}
