@@ -16,6 +16,7 @@ from solo_bam.comparison.plan import Plan, PlannedRun
 from solo_bam.comparison.results import Column, Cost, Point, Results, RunResult, Trial
 from solo_bam.config.comparison import UNTRAINED, Tune
 from solo_bam.config.resolve import cifar_stem_stride, describe_stem
+from solo_bam.config.schema import Recipe
 from solo_bam.core.errors import UserError
 from solo_bam.runs.folder import RunFolder
 from solo_bam.runs.records import Record, read_records
