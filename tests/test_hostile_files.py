@@ -27,6 +27,7 @@ from solo_bam.core.errors import UserError
 from solo_bam.data import find_source
 from solo_bam.data.datasets import downloads
 from solo_bam.data.datasets.images import ImageFiles
+from solo_bam.runs.folder import RunFolder
 from tests.data.pictures import cifar, packed
 from tests.recipes import tiny, tiny_overrides
 
@@ -343,3 +344,11 @@ def test_nothing_in_the_package_runs_what_it_reads() -> None:
         if (str(path.relative_to(root)), name) not in ALLOWED
     ]
     assert found == []
+
+
+def test_a_recipe_of_a_run_that_stands_for_gigabytes_is_not_read(tmp_path: Path) -> None:
+    levels = [f"k{i}: &k{i} [{', '.join([f'*k{i - 1}'] * 9)}]" for i in range(1, 12)]
+    (tmp_path / "recipe.yaml").write_text("\n".join(["k0: &k0 [a]", *levels]))
+    assert RunFolder(tmp_path).recipe() is None
+    (tmp_path / "recipe.yaml").write_text("name: 'a *b'\nmethod: bam\n")
+    assert RunFolder(tmp_path).recipe() == {"name": "a *b", "method": "bam"}

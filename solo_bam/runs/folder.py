@@ -39,6 +39,7 @@ from solo_bam.runs.identity import changes, recipe_hash
 _LOCK = "running.lock"  # held by the process that trains
 # A process that Lightning starts beside the first one finds the first one's folder here.
 _ENVIRONMENT_KEY = "SOLO_BAM_RUN"
+_ALIAS = re.compile(r"[:-]\s+(?:[\[{]\s*)?\*\w")  # of YAML
 _PACKAGES = (
     "solo-bam", "solo-learn", "torch", "torchvision", "lightning", "timm", "torchmetrics", "omegaconf", "hydra-core",
     "pydantic", "numpy", "nvidia-dali-cuda120",
@@ -117,7 +118,10 @@ class RunFolder:
     def recipe(self) -> dict[str, Any] | None:
         """The resolved recipe that is written down here; None where it cannot be read."""
         try:
-            content = OmegaConf.to_container(OmegaConf.load(self.path / "recipe.yaml"))
+            text = (self.path / "recipe.yaml").read_text(encoding="utf-8")
+            if _ALIAS.search(text):  # none was written; a few lines of them may stand for gigabytes
+                return None
+            content = OmegaConf.to_container(OmegaConf.create(text))
         except Exception:  # missing or broken, in whatever way
             return None
         return content if isinstance(content, dict) else None  # type: ignore[return-value]

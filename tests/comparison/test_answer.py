@@ -28,6 +28,11 @@ LEVEL = {"a": [60.0, 61.0, 62.0], "b": [61.0, 59.1, 60.1], "c": [50.0, 51.2, 52.
             {"a": [64.0], "b": [63.0], "c": [62.0], "d": [61.0]},
             "k-NN: a 64.0, b 63.0 and c 62.0 first, of too few seeds to tell from chance (n = 1).",
         ),
+        (
+            {**LEVEL, "untrained": [62.0, 63.0, 64.1]},
+            "k-NN: no difference between a and b, none ahead of the untrained network (n = 3).",
+        ),
+        ({**AHEAD, "untrained": [40.0, 41.0, 42.1]}, "k-NN: a is ahead of b by 1.9 ± 0.1 points (n = 3)."),
         ({"a": [60.0, 61.0, 62.0]}, ""),
         ({}, ""),
     ],

@@ -117,6 +117,14 @@ def test_it_builds(tmp_path: Path, scene: dict[str, Any]) -> None:
     assert all((tmp_path / name).exists() for name in FIGURES) == ("missing" not in scene)
 
 
+@pytest.mark.skipif(shutil.which("latexmk") is None or shutil.which("lualatex") is None, reason="needs LuaLaTeX")
+def test_names_in_other_scripts_build_with_lualatex(tmp_path: Path) -> None:
+    write_paper(synthetic.results(tmp_path, entries=("自己注意", "Сопоставление", "bam")), tmp_path)
+    words = ["latexmk", "-lualatex", "-halt-on-error", "-interaction=nonstopmode", "main.tex"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=240)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
 def test_of_several_comparisons_it_is_refused(tmp_path: Path, capsys: Any) -> None:
     assert main(["report", str(tmp_path), str(tmp_path), "--paper", str(tmp_path / "paper")]) == 2
     assert "--paper" in capsys.readouterr().err

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import mean
 
 from solo_bam.comparison.report.summary import listed, student_columns
 from solo_bam.comparison.results import Column, Results
 from solo_bam.comparison.statistics import FEWEST
+from solo_bam.config.comparison import UNTRAINED
 
 _NAMED = 3  # rows, where nothing more can be said of them
 
@@ -41,6 +43,7 @@ def _of(column: Column, ranked: list[str]) -> str:
     first, *others = enough
     few = [entry for entry in ranked if entry not in enough]
     aside = f" ({listed(few)}: too few seeds)" if few else ""
+    aside += _beside_untrained(column, enough)
     level = [entry for entry in others if not _clear(column, first, entry)]
     if level:
         return f"{column.title}: no difference between {listed([first, *level])}{aside}"
@@ -48,6 +51,13 @@ def _of(column: Column, ranked: list[str]) -> str:
     assert found is not None
     ahead = f"{first} is ahead of {others[0]} by {found.mean:.1f} ± {found.half_width or 0:.1f} points"
     return f"{column.title}: {ahead}{aside}"
+
+
+def _beside_untrained(column: Column, entries: Sequence[str]) -> str:
+    """That no row's training has made anything better, where it was measured."""
+    found = [one for entry in entries if (one := column.difference(entry, UNTRAINED)) is not None]
+    ahead = any(one.clear_of_zero and one.mean > 0 for one in found)
+    return ", none ahead of the untrained network" if found and not ahead else ""
 
 
 def _clear(column: Column, first: str, other: str) -> bool:

@@ -13,6 +13,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from solo_bam.comparison.report.figures import Look, legend, looks, one_panel
 from solo_bam.comparison.results import Point, RunResult, Trial
+from solo_bam.comparison.statistics import FEWEST
 from solo_bam.plots.style import shortened
 
 
@@ -52,7 +53,8 @@ def _draw_entry(axis: Axes, runs: Sequence[RunResult], kind: str, over: str, loo
     points = _over_seeds([run.curves[kind] for run in runs if run.status == "finished"], over)
     if points:
         x, low, mean, high = points
-        axis.fill_between(x, low, high, color=look.colour, alpha=0.15, linewidth=0)
+        if len(runs) >= FEWEST:  # of two, the lines say it
+            axis.fill_between(x, low, high, color=look.colour, alpha=0.15, linewidth=0)
     else:  # no finished run: the thin lines alone, named
         x, mean = [], []
     axis.plot(

@@ -114,7 +114,8 @@ def draw_accuracy(
             told = "" if one is None else f"{one.mean:.1f}" + (f" ± {one.half_width:.1f}" if one.interval else "")
             _draw_row(axis, row, values, one, look, limits, told, filled=True)
         _name_rows(axis, entries, limits)
-        told = f"{column.unit} (dots: seeds; line: 95 % interval of the mean)"
+        line = "; line: 95 % interval of the mean" if any(one and one.interval for _, one in found.values()) else ""
+        told = f"{column.unit} (dots: seeds{line})"
         lines = {UNTRAINED: "--", **dict.fromkeys(supervised, ":")}
         axis.set_xlabel(told + "".join(_draw_line(axis, column, name, lines[name], limits) for name in lines))
         return figure

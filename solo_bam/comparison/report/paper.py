@@ -18,9 +18,12 @@ _PACKAGE = Path(__file__).parents[2]
 _REFERENCES = ("methods/references.bib", "data/datasets/references.bib")
 _TOOLKIT = ("solo-learn", "solo-bam")  # cited for the package itself
 _MAIN = r"""\documentclass[twocolumn]{article}
-\usepackage[T1]{fontenc}
-\usepackage[utf8]{inputenc}
-\IfFileExists{lmodern.sty}{\usepackage{lmodern}}{}  %% outlines: T1's default may be bitmaps (Type 3)
+\usepackage{iftex}
+\ifPDFTeX
+  \usepackage[T1]{fontenc}
+  \usepackage[utf8]{inputenc}
+  \IfFileExists{lmodern.sty}{\usepackage{lmodern}}{}  %% outlines: T1's default may be bitmaps (Type 3)
+\fi  %% names in other scripts: latexmk -lualatex main.tex, and a font that has them
 \usepackage{booktabs,graphicx,url}
 \begin{document}
 \input{protocol}

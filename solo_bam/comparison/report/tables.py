@@ -105,8 +105,9 @@ def _accuracies(results: Results, pairs: Sequence[tuple[str, Column]], caption: 
         [_marked(results, entry), *_with_counts(of, digits(results), format_mean, _planned(results, entry))]
         for entry, of in estimates.items()
     ]
+    intervals = any(one and one.interval for of in estimates.values() for one in of)
     return Table(
-        f"{caption}: mean ± half of the 95 % interval over seeds",
+        f"{caption}: mean{' ± half of the 95 % interval' * intervals} over seeds",
         [_head(results), *(_name(letter, column) for letter, column in pairs), "n"],
         rows,
         [*notes, *_collapses(results), *protocols],
