@@ -39,7 +39,7 @@ from solo_bam.runs.identity import changes, recipe_hash
 _LOCK = "running.lock"  # held by the process that trains
 # A process that Lightning starts beside the first one finds the first one's folder here.
 _ENVIRONMENT_KEY = "SOLO_BAM_RUN"
-_ALIAS = re.compile(r"[:-]\s+(?:[\[{]\s*)?\*\w")  # of YAML
+_ALIAS = re.compile(r"[:-]\s+(?:[\[{]\s*)?[*&]\w")  # of YAML, or an anchor
 _PACKAGES = (
     "solo-bam", "solo-learn", "torch", "torchvision", "lightning", "timm", "torchmetrics", "omegaconf", "hydra-core",
     "pydantic", "numpy", "nvidia-dali-cuda120",
