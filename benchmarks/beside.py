@@ -14,8 +14,8 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +84,22 @@ def batch_of(device: str) -> list[Any]:
     return [torch.arange(8, device=device), crops, torch.arange(8, device=device)]
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Barebones tells at length what it is."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def trained(recipe: Recipe, batch: list[Any], steps: int, kind: str) -> list[float]:
     """Milliseconds of each step of a run of a kind, warmed up."""
     marks = _Marks()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # barebones tells at length what it is
-    with without_known_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+    with quiet(), without_known_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         trainer = _bare_trainer(recipe, marks) if kind == ALONE else _trainer(recipe, marks, steps, kind)
         trainer.fit(model_of(recipe), DataLoader([batch] * (WARM_UP + steps), batch_size=None))  # type: ignore[arg-type]
     return _milliseconds(marks.seconds)

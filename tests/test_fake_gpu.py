@@ -20,10 +20,10 @@ from solo_bam.core import hardware, neighbors
 from solo_bam.evaluate import offline_knn
 from solo_bam.evaluate.cache import Features
 from solo_bam.losses import BAMLoss, _kernel
-from solo_bam.solo_learn import method_names
 from solo_bam.solo_learn.knn_metric import WeightedKNNClassifier
 from solo_bam.train.doctor import work
 from solo_bam.train.doctor.backward import Parts
+from tests.recipes import METHODS
 from tests.zygote import ROOT
 
 SETTING = benchmark.Setting(8, "cpu", "32", compiled=False)
@@ -139,7 +139,7 @@ def test_what_waits_is_known(method: str) -> None:
 
 def test_each_method_is_asked() -> None:
     (cases,) = (mark.args[1] for mark in test_a_step_stays_on_the_device.pytestmark)
-    assert {method for method, *_ in cases} | set(WAITS) == set(method_names())
+    assert {method for method, *_ in cases} | set(WAITS) == set(METHODS)
 
 
 @pytest.mark.parametrize(

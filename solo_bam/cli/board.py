@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import webbrowser
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -46,10 +48,8 @@ def main(arguments: Sequence[str]) -> int:
         if asked.open:
             webbrowser.open(address)
 
-    try:
-        asyncio.run(serve(root, asked.host, port, ready))
-    except KeyboardInterrupt:
-        print()
+    signal.signal(signal.SIGINT, lambda *_: os._exit(0))  # at once: it only reads, and its threads may read for long
+    asyncio.run(serve(root, asked.host, port, ready))
     return 0
 
 

@@ -34,7 +34,7 @@ def test_the_large_loss_is_measured_on_the_device(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(loss, "TINY", loss.TINY[:1])
     monkeypatch.setattr(loss, "machine", lambda device: {})
     monkeypatch.setattr(loss, "peak_memory", lambda *args: told.append(args) or 1)
-    monkeypatch.setattr(loss, "side_by_side", lambda functions, _, device: {name: [1.0] for name in functions})
+    monkeypatch.setattr(loss, "side_by_side", lambda functions, _, device, *clock: {name: [1.0] for name in functions})
     monkeypatch.setattr(loss, "make", lambda *args: told.append(args))
     monkeypatch.setattr(sys, "argv", ["loss", "--tiny", "--large", "--device", "cuda"])
     loss.main()

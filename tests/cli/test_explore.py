@@ -87,7 +87,7 @@ def test_the_accuracy_is_that_of_solo_bam_knn(run: Path, page: str) -> None:
         low, high = record.interval or (0, 0)
         assert f"{record.value:.2f} % ({low:.2f} to {high:.2f})" in _words(page), branch
     assert "k-NN accuracy (k = 20) on 360 validation images" in _words(page)
-    assert record.protocol["bank"] in _words(page)
+    assert record.protocol.bank in _words(page)
 
 
 def test_the_neighbours_are_those_of_a_naive_computation(run: Path, page: str) -> None:

@@ -55,7 +55,7 @@ def _of_kind(kind: str, title: str, runs: list[RunResult]) -> Iterator[RunPictur
         assert run.folder is not None
         path = run.folder / "plots" / f"{kind}.png"
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=["PNG"]) as image:
                 small = image.convert("RGB")
         except OSError:  # not drawn, or broken
             continue

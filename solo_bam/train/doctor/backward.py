@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import Any, Protocol
 
@@ -42,12 +43,24 @@ class Parts:
         Autograd's own engine asks the device for a stream, which fake tensors of a device that is not there have not.
         As in it, a node goes when it has been used, and with it what the forward kept for it.
         """
-        _walk(loss, self._of)
+        with _one_task():
+            _walk(loss, self._of)
 
     def _of(self, node: Any) -> None:
         part = self._names[bisect_right(self._starts, node._sequence_nr()) - 1]
         if part != self._recorder.part:
             self._recorder.part = part
+
+
+@contextmanager
+def _one_task() -> Iterator[None]:
+    """Let gradient checkpointing compute a block again once for all of it, as in one of the engine's passes."""
+    ordinary = torch._C._current_graph_task_id
+    torch._C._current_graph_task_id = lambda: 0
+    try:
+        yield
+    finally:
+        torch._C._current_graph_task_id = ordinary
 
 
 @torch.no_grad()
