@@ -73,6 +73,8 @@ def found(pages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> d
                 for width in (390, 2000, 1280):
                     await tab.look(width, HEIGHT)
                     seen[f"{name} at {width}"] = await tab.run(PROBE)
+                if name == "twenty":  # the same page, longer: half a minute of axe-core
+                    continue
                 seen[f"{name}, light"] = {"axe": await tab.axe()}
                 await tab.look(1280, HEIGHT, "dark")
                 seen[f"{name}, dark"] = {"axe": await tab.axe(), "dark": await tab.run(DARK)}
@@ -94,10 +96,10 @@ def test_no_text_of_a_figure_lies_over_another_or_is_cut_off(found: dict[str, An
     assert {name: one["cut"] for name, one in found.items() if one.get("cut")} == {}
 
 
-def test_axe_finds_nothing(found: dict[str, Any]) -> None:
+def test_axe_finds_nothing(found: dict[str, Any], pages: dict[str, Path]) -> None:
     """Contrast, names, roles, order of headings: the rules of axe-core."""
     assert {name: one["axe"] for name, one in found.items() if one.get("axe")} == {}
-    assert sum("axe" in one for one in found.values()) == 2 * len(SCENES)
+    assert sum("axe" in one for one in found.values()) == 2 * (len(pages) - 1)
     assert all(one["dark"] for name, one in found.items() if name.endswith("dark"))
 
 
