@@ -87,11 +87,14 @@ def curves(runs: Runs, metric: str, axis: str, scheme: str) -> Any:
         axis: of :data:`AXES`.
         scheme: ``light`` or ``dark``.
     """
+    from bokeh.core.validation import silence
+    from bokeh.core.validation.warnings import MISSING_RENDERERS
     from bokeh.embed import json_item
     from bokeh.models.annotations import Legend, LegendItem
     from bokeh.palettes import Colorblind8
     from bokeh.plotting import figure
 
+    silence(MISSING_RENDERERS)  # of runs that have not logged it yet
     plot = figure(
         x_axis_label=AXES[axis], y_axis_label=metric, height=420, sizing_mode="stretch_width",
         tools="pan,box_zoom,wheel_zoom,reset,save", active_drag="box_zoom",

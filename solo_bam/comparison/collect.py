@@ -107,17 +107,18 @@ def outcome(run: PlannedRun, folder: Path) -> RunResult:
         "seed": run.recipe.seed,
         "command": ["solo-bam", "pretrain", *run.arguments],
     }
-    state = Job(run=run, evaluations=[], folder=folder).state()
+    job = Job(run=run, evaluations=[], folder=folder)
+    state = job.state()
     error = state.get("error") if state.get("status") == FAILED else None
+    row |= {"error": error, "log": job.log if error else None}
     found = run.find(folder)
     if found is None:
-        return RunResult(**row, status="failed" if error else "missing", error=error)
+        return RunResult(**row, status="failed" if error else "missing")
     about = {key: value for key, value in found.record().items() if key not in ("results", "command", "status")}
     logged = found.metrics()
     return RunResult(
         **row,
         status="failed" if error else "finished",
-        error=error,
         folder=found.path,
         records=_records(found),
         curves=dict(_curves(logged, found.costs())),

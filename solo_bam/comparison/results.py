@@ -50,6 +50,7 @@ class RunResult:
         seed: of its recipe.
         status: ``missing`` where it has not been started or not ended.
         error: why it failed.
+        log: of its job, where it failed.
         folder: of the run; None where it is missing.
         command: the words of the command that makes it.
         records: numbers with their protocols.
@@ -64,6 +65,7 @@ class RunResult:
     seed: int
     status: Literal["finished", "failed", "missing"]
     error: str | None = None
+    log: Path | None = None
     folder: Path | None = None
     command: Sequence[str] = ()
     records: Sequence[Record] = ()

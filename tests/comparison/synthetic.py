@@ -91,6 +91,7 @@ def _outcome(folder: Path, entry: str, row: int, seed: int, status: Any) -> RunR
         seed=seed,
         status=status,
         error="optimizer.lr: got nan & <nothing>; lower it" if status == "failed" else None,
+        log=folder / "jobs" / f"{row}-{seed}.log" if status == "failed" else None,
         folder=None if status == "missing" else folder / "runs" / f"run {row}" / f"seed{seed}",
         command=("solo-bam", "pretrain", "--config-name", f"digits/{row}", f"seed={seed}", f"name={entry}"),
         records=[_record(i, row, seed) for i in range(len(_COLUMNS)) if _measured(i, entry)] if done else [],

@@ -212,7 +212,7 @@ def test_the_page_tells_what_the_numbers_do_not_show(folder: Path) -> None:
         "The intervals are not corrected for their number",
         "Measured on 360 images of digits val: one image is 0.28 %",
         "2 of 20 runs gave no number",
-        "optimizer.lr: got nan & <nothing>; lower it",
+        "optimizer.lr: got nan & <nothing>; lower it (its log:  jobs/2-1.log ). Start the comparison again",
         "solo-bam pretrain --config-name digits/0 seed=0",
         "cannot be told from zero",
         "Bam: the best optimizer.lr is the largest tried: a better one may lie beyond",

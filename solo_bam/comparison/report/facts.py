@@ -26,11 +26,11 @@ def sentence(results: Results) -> str:
     """What was compared."""
     shared = listed(results.stated) if results.stated else "recipe but for the methods' own part"
     but = f", but for what is marked {UNFAIR}" if results.unfair else ""
-    trained = (
-        f"{'seed' if len(seeds(results)) == 1 else 'seeds'} {listed(seeds(results))}" if results.outcomes else "no seed"
+    told = (
+        f"{'seed' if len(seeds(results)) == 1 else 'seeds'} {listed(seeds(results))} and " if results.outcomes else ""
     )
     return (
-        f"{listed(results.entries)}, each pretrained with {trained} and the same {shared}{but}; "
+        f"{listed(results.entries)}, each pretrained with {told}the same {shared}{but}; "
         f"differences are taken to {results.baseline}."
     )
 

@@ -52,6 +52,7 @@ class Run(NamedTuple):
     seed: int
     status: str
     error: str | None
+    log: str | None
     link: str | None
     folder: str
     started: str
@@ -170,11 +171,13 @@ def _reach(found: Estimate) -> float:
 
 def _run(outcome: RunResult, folder: Path) -> Run:
     there = None if outcome.folder is None else place(outcome.folder, folder)
+    log = None if outcome.log is None else place(outcome.log, folder)
     return Run(
         outcome.entry,
         outcome.seed,
         format_status(outcome),
         outcome.error,
+        log,
         None if there is None else f"./{quote(there)}/",
         MISSING if there is None else there,
         str(outcome.about.get("started", MISSING)),
