@@ -5,6 +5,7 @@ from solo_bam.backbones.factory import (
     check_backbone_name,
     check_crop_sizes,
     create_backbone,
+    freeze_blocks,
     is_resnet,
     timm_call,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "check_heat_map",
     "cls_attention",
     "create_backbone",
+    "freeze_blocks",
     "heat_map",
     "is_resnet",
     "timm_call",

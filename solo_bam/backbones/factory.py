@@ -16,6 +16,7 @@ import timm
 import torch
 from omegaconf import DictConfig, OmegaConf
 from timm.layers import build_sincos2d_pos_embed  # type: ignore[attr-defined]
+from timm.models import group_parameters
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -124,6 +125,23 @@ def check_backbone_name(name: str) -> None:
             "and the other names of timm.list_models()",
             _CORRECT,
         )
+
+
+def freeze_blocks(backbone: nn.Module, name: str, count: int) -> None:
+    """Train neither the first ``count`` blocks nor what lies before them; their batch norms still take statistics.
+
+    Raises:
+        UserError: timm does not know the network's blocks, or there are not so many.
+    """
+    if not hasattr(backbone, "group_matcher"):
+        problem = f"got {count}, {name} does not say which blocks it has"
+        raise UserError("backbone.frozen_blocks", problem, "set it to 0 or use a backbone of timm")
+    layers = list(group_parameters(backbone, backbone.group_matcher(coarse=False)).values())  # type: ignore[operator]
+    if count > len(layers) - 1:
+        problem = f"got {count}, {name} has {len(layers) - 1} blocks behind its first layer"
+        raise UserError("backbone.frozen_blocks", problem, "lower it")
+    for parameter in (parameter for layer in layers[: count + 1] for parameter in layer):
+        backbone.get_parameter(parameter).requires_grad_(False)
 
 
 def is_resnet(name: str) -> bool:

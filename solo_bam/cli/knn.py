@@ -9,7 +9,7 @@ from solo_bam.cli.options import checkpoint_parser, parse
 _KEYS = """keys (and their defaults):
   k=[1,5,10,20,50,100,200]  temperature=[0.07]  distance=[cosine,euclidean]
                             one value or a list; all are combined
-  branch=student            or teacher, or untrained: as the run started
+  branch=student            or teacher; untrained: random weights; start: as the run started
   data.train_path=, data.val_path=, data.dataset=, ...
                             changes to the recipe's section data
   precision=32              or bf16-mixed: of the frozen network

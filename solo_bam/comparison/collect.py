@@ -14,7 +14,7 @@ from solo_bam.comparison.fairness import describe_crops, notes
 from solo_bam.comparison.launch import FAILED, Job
 from solo_bam.comparison.plan import Plan, PlannedRun
 from solo_bam.comparison.results import Column, Cost, Point, Results, RunResult, Trial
-from solo_bam.config.comparison import UNTRAINED, Tune
+from solo_bam.config.comparison import START, UNTRAINED, Tune
 from solo_bam.config.resolve import cifar_stem_stride, describe_stem
 from solo_bam.config.schema import Recipe
 from solo_bam.core.errors import UserError
@@ -177,8 +177,8 @@ def columns(outcomes: Sequence[RunResult]) -> list[Column]:
             if record.unit != "%" or record.metric != "accuracy":
                 continue
             branch, entry = record.branch, one.entry
-            if branch == UNTRAINED:
-                branch, entry = "student", UNTRAINED
+            if branch in (UNTRAINED, START):
+                branch, entry = "student", branch
             key = f"{record.protocol_key}-{branch}"
             column = found.setdefault(key, _column(key, record, branch))
             column.values.setdefault(entry, {})[one.seed] = record.value

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from solo_bam.comparison.fairness import Difference
 from solo_bam.comparison.statistics import Estimate, estimate, paired_difference
-from solo_bam.config.comparison import UNTRAINED
+from solo_bam.config.comparison import START, UNTRAINED
 from solo_bam.runs.records import Record
 
 
@@ -96,7 +96,7 @@ class Column(NamedTuple):
         stated: the whole protocol in a line.
         branch: ``student`` or ``teacher``.
         online: measured during the pretraining.
-        values: ``{entry: {seed: value}}``; of the entry ``untrained``, the network that all start from.
+        values: ``{entry: {seed: value}}``; of :attr:`start`, the network that all start from.
     """
 
     key: str
@@ -106,6 +106,11 @@ class Column(NamedTuple):
     branch: str
     online: bool
     values: dict[str, dict[int, float]]
+
+    @property
+    def start(self) -> str:
+        """The row of the network that all start from."""
+        return START if START in self.values else UNTRAINED
 
     def estimate(self, entry: str) -> Estimate | None:
         """Mean over the entry's seeds; None without a number."""
@@ -119,7 +124,7 @@ class Column(NamedTuple):
 
 def with_untrained(entries: Sequence[str], columns: Sequence[Column]) -> list[str]:
     """Rows, and after them the network that all start from where a column has it."""
-    return [*entries, *([UNTRAINED] if any(UNTRAINED in column.values for column in columns) else [])]
+    return [*entries, *dict.fromkeys(column.start for column in columns if column.start in column.values)]
 
 
 class Trial(NamedTuple):

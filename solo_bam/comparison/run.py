@@ -17,7 +17,7 @@ from solo_bam.comparison.report.write import write_report
 from solo_bam.comparison.results import Results
 from solo_bam.comparison.search import tune
 from solo_bam.comparison.space import describe
-from solo_bam.config.comparison import UNTRAINED, Comparison
+from solo_bam.config.comparison import START, UNTRAINED, Comparison
 from solo_bam.config.overrides import override_lines
 from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
@@ -52,7 +52,9 @@ def compare(plan: Plan, launcher: Sequence[str] = ()) -> tuple[Results, Path]:
 
             plan = tune(plan, folder, work)
         write_plan(plan, folder)
-        jobs = [_job(run, evaluations(comparison, run.entry), folder, at_once) for run in plan.runs]
+        start = START if any(recipe.backbone.pretrained for recipe in plan.recipes.values()) else UNTRAINED
+        measured = [(run, evaluations(comparison, run.entry, start)) for run in plan.runs]
+        jobs = [_job(run, words, folder, at_once) for run, words in measured]
         _work("Runs", jobs, folder, launcher, lock)
         results = collect(folder)
         page = write_report([results], folder)
@@ -76,10 +78,10 @@ def _work(stage: str, jobs: Sequence[Job], folder: Path, launcher: Sequence[str]
         launch(left, folder, launcher, lock, Progress(stage, jobs, show))
 
 
-def evaluations(comparison: Comparison, entry: str) -> list[list[str]]:
+def evaluations(comparison: Comparison, entry: str, start: str = UNTRAINED) -> list[list[str]]:
     """Arguments of the commands that measure a row's runs, ``{run}`` for their folder.
 
-    All rows start from the same network, so the first row's runs are measured untrained, too.
+    All rows start from the same network, so the first row's runs are measured as they started, too.
     """
     found = []
     options = comparison.knn_options
@@ -91,7 +93,7 @@ def evaluations(comparison: Comparison, entry: str) -> list[list[str]]:
         places = override_lines({"checkpoint": {"enabled": False, "dir": str(runs)}, "enable_progress_bar": False})
         found.append(["linear", "{run}", "--config-name", comparison.linear, *places])
     if comparison.untrained and entry == comparison.methods[0].name:
-        found += [[*words, f"branch={UNTRAINED}"] for words in found]
+        found += [[*words, f"branch={start}"] for words in found]
     return found
 
 

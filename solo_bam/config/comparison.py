@@ -13,7 +13,7 @@ from solo_bam.config.recipe import compose_recipe, user_error
 from solo_bam.config.schema import Count, Index, Name, Section, Seed, listed
 from solo_bam.core.errors import UserError, nearest
 
-UNTRAINED = "untrained"  # the row of the network before training
+UNTRAINED, START = "untrained", "start"  # the row of the network before training: random, or pretrained
 
 
 def _different(values: list[Any]) -> list[Any]:
@@ -150,8 +150,8 @@ def parse_comparison(raw: dict[str, Any]) -> Comparison:
     names = [entry.name for entry in comparison.methods]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError("methods", f"got {', '.join(sorted(twice))} more than once", "give each row a name of its own")
-    if UNTRAINED in names:
-        problem = f"got {UNTRAINED}, which is the network before training"
+    if taken := {UNTRAINED, START} & {*names}:
+        problem = f"got {taken.pop()}, which is the network before training"
         raise UserError("methods", problem, "give the row another name")
     if comparison.reference not in names:
         problem = f"got {comparison.baseline!r}{nearest(comparison.reference, names)}, allowed: {', '.join(names)}"

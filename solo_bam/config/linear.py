@@ -197,6 +197,9 @@ def parse_linear(raw: dict[str, Any]) -> LinearRecipe:
     recipe = parse_run(raw, LinearRecipe)
     if recipe.backbone is not None:
         backbones.check_backbone_name(recipe.backbone.name)
+        if recipe.backbone.pretrained:
+            problem = f"got {recipe.backbone.pretrained!r}, which begins a pretraining"
+            raise UserError("backbone.pretrained", problem, f"give a checkpoint as {CHECKPOINT}")
     check_schedule(recipe.scheduler, recipe.max_epochs)
     _check_rates(recipe)
     _check_augmentations(recipe)

@@ -23,6 +23,7 @@ from solo_bam.config.find import find_recipe, recipe_folders
 from solo_bam.config.known import check_option_names, kept_options
 from solo_bam.config.overrides import parse_overrides
 from solo_bam.config.schema import Recipe, Run
+from solo_bam.config.start import check_start
 from solo_bam.core.errors import UserError, nearest
 
 _CALLS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
@@ -226,6 +227,7 @@ def _check_method(recipe: Recipe) -> None:
     from solo_bam import backbones  # with torch
 
     backbones.check_backbone_name(recipe.backbone.name)
+    check_start(recipe.backbone)
     model = solo_learn.options_model(recipe.method)
     if model is not None:
         check_option_names(recipe.method, recipe.method_kwargs, list(model.model_fields))

@@ -1,7 +1,6 @@
 """The recipe's keys, types, ranges and defaults: solo-learn's head-edition schema and BAM's part.
 
-Unknown keys are refused. Beside the keys listed in :class:`Recipe`, any argument of Lightning's ``Trainer``
-may stand at the top level.
+Unknown keys are refused; beside those of :class:`Recipe`, any argument of Lightning's ``Trainer`` may stand at the top.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ Count = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Branch = Literal["student", "teacher"]  # that a checkpoint holds
-Network = Literal["student", "teacher", "untrained"]  # of a run; the last: as it started
+Network = Literal["student", "teacher", "untrained", "start"]  # of a run; random weights; those that it began with
 Name = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]*$", max_length=200)]  # of a folder
 
 
@@ -53,10 +52,7 @@ class Affine(Section):
 
 
 class Chance(Section):
-    """An operation applied with a probability.
-
-    ``enabled`` stands in some of solo-learn's recipes, and nothing reads it: the probability alone counts.
-    """
+    """An operation with a probability, which alone counts: ``enabled``, of some solo-learn recipes, is not read."""
 
     prob: Share = 0.0
     enabled: bool = Field(default=True, exclude=True)
@@ -97,10 +93,10 @@ class Augmentation(Section):
 class Backbone(Section):
     """``kwargs`` are the network's own (``img_size``: the large crops' unless given, …); null: not given.
 
-    ``cifar_stem``: 3x3 first convolution and no max-pooling in a ResNet; null: where large crops are <= 64 px;
-    2: with stride 2, which leaves a quarter of the arithmetic.
-    ``fixed_positions`` and ``frozen_patches``, MoCo v3's habits, of ViTs: sine-cosine positions in place of learned
-    ones; a patch projection that keeps its initial weights.
+    ``cifar_stem``: 3x3 first convolution, no max-pooling in a ResNet; null: where large crops are <= 64 px; 2: with
+    stride 2, a quarter of the arithmetic. ``fixed_positions``, ``frozen_patches``: MoCo v3's sine-cosine positions of
+    ViTs in place of learned ones, patches with their initial weights. ``pretrained``: a file, run or timm name to use
+    at first (``pretrained_sha256`` is filled in); null: random. ``frozen_blocks``: so many first ones are not trained.
     """
 
     name: str
@@ -108,6 +104,9 @@ class Backbone(Section):
     cifar_stem: bool | Literal[2] | None = None
     fixed_positions: bool = False
     frozen_patches: bool = False
+    pretrained: str | None = None
+    pretrained_sha256: str | None = None
+    frozen_blocks: Index = 0
 
 
 class Momentum(Section):
@@ -136,8 +135,7 @@ class ImageData(Section):
 
     ``format: h5``: ``train_path`` and ``val_path`` are HDF5 files of class groups of encoded images. ``tensor``: a
     pretraining's images are all held in memory, on the device that trains, and augmented there.
-    ``name``: what numbers call the data; null: ``dataset``.
-    ``on_error``: ``stop`` at an image that cannot be read, or ``skip`` it (the next one takes its place).
+    ``name``: what numbers call the data; null: ``dataset``. ``on_error``: ``skip``: the next image takes the place.
     """
 
     dataset: Literal["digits", "cifar10", "cifar100", "stl10", "imagenet100", "imagenet", "custom"]
@@ -177,6 +175,7 @@ class Optimizer(Section):
     """``lr`` and, with a validation set, ``classifier_lr`` are multiplied by the global batch size / 256.
 
     ``weight_decay`` moves to ``weight_decay_end`` on a cosine over all steps, where that is given.
+    ``layer_decay``: a layer of the backbone has the next one's rate times this; 0: one rate for all.
     """
 
     name: Literal["sgd", "lars", "adam", "adamw"]
@@ -185,6 +184,7 @@ class Optimizer(Section):
     classifier_lr: Positive = 0.1
     weight_decay: NonNegative = 0.0
     weight_decay_end: NonNegative | None = None
+    layer_decay: Share = 0.0
     exclude_bias_n_norm_wd: bool = False
     kwargs: dict[str, Any] = {}
 

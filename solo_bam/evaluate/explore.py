@@ -68,7 +68,7 @@ def explore(checkpoint: Path, options: ExploreOptions) -> tuple[str, Path]:
     images = _images(evaluation_data(trained.recipe, options.data), options)
     writable(cache, "checkpoint", "copy it to a folder that can be written")
     # The seed of a network that solo-learn trained is not known.
-    networks = [load_pretrained(checkpoint, "untrained"), trained] if trained.own_recipe else [trained]
+    networks = [load_pretrained(checkpoint, "start"), trained] if trained.own_recipe else [trained]
     shown = _shown(networks, [_see(network, images, cache, device) for network in networks], images)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_page(shown, target)

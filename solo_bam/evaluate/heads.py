@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from solo_bam.config.linear import Probe
 from solo_bam.core.errors import UserError
+from solo_bam.solo_learn.schedule import by_layer
 
 
 def probed_features(backbone: nn.Module, images: Tensor, probe: Probe) -> Tensor:
@@ -124,24 +124,4 @@ def parameter_groups(
         return groups
     if not layer_decay:
         return [{"name": "backbone", "params": list(backbone.parameters()), "lr": rates[0]}, *groups]
-    return [*_layers(backbone, name, rates[0], weight_decay, layer_decay), *groups]
-
-
-def _layers(
-    backbone: nn.Module, name: str, rate: float, weight_decay: float, layer_decay: float
-) -> list[dict[str, Any]]:
-    if not hasattr(backbone, "group_matcher") and not getattr(backbone, "pretrained_cfg", {}).get("classifier"):
-        problem = f"got {layer_decay}, {name} does not say which layers it has"
-        raise UserError("optimizer.layer_decay", problem, "set it to 0 or use a backbone of timm")
-    # A method in solo-learn's and timm's ViTs.
-    skipped = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else ()  # type: ignore[operator]
-    groups = param_groups_layer_decay(backbone, weight_decay, skipped, layer_decay=layer_decay)
-    return [
-        {
-            "name": f"backbone_{number}",
-            "params": group["params"],
-            "weight_decay": group["weight_decay"],
-            "lr": rate * layer_decay * group["lr_scale"],  # the head is the layer after the last
-        }
-        for number, group in enumerate(groups)
-    ]
+    return [*by_layer(backbone, name, rates[0], weight_decay, layer_decay), *groups]

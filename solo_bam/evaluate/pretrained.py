@@ -122,7 +122,7 @@ def load_extractor(
     about = {
         "method": trained_by.method if trained_by is not None else recipe.pretrain_method,
         "branch": recipe.branch,
-        "epoch": 0 if recipe.branch == "untrained" else int(content.get("epoch", -1)) + 1 or None,
+        "epoch": 0 if recipe.branch in ("untrained", "start") else int(content.get("epoch", -1)) + 1 or None,
         "weights": hash_weights(backbone),
         "checkpoint": str(path),
     }

@@ -22,7 +22,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from solo_bam.solo_learn.knn_metric import WeightedKNNClassifier
 from solo_bam.solo_learn.online import classify
-from solo_bam.solo_learn.schedule import build_optimizer, build_scheduler
+from solo_bam.solo_learn.schedule import build_optimizer, build_scheduler, by_layer
 
 SoloMethod = solo.methods.base.BaseMethod
 SoloMomentumMethod = solo.methods.base.BaseMomentumMethod
@@ -137,7 +137,11 @@ def _mend_optimizer() -> None:
     def configure_optimizers(self: Any) -> Any:
         asked = self._optimizer_settings()
         interval = asked.pop("interval")
-        optimizer = build_optimizer(self.learnable_params, lr=self.lr, weight_decay=self.weight_decay, **asked)
+        groups = self.learnable_params
+        if decay := getattr(self, "layer_decay", 0.0):
+            groups = [group for group in groups if group.get("name") not in ("backbone", "encoder")]
+            groups += by_layer(self.backbone, self.backbone_name, self.lr, self.weight_decay, decay)
+        optimizer = build_optimizer(groups, lr=self.lr, weight_decay=self.weight_decay, **asked)
         scheduler = build_scheduler(
             optimizer,
             name=self.scheduler,

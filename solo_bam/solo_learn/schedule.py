@@ -10,9 +10,13 @@ import math
 from typing import Any
 
 import torch
+from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from timm.optim.lars import Lars
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
+
+from solo_bam.core.errors import UserError
 
 ParamGroup = dict[str, Any]
 
@@ -80,6 +84,29 @@ def split_by_rank(groups: list[ParamGroup], without_decay: dict[str, Any]) -> li
             name = {"name": f"{group['name']}_no_decay"} if "name" in group else {}
             out.append({**group, **name, **without_decay, "params": flat})
     return out
+
+
+def by_layer(backbone: nn.Module, name: str, rate: float, weight_decay: float, layer_decay: float) -> list[ParamGroup]:
+    """A backbone's groups: a layer's rate is the next one's times ``layer_decay``, biases and norms are not decayed.
+
+    Raises:
+        UserError: timm does not know the layers of the backbone of this name.
+    """
+    if not hasattr(backbone, "group_matcher") and not getattr(backbone, "pretrained_cfg", {}).get("classifier"):
+        problem = f"got {layer_decay}, {name} does not say which layers it has"
+        raise UserError("optimizer.layer_decay", problem, "set it to 0 or use a backbone of timm")
+    # A method in solo-learn's and timm's ViTs.
+    skipped = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else ()  # type: ignore[operator]
+    groups = param_groups_layer_decay(backbone, weight_decay, skipped, layer_decay=layer_decay)
+    return [
+        {
+            "name": f"backbone_{number}",
+            "params": group["params"],
+            "weight_decay": group["weight_decay"],
+            "lr": rate * layer_decay * group["lr_scale"],  # the head or projector is the layer after the last
+        }
+        for number, group in enumerate(groups)
+    ]
 
 
 def build_optimizer(

@@ -39,7 +39,7 @@ from solo_bam.plots.scatter import draw_features
 from solo_bam.plots.similarity import draw_similarities, similarity_groups
 from solo_bam.plots.style import Picture
 from solo_bam.runs.checkpoints.find import pictures_folder
-from solo_bam.runs.checkpoints.read import load_pretrained, untrained_backbone
+from solo_bam.runs.checkpoints.read import load_pretrained, start_backbone
 from solo_bam.runs.folder import RunFolder
 
 SIMILARITY_IMAGES, FEATURE_IMAGES, ATTENTION_IMAGES = 256, 1000, 6
@@ -189,7 +189,8 @@ def plot_similarity(subject: Subject, options: PlotOptions) -> Drawn:
     sample = subject.sample.take(options.num_images or SIMILARITY_IMAGES)
     labels = torch.from_numpy(sample.split.targets)
     device = next(subject.backbone.parameters()).device
-    networks = {"untrained": untrained_backbone(sample.recipe).to(device), subject.title: subject.backbone}
+    first = "start" if sample.recipe.backbone.pretrained else "untrained"
+    networks = {first: start_backbone(sample.recipe).to(device), subject.title: subject.backbone}
     panels = {name: similarity_groups(sample.views(network), labels) for name, network in networks.items()}
     target = _target(subject.folder, "similarity", options)
     title = f"Similarity of features in a batch: {len(labels)} images of {sample.name}, 2 random crops each"

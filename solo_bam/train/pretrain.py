@@ -22,11 +22,13 @@ from omegaconf import DictConfig
 from torch import nn
 
 from solo_bam import solo_learn
-from solo_bam.backbones import backbone_factory, check_crop_sizes, check_heat_map
+from solo_bam.backbones import backbone_factory, check_crop_sizes, check_heat_map, freeze_blocks
 from solo_bam.config.schema import Recipe, Run
 from solo_bam.core import hardware
 from solo_bam.core.errors import Stopped, UserError, warn
+from solo_bam.runs.checkpoints.read import started
 from solo_bam.runs.folder import RunFolder
+from solo_bam.solo_learn.schedule import by_layer
 from solo_bam.train.batch_norm import check_synchronisable, desynchronise, synchronise
 from solo_bam.train.callbacks import AtomicCheckpointIO
 from solo_bam.train.failures import together
@@ -53,11 +55,16 @@ def build_model(recipe: Recipe, cfg: DictConfig, devices: hardware.Devices) -> p
     optimizer = recipe.optimizer
     cfg.optimizer.kwargs = optimizer_kwargs(recipe, optimizer.name, optimizer.kwargs, devices.accelerator)
     try:
-        model = solo_learn.build_method(cfg, backbone_factory(cfg.backbone))
+        model = solo_learn.build_method(cfg, started(backbone_factory(cfg.backbone), cfg.backbone.pretrained))
     except AssertionError as error:  # solo-learn's way of refusing a method's own settings
         problem = f"{recipe.method} refuses them ({error or 'no reason given'})"
         raise UserError("method_kwargs", problem, "correct them") from None
     check_crop_sizes(model.backbone, recipe.backbone.name, recipe.crop_sizes, model.features_dim)
+    if recipe.backbone.frozen_blocks:
+        freeze_blocks(model.backbone, recipe.backbone.name, recipe.backbone.frozen_blocks)
+    if optimizer.layer_decay:  # refused now where the layers are not known
+        by_layer(model.backbone, recipe.backbone.name, optimizer.lr, optimizer.weight_decay, optimizer.layer_decay)
+        model.layer_decay = optimizer.layer_decay
     if recipe.data.contrastive_crop.enabled:
         check_heat_map(model.backbone, recipe.backbone.name, recipe.crop_sizes[0])
     if recipe.sync_batchnorm and devices.accelerator == "cpu" and devices.count * recipe.num_nodes > 1:

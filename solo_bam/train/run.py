@@ -72,6 +72,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     folder, checkpoint = folder_and_checkpoint(recipe, images, resume, world_size)
     trainer = build_trainer(recipe, devices, folder, _callbacks(recipe, folder, data, images), steps_per_epoch)
 
+    cfg.backbone.pretrained = None if checkpoint else recipe.backbone.pretrained  # a checkpoint has the weights
     seed_everything(recipe.seed)
     model = build_model(recipe, cfg, devices)
     if not recipe.performance.disable_channel_last:

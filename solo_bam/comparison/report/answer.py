@@ -8,7 +8,6 @@ from statistics import mean
 from solo_bam.comparison.report.summary import listed, student_columns
 from solo_bam.comparison.results import Column, Results
 from solo_bam.comparison.statistics import FEWEST
-from solo_bam.config.comparison import UNTRAINED
 
 _NAMED = 3  # rows, where nothing more can be said of them
 
@@ -55,9 +54,9 @@ def _of(column: Column, ranked: list[str]) -> str:
 
 def _beside_untrained(column: Column, entries: Sequence[str]) -> str:
     """That no row's training has made anything better, where it was measured."""
-    found = [one for entry in entries if (one := column.difference(entry, UNTRAINED)) is not None]
+    found = [one for entry in entries if (one := column.difference(entry, column.start)) is not None]
     ahead = any(one.clear_of_zero and one.mean > 0 for one in found)
-    return ", none ahead of the untrained network" if found and not ahead else ""
+    return f", none ahead of the {column.start} network" if found and not ahead else ""
 
 
 def _clear(column: Column, first: str, other: str) -> bool:

@@ -17,7 +17,6 @@ from solo_bam.comparison.report.summary import (
 )
 from solo_bam.comparison.results import Column, Results
 from solo_bam.comparison.statistics import FEWEST
-from solo_bam.config.comparison import UNTRAINED
 
 _FEW_IMAGES = 1000
 
@@ -100,11 +99,11 @@ def _on_untrained(results: Results) -> list[str]:
     """Training that has made features worse."""
     facts = []
     for column in student_columns(results):
-        start = column.estimate(UNTRAINED)
+        start = column.estimate(column.start)
         means = {entry: column.estimate(entry) for entry in results.entries}
         below = [entry for entry, one in means.items() if start and one and one.mean < start.mean]
         if below:
-            facts.append(f"{_title(column)}: {listed(below)} below the untrained network.")
+            facts.append(f"{_title(column)}: {listed(below)} below the {column.start} network.")
     return facts
 
 

@@ -22,7 +22,6 @@ from matplotlib.ticker import MaxNLocator
 
 from solo_bam.comparison.results import Column, Cost
 from solo_bam.comparison.statistics import Estimate
-from solo_bam.config.comparison import UNTRAINED
 from solo_bam.plots.style import COLOURS, STYLE, shortened
 
 _MARKERS = "os^vDP*X<>p"  # as many as no multiple of the colours: both together repeat late
@@ -116,7 +115,7 @@ def draw_accuracy(
         _name_rows(axis, entries, limits)
         line = "; line: 95 % interval of the mean" if any(one and one.interval for _, one in found.values()) else ""
         told = f"{column.unit} (dots: seeds{line})"
-        lines = {UNTRAINED: "--", **dict.fromkeys(supervised, ":")}
+        lines = {column.start: "--", **dict.fromkeys(supervised, ":")}
         axis.set_xlabel(told + "".join(_draw_line(axis, column, name, lines[name], limits) for name in lines))
         return figure
 
@@ -160,9 +159,9 @@ def draw_tradeoff(
             )
         axis.set_xlim(left=0)
         axis.set(xlabel=f"{devices.pop()}-hours of a run, evaluation left out", ylabel=f"accuracy ({column.unit})")
-        start = column.estimate(UNTRAINED)
+        start = column.estimate(column.start)
         if start is not None:
-            axis.axhline(start.mean, color=_GREY, linestyle="--", linewidth=1.2, zorder=1, label=UNTRAINED)
+            axis.axhline(start.mean, color=_GREY, linestyle="--", linewidth=1.2, zorder=1, label=column.start)
         legend(figure, axis.get_legend_handles_labels()[0])
         return figure
 

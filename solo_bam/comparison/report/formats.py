@@ -17,7 +17,6 @@ from solo_bam.comparison.report.summary import UNFAIR
 from solo_bam.comparison.report.tables import Table, result_tables, tuning_table
 from solo_bam.comparison.results import Column, Results, RunResult
 from solo_bam.comparison.statistics import Estimate
-from solo_bam.config.comparison import UNTRAINED
 from solo_bam.core.files import written_whole
 
 _FIELDS = (
@@ -77,8 +76,8 @@ def _rows(results: Results, outcome: RunResult, folder: Path) -> Iterator[dict[s
 
 def _untrained_rows(results: Results) -> Iterator[dict[str, object]]:
     for column in results.columns:
-        for seed, value in column.values.get(UNTRAINED, {}).items():
-            run = {"comparison": results.name, "entry": UNTRAINED, "seed": seed, "unfair": "; ".join(results.unfair)}
+        for seed, value in column.values.get(column.start, {}).items():
+            run = {"comparison": results.name, "entry": column.start, "seed": seed, "unfair": "; ".join(results.unfair)}
             yield {**run, **_cells(column, value)}
 
 

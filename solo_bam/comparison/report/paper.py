@@ -39,7 +39,7 @@ _FIGURE = r"""\begin{figure}
 \caption{%s}
 \end{figure}"""
 _CAPTIONS = {
-    "accuracy": "Seeds (small dots), mean and 95\\,\\% interval; dashed: the untrained network.",
+    "accuracy": "Seeds (small dots), mean and 95\\,\\% interval; dashed: the network before training.",
     "differences": "Differences to %s, paired by seed: seeds, mean and 95\\,\\%% interval.",
 }
 

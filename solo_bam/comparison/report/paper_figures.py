@@ -19,6 +19,7 @@ STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.grid.axis": "x", "grid.alpha": 0.3,
     "text.parse_math": False,
 }  # fmt: skip
+STARTS = ("untrained", "start")  # the network before training
 Values = dict[str, dict[int, float]]  # of each row, by seed
 
 
@@ -43,8 +44,8 @@ def draw(metrics: dict[str, Values], colors: dict[str, str], label: str) -> Figu
                 axis.plot(interval(own), [i, i], color=color, linewidth=1.2)
                 axis.plot(own, [i + 0.22] * len(own), "o", color=color, markersize=2, alpha=0.7)
                 axis.plot([np.mean(own)], [i], "o", color=color, markersize=4.5)
-        if untrained := list(values.get("untrained", {}).values()):
-            axis.axvline(float(np.mean(untrained)), color="#666666", linestyle="--", linewidth=0.8)
+        if start := [v for name in STARTS for v in values.get(name, {}).values()]:
+            axis.axvline(float(np.mean(start)), color="#666666", linestyle="--", linewidth=0.8)
         axis.set_yticks(range(len(rows)), rows)
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_xlabel(f"{metric}{label}")
@@ -66,7 +67,7 @@ def paired(values: Values, baseline: str) -> Values:
     return {
         entry: {seed: own[seed] - to[seed] for seed in own if seed in to}
         for entry, own in values.items()
-        if entry not in (baseline, "untrained")
+        if entry not in (baseline, *STARTS)
     }
 
 
@@ -75,7 +76,7 @@ def main(folder: Path, baseline: str = "") -> None:
     metrics = read(folder)
     if not metrics:
         return
-    rows = dict.fromkeys(entry for values in metrics.values() for entry in values if entry != "untrained")
+    rows = dict.fromkeys(entry for values in metrics.values() for entry in values if entry not in STARTS)
     colors = {entry: COLORS[i % len(COLORS)] for i, entry in enumerate(rows)}
     baseline = baseline or next(iter(rows))
     differences = {metric: paired(values, baseline) for metric, values in metrics.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -18,13 +18,16 @@ from solo_bam.backbones import create_backbone
 from solo_bam.config import Recipe
 from solo_bam.config.resolve import cifar_stem_stride
 from solo_bam.config.schema import Network
+from solo_bam.config.start import KEY, check_start
 from solo_bam.core.errors import UserError
 from solo_bam.core.files import short_name
 from solo_bam.runs.checkpoints.find import find_checkpoint as find_checkpoint
 from solo_bam.runs.checkpoints.solo_learn import about_solo_learn, filled
+from solo_bam.runs.checkpoints.start import fitted, start_state
 
 # The names of our checkpoints and solo-learn's head edition, then those of solo-learn's release edition.
 _PREFIXES = {"student": ("backbone.", "encoder."), "teacher": ("momentum_backbone.", "momentum_encoder.")}
+_UNTRAINED = ("untrained", "start")  # networks that no checkpoint holds
 _SHOWN = 5  # keys in a message
 _ABOUT: dict[str, Any] = {"method": "", "recipe": {}}  # the form of what a checkpoint says of itself
 
@@ -36,7 +39,7 @@ class Pretrained:
     Attributes:
         backbone: on the CPU, in evaluation mode, with ``num_features``.
         recipe: that it was trained by.
-        branch: ``student``, ``teacher`` or ``untrained``.
+        branch: ``student``, ``teacher``, ``untrained`` or ``start``.
         epoch: epochs trained.
         path: of the checkpoint.
         weights: of the backbone, :func:`hash_weights`.
@@ -164,7 +167,7 @@ def load_pretrained(path: Path, branch: Network = "student", key: str = "checkpo
 
     Args:
         path: a checkpoint, a run's folder, or an exported ``.safetensors``.
-        branch: the trained network, its momentum teacher, or the network as the run started it.
+        branch: the trained network, its momentum teacher, random weights of the run's seed, or those it began with.
         key: for messages.
 
     Raises:
@@ -179,7 +182,7 @@ def load_pretrained(path: Path, branch: Network = "student", key: str = "checkpo
         raise UserError(key, problem, "give a checkpoint of solo-bam or solo-learn")
     recipe = _recipe_of(about, path, key)
     backbone = network_in(content, recipe, branch, key)
-    epoch = 0 if branch == "untrained" else int(content.get("epoch", -1)) + 1
+    epoch = 0 if branch in _UNTRAINED else int(content.get("epoch", -1)) + 1
     weights, own = hash_weights(backbone), about.get("own_recipe", True)
     return Pretrained(backbone, recipe, branch, epoch, find_checkpoint(path, key), weights, own)
 
@@ -198,8 +201,8 @@ def network_in(content: Mapping[str, Any], recipe: Recipe, branch: Network, key:
     """
     # Checkpoints of solo-bam say so; solo-learn's, whose recipe is filled in, have nothing of the kind.
     about = content.get("solo_bam")
-    if branch == "untrained" and about and about.get("own_recipe", True):
-        return untrained_backbone(recipe)
+    if branch in _UNTRAINED and about and about.get("own_recipe", True):
+        return untrained_backbone(recipe) if branch == "untrained" else start_backbone(recipe)
     backbone = backbone_of(recipe)
     load_weights(backbone, backbone_state(content["state_dict"], branch, key), key)
     return backbone
@@ -226,13 +229,43 @@ def backbone_of(recipe: Recipe, any_size: bool = False) -> nn.Module:
 
 
 def untrained_backbone(recipe: Recipe) -> nn.Module:
-    """A recipe's backbone as its run started it: same seed, same weights; in evaluation mode.
+    """A recipe's backbone with the random weights of its seed, in evaluation mode.
 
     No random number outside is touched.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
         return backbone_of(recipe)
+
+
+def start_backbone(recipe: Recipe) -> nn.Module:
+    """A recipe's backbone as its run started it, in evaluation mode: untrained, or with its pretrained weights.
+
+    Raises:
+        UserError: these are not there any more, or not the ones.
+    """
+    check_start(recipe.backbone)
+    return started(lambda: untrained_backbone(recipe), recipe.backbone.pretrained)()
+
+
+def started(create: Callable[[], nn.Module], source: str | None) -> Callable[[], nn.Module]:
+    """What builds networks that begin with pretrained weights, read once for all of them.
+
+    Raises:
+        UserError: they cannot be read; and when a network is built, they are not those of its architecture.
+    """
+    if source is None:
+        return create
+    state = start_state(source)
+    if any(name.startswith((*_PREFIXES["student"], *_PREFIXES["teacher"])) for name in state):
+        state = backbone_state(state, "student", KEY)
+
+    def create_started() -> nn.Module:
+        backbone = create()
+        load_weights(backbone, fitted(state, backbone), KEY)
+        return backbone
+
+    return create_started
 
 
 def backbone_state(state: Mapping[str, Tensor], branch: Network, key: str) -> dict[str, Tensor]:
@@ -246,8 +279,8 @@ def backbone_state(state: Mapping[str, Tensor], branch: Network, key: str) -> di
     Raises:
         UserError: the checkpoint has no such branch; no state holds an untrained network.
     """
-    if branch == "untrained":
-        raise UserError("branch", "got 'untrained', the run's seed is not known", "set branch=student")
+    if branch in _UNTRAINED:
+        raise UserError("branch", f"got {branch!r}, the run's seed is not known", "set branch=student")
     state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     for prefix in _PREFIXES[branch]:
         found = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
