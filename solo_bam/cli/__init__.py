@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": "compare methods: shared recipes, equal tuning, several seeds, one report",
     "report": "tables and page of comparisons, from their runs on disk",
     "health": "measures of a checkpoint's features that need no labels",
+    "transfer": "one table of what features are good for: k-NN, logistic regression, few labels, corruptions, health",
     "davis": "segment videos with frozen features: label propagation on DAVIS-2017",
     "plot": "pictures of runs and checkpoints: curves, attention, similarity, features, confusion",
     "explore": "a page to look at features with: images in the plane, their neighbours, confused classes",

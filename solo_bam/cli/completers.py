@@ -19,7 +19,7 @@ _KINDS: dict[str, tuple[Kind, ...]] = {"linear": ("linear",), "compare": ("compa
 _SETTINGS = {
     "knn": "options.KNNOptions", "export": "options.ExportOptions", "davis": "options.DavisOptions",
     "import-official": "options.ImportOptions", "plot": "plotting.PlotOptions", "health": "plotting.NetworkOptions",
-    "explore": "plotting.ExploreOptions", "board": "options.BoardOptions",
+    "explore": "plotting.ExploreOptions", "transfer": "options.TransferOptions", "board": "options.BoardOptions",
 }  # fmt: skip
 _RECIPE = ("config_name", "recipe", "name", "data", "loaders")  # what names one, or comes before its keys
 _RUNS = ("checkpoint", "arguments", "of", "folders")

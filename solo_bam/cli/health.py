@@ -18,6 +18,7 @@ MEASURES = {
     "alpha-ReQ": "decay of the spectrum; near 1 is best according to its authors",
     "alignment": "squared distance between two views of an image, 0 to 4; lower is better",
     "uniformity": "0 to about -4; lower is better",
+    "LiDAR": "effective rank of what tells images apart beside what their crops share; higher is better",
     "spread": "standard deviation of unit-length features, 0 (collapsed) to 1",
 }
 

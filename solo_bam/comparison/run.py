@@ -94,6 +94,10 @@ def evaluations(comparison: Comparison, entry: str, start: str = UNTRAINED) -> l
         found.append(["linear", "{run}", "--config-name", comparison.linear, *places])
     if comparison.untrained and entry == comparison.methods[0].name:
         found += [[*words, f"branch={start}"] for words in found]
+    if comparison.transfer is not None:  # which measures the start itself
+        before = comparison.untrained and entry == comparison.methods[0].name
+        lines = override_lines({**comparison.transfer, **({} if before else {"untrained": False})})
+        found.append(["transfer", "{run}", *lines])
     return found
 
 

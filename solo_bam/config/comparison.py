@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
-from solo_bam.config.options import KNNOptions
+from solo_bam.config.options import KNNOptions, TransferOptions
 from solo_bam.config.recipe import compose_recipe, user_error
 from solo_bam.config.schema import Count, Index, Name, Section, Seed, listed
 from solo_bam.core.errors import UserError, nearest
@@ -64,6 +64,7 @@ class Comparison(Section):
     ``recipes``: the folder of their recipes, one of the shipped (``digits``) or of one's own (``./mine``).
     ``shared``: keys that every recipe is given. ``baseline``: the row that differences are taken to; null: the first.
     ``knn``: one setting of ``solo-bam knn``; ``linear``: a recipe of ``solo-bam linear``; null leaves them out.
+    ``transfer``: settings of ``solo-bam transfer``; null: it is not run.
     ``untrained``: whether the network that all rows start from is measured, too.
     ``jobs``: runs at once; null: one per GPU, or one on the CPU. ``output``: null: ``comparisons/<name>``.
     """
@@ -78,6 +79,7 @@ class Comparison(Section):
     tune: Tune = Tune()
     knn: dict[str, Any] | None = {"k": 20}
     linear: str | None = None
+    transfer: dict[str, Any] | None = None
     untrained: bool = True
     allow_differences: bool = False
     jobs: Count | None = None
@@ -159,6 +161,10 @@ def parse_comparison(raw: dict[str, Any]) -> Comparison:
     if comparison.knn is None and comparison.linear is None:
         raise UserError("knn", "got null, and so is linear: nothing would be measured", "give one of them")
     _check_knn(comparison)
+    try:
+        TransferOptions.model_validate(comparison.transfer or {})
+    except ValidationError as error:
+        raise user_error(error, TransferOptions, "transfer.") from None
     return comparison
 
 

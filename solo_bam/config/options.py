@@ -39,6 +39,31 @@ class KNNOptions(Section):
     output: Path | None = None
 
 
+class TransferOptions(Section):
+    """``solo-bam transfer``: ``on``: names of data sets, or folders that hold ``train`` and ``val`` or ``test``.
+
+    ``data``: changes to the recipe's section. ``labels``: shares of the training images. ``shots``: images of a class,
+    drawn ``draws`` times. ``corrupted``: so many test images take the corruptions; 0: none.
+    ``untrained``: whether the network before training is measured, too.
+    """
+
+    branch: Network = "student"
+    on: Annotated[list[str], BeforeValidator(listed)] = []
+    data: dict[str, Any] = {}
+    k: Count = 20
+    temperature: Positive = 0.07
+    labels: Annotated[list[Annotated[float, Field(gt=0, le=1)]], BeforeValidator(listed)] = [0.01, 0.1, 1.0]
+    shots: Annotated[list[Count], BeforeValidator(listed)] = [1, 5, 10]
+    draws: Annotated[int, Field(ge=2)] = 20
+    corrupted: Index = 1000
+    untrained: bool = True
+    precision: Literal[32, "bf16-mixed"] = 32
+    batch_size: Count = 256
+    num_workers: Index = 4
+    accelerator: str = "auto"
+    output: Path | None = None
+
+
 class ExportOptions(Section):
     """``output``: a folder; by default ``export/<branch>-<format>`` of the run, or beside a file of no run."""
 

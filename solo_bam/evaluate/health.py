@@ -97,6 +97,28 @@ def uniformity(features: Tensor, t: float = 2.0) -> float:
     return float(((total - len(x)) / pairs).log())  # less each row with itself, which is 1
 
 
+def lidar(views: Tensor, delta: float = 1e-4, epsilon: float = 1e-8) -> float:
+    """LiDAR (Thilak et al., ICLR 2024): effective rank of what tells images apart, measured by what their views share.
+
+    Args:
+        views: ``(Q, N, D)``, Q random views of each image, which are a class.
+        delta: added to the diagonal of the covariance within images.
+        epsilon: added to each share, as published.
+
+    Returns:
+        1 to min(N - 1, D).
+    """
+    x = views.detach().double()
+    means = x.mean(0)
+    inside = (x - means).flatten(0, 1)
+    within = inside.T @ inside / len(inside) + delta * torch.eye(x.shape[-1], dtype=x.dtype)
+    between = (means - means.mean(0)).T / len(means) ** 0.5
+    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(within), between, upper=False)
+    values = torch.linalg.svdvals(whitened) ** 2
+    shares = values / values.sum().clamp(min=1e-300) + epsilon
+    return float(torch.special.entr(shares).sum().exp())
+
+
 def spread(features: Tensor) -> float:
     """Standard deviation of the features, scaled to unit length: root of its sum of squares over the dimensions.
 

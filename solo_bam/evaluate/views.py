@@ -57,13 +57,13 @@ class Sample:
         view = plain_view(self.recipe.data.dataset, self.recipe.augmentations[0])
         return extract_features(backbone, self.split(view), self.batch_size, self.workers, progress="features")
 
-    def views(self, backbone: nn.Module) -> Tensor:
-        """Features of two random crops of each image by the recipe's first augmentation: ``(2, N, D)`` on the CPU.
+    def views(self, backbone: nn.Module, count: int = 2) -> Tensor:
+        """Features of random crops of each image by the recipe's first augmentation: ``(count, N, D)`` on the CPU.
 
         In evaluation mode; the crops are the same ones for every network.
         """
-        twice = self.recipe.augmentations[0].model_copy(update={"num_crops": 2})
-        dataset = Seeded(self.split(Crops(self.recipe.data.dataset, [twice])), seed=0)
+        several = self.recipe.augmentations[0].model_copy(update={"num_crops": count})
+        dataset = Seeded(self.split(Crops(self.recipe.data.dataset, [several])), seed=0)
         keys = [(0, i) for i in range(len(dataset))]
         loader = DataLoader(
             dataset, self.batch_size, sampler=keys, num_workers=self.workers, worker_init_fn=ignore_termination

@@ -247,13 +247,51 @@ def _augmentation(recipe: LinearRecipe) -> str:
 class Health(Protocol):
     """A measure of features that needs no labels."""
 
-    kind: Literal["RankMe", "alpha-ReQ", "alignment", "uniformity", "spread"]
+    kind: Literal["RankMe", "alpha-ReQ", "alignment", "uniformity", "spread", "LiDAR"]
     images: int
-    view: Literal["plain", "two random crops by the recipe's first augmentation"]
+    view: Literal[
+        "plain",
+        "two random crops by the recipe's first augmentation",
+        "10 random crops by the recipe's first augmentation",
+    ]
     fit_from_rank: int | None = _unless(None)
     to_rank: int | None = _unless(None)
     power: int | None = _unless(None)
     t: int | None = _unless(None)
+
+
+class Logistic(Protocol):
+    """Multinomial logistic regression (L2, L-BFGS) on features of unit length.
+
+    ``labels``: of which training images. ``C``: how it was chosen. ``draws``: of the labels; the number is their mean.
+    ``corruptions``: of the test images; the number is the mean over them and their severities. ``bins``: of the
+    calibration error.
+    """
+
+    kind: Literal["logistic regression"] = "logistic regression"
+    labels: str
+    training_images: str
+    C: str
+    draws: int | None = _unless(None)
+    corruptions: str | None = _unless(None)
+    bins: int | None = _unless(None)
+    crop: str
+    precision: str = _unless("32")
+    pretrained_on: str | None = _unless(None)
+
+    @property
+    def title(self) -> str:
+        """Short, for the head of a column."""
+        return f"logistic, {self.corruptions or self.labels}"
+
+    @classmethod
+    def of(cls, trained_by: Recipe, data: Data, bank: Split, **how: Any) -> Logistic:
+        """On some of the labeled images ``bank`` of ``data``, of a checkpoint that one recipe trained."""
+        from solo_bam.data.datasets.sources import told
+
+        where = told(data, bank, f"{len(bank)}", contents=False)
+        origin = transferred_from(trained_by.data, data)
+        return cls(training_images=where, crop=_plain_view(trained_by), pretrained_on=origin, **how)
 
 
 class VideoSegmentation(Protocol):
@@ -291,5 +329,5 @@ class Other(Protocol):
 
 
 AnyProtocol = Annotated[
-    KNN | OnlineLinear | Linear | Health | VideoSegmentation | Other, Field(union_mode="left_to_right")
+    KNN | OnlineLinear | Linear | Logistic | Health | VideoSegmentation | Other, Field(union_mode="left_to_right")
 ]

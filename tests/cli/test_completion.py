@@ -37,6 +37,7 @@ CASES = {
     "solo-bam knn RUN dist": {"distance="},
     "solo-bam knn RUN distance=c": {"cosine"},
     "solo-bam explore RUN red": {"reduction="},
+    "solo-bam transfer RUN cor": {"corrupted="},
     "solo-bam plot cur": {"curves"},
     "solo-bam board trained": {"trained_models/bam/bam-digits-1234", "trained_models/"},
     "solo-bam board po": {"port="},

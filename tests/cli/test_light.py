@@ -41,6 +41,7 @@ RIGHT_AWAY = [
     ["health", "nowhere"],
     ["knn", ".", "kk=1"],
     ["explore", "nowhere"],
+    ["transfer", "nowhere"],
     # Found once, and kept.
     ["list", "methods"],
     ["list", "metrics"],

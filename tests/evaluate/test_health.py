@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from solo_bam.evaluate.health import alignment, alpha_req, effective_rank, spread, uniformity
+from solo_bam.evaluate.health import alignment, alpha_req, effective_rank, lidar, spread, uniformity
 
 
 def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -100,3 +100,23 @@ def test_what_is_no_set_of_features() -> None:
             measure(torch.ones(1, 8))
     with pytest.raises(ValueError, match=r"one shape, got \(3, 2\) and \(4, 2\)"):
         alignment(torch.ones(3, 2), torch.ones(4, 2))
+
+
+def test_lidar_is_the_published_formula() -> None:
+    """Against eigenvalues of the matrix itself: the covariance between images, whitened by that within them."""
+    views = _normal(5, 40, 6).double() * 0.3 + _normal(1, 40, 6, seed=1).double() * torch.linspace(0.1, 2, 6)
+    means = views.mean(0)
+    between = torch.cov((means - means.mean(0)).T, correction=0)
+    within = torch.einsum("qni,qnj->ij", views - means, views - means) / 200 + 1e-4 * torch.eye(6)
+    root = torch.linalg.inv(torch.linalg.cholesky(within))
+    values = torch.linalg.eigvalsh(root @ between @ root.T)
+    shares = values / values.sum()
+    assert lidar(views) == pytest.approx(float((-(shares * shares.log()).sum()).exp()), rel=1e-5)
+
+
+def test_lidar_knows_what_views_share() -> None:
+    """Directions in which views of an image differ as much as images do tell nothing apart."""
+    noise = _normal(8, 200, 16)
+    images = torch.zeros(1, 200, 16)
+    images[..., :3] = _normal(200, 3, seed=1)
+    assert lidar(5 * images + 0.1 * noise) == pytest.approx(3, rel=0.1)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from solo_bam.comparison.fairness import LABELS
 from solo_bam.comparison.report.curves import draw_course, draw_trials
 from solo_bam.comparison.report.figures import as_svg, draw_accuracy, draw_cost, draw_tradeoff
+from solo_bam.comparison.report.label_free import draw_label_free
 from solo_bam.comparison.report.summary import costs, digits, format_mean, shown_columns
 from solo_bam.comparison.results import Results, with_untrained
 
@@ -41,6 +42,7 @@ def pictures(results: Results, prefix: str) -> dict[str, list[Picture]]:
         "During the training": _course_pictures,
         "Accuracy against cost": _cost_pictures,
         "Search": _tuning_pictures,
+        "Choice without labels": draw_label_free,
     }
     drawn = {}
     for i, (name, group) in enumerate(groups.items()):

@@ -1,0 +1,49 @@
+"""Calibration and intervals against what can be computed by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from solo_bam.evaluate.logistic import STRENGTHS, calibration_error, fit, mean_interval, searched
+
+
+def test_the_calibration_error_of_known_answers() -> None:
+    labels = np.array([0, 0, 1, 1])
+    sure = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    assert calibration_error(sure, labels) == 0
+    assert calibration_error(sure, 1 - labels) == 100
+    assert calibration_error(np.full((4, 2), 0.5), labels) == pytest.approx(0)
+    # Bins of their own: 0.6 right half of the time, 0.9 always: (2 * 0.1 + 2 * 0.1) / 4.
+    mixed = np.array([[0.6, 0.4], [0.6, 0.4], [0.1, 0.9], [0.1, 0.9]])
+    assert calibration_error(mixed, np.array([0, 1, 1, 1])) == pytest.approx(10)
+
+
+def test_the_calibration_error_is_that_of_bins() -> None:
+    generator = np.random.default_rng(0)
+    probabilities = generator.dirichlet(np.ones(5), 500)
+    labels = generator.integers(0, 5, 500)
+    error, confidence, right = 0.0, probabilities.max(1), probabilities.argmax(1) == labels
+    for low in np.arange(15) / 15:
+        inside = (confidence > low) & (confidence <= low + 1 / 15)
+        if inside.any():
+            error += abs(right[inside].mean() - confidence[inside].mean()) * inside.mean()
+    assert calibration_error(probabilities, labels) == pytest.approx(100 * error, rel=1e-6)
+
+
+def test_the_interval_of_a_mean() -> None:
+    mean, (low, high) = mean_interval([1.0, 2.0, 3.0])
+    assert (mean, high - mean, mean - low) == pytest.approx((2, 2.484138, 2.484138), rel=1e-5)
+
+
+def test_the_strength_is_the_one_that_generalizes() -> None:
+    """Of many directions without meaning a weak penalty learns by heart what a held-out image does not confirm."""
+    generator = np.random.default_rng(0)
+    y = generator.integers(0, 2, 800)
+    x = generator.normal(0, 1, (800, 150))
+    x[:, 0] += y
+    strength = searched(x[:300], y[:300])
+    assert strength is not None
+    assert STRENGTHS[0] <= strength / 0.8 < 100
+    assert fit(x[:300], y[:300], strength).score(x[300:], y[300:]) > fit(x[:300], y[:300], 1e5).score(x[300:], y[300:])
+    assert searched(x[:8], np.arange(8) % 2) is None
