@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from solo_bam.comparison.edges import describe_edges
@@ -142,28 +144,31 @@ def cost(run: RunFolder) -> Cost | None:
     if not rows:
         return None
     images, seconds = (sum(row[key] for row in rows) for key in ("images", "seconds"))
-    device = rows[-1]["device"]
-    busy = "seconds" if device == "GPU" else "processor_seconds"
     return Cost(
         images_per_second=images / seconds,
         hours=seconds / 3600,
-        device_hours=sum(row[busy] * row["processes"] for row in rows) / 3600,
-        device=device,
+        device_hours=sum(map(_device_hours, rows)),
+        device=rows[-1]["device"],
         peak_memory=max(row["peak_memory"] for row in rows),
     )
 
 
+def _device_hours(row: dict[str, Any]) -> float:
+    return float(row["seconds" if row["device"] == "GPU" else "processor_seconds"] * row["processes"] / 3600)
+
+
 def _curves(rows: Sequence[dict[str, float]], costs: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[Point]]]:
-    """Accuracies over epochs and over hours of training."""
-    hours, total = {}, 0.0
+    """Accuracies over epochs, hours of training and its cost."""
+    until, total = {}, np.zeros(3)
     for row in costs:
-        total += row["seconds"] / 3600
-        hours[row["epoch"]] = total
+        total = total + [row["seconds"] / 3600, row["images"], _device_hours(row)]
+        until[row["epoch"]] = total.tolist()
     for name, keys in _CURVES.items():
         key = next((key for key in keys if any(key in row for row in rows)), None)
         points = {int(row["epoch"]): row[key] for row in rows if key in row and "epoch" in row}
         if points:
-            yield name, [Point(epoch + 1, hours.get(epoch, float("nan")), value) for epoch, value in points.items()]
+            told = [(epoch, value, until.get(epoch, [math.nan] * 3)) for epoch, value in points.items()]
+            yield name, [Point(epoch + 1, hours, value, images, busy) for epoch, value, (hours, images, busy) in told]
 
 
 # --------------------------------------------------------------------------------------------- columns

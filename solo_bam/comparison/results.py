@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +15,13 @@ from solo_bam.runs.records import Record
 
 
 class Point(NamedTuple):
-    """A measurement during a training: after so many epochs and hours of training, evaluation left out."""
+    """A measurement during a training: after so much of it, evaluation left out; ``device_hours`` of :class:`Cost`."""
 
     epoch: float
     hours: float
     value: float
+    images: float = math.nan
+    device_hours: float = math.nan
 
 
 @dataclass(frozen=True)

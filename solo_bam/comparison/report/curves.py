@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from solo_bam.comparison.equal_cost import at_equal_cost, curve_runs, value_at
 from solo_bam.comparison.report.figures import Look, legend, looks, one_panel
-from solo_bam.comparison.results import Point, RunResult, Trial
-from solo_bam.comparison.statistics import FEWEST
+from solo_bam.comparison.results import Point, Results, RunResult, Trial
+from solo_bam.comparison.statistics import FEWEST, estimate
 from solo_bam.plots.style import shortened
 
 
@@ -74,6 +75,44 @@ def _over_seeds(
     values = np.array([[points[epoch].value for points in by_epoch] for epoch in common]).reshape(len(common), -1)
     places = np.array([[getattr(points[epoch], over) for points in by_epoch] for epoch in common]).reshape(values.shape)
     return places.mean(1).tolist(), values.min(1).tolist(), values.mean(1).tolist(), values.max(1).tolist()
+
+
+def draw_pareto(results: Results, kind: str) -> Figure | None:
+    """Accuracy over the cost so far: each row's mean, its 95 % interval as a band, and the best row at each cost.
+
+    Args:
+        results: of one comparison.
+        kind: of the curves, ``k-NN`` or ``linear``.
+
+    Returns:
+        None where no two rows reached a common cost.
+    """
+    found = at_equal_cost(results, kind, "device_hours")
+    if found is None:
+        return None
+    runs = curve_runs(results, kind, "device_hours")
+    device = next(run.cost.device for run in runs if run.cost)
+    with one_panel(3.1, f"{kind} accuracy over {device}-hours", bool(results.unfair)) as (figure, axis):
+        grid = np.linspace(0, max(run.curves[kind][-1].device_hours for run in runs), 200)
+        best = np.full(len(grid), -np.inf)
+        for entry, look in looks(results.entries).items():
+            own = [run.curves[kind] for run in runs if run.entry == entry]
+            at = [[value_at(points, "device_hours", cost) for points in own] for cost in grid]
+            told = [(i, estimate(values)) for i, values in enumerate(at) if values and None not in values]  # type: ignore[arg-type]
+            if not told:
+                continue
+            places, means = [i for i, _ in told], [one.mean for _, one in told]
+            ends = np.array([one.interval or (one.mean, one.mean) for _, one in told]).clip(0, 100).T
+            axis.fill_between(grid[places], *ends, color=look.colour, alpha=0.15, linewidth=0)
+            axis.plot(grid[places], means, look.dashes, color=look.colour, linewidth=1.8, label=shortened(entry))
+            best[places] = np.maximum(best[places], means)
+        front = np.maximum.accumulate(best)
+        shown = np.isfinite(front)
+        axis.plot(grid[shown], front[shown], color="black", linewidth=5, alpha=0.18, label="best at this cost")
+        axis.axvline(found[0], color="#666666", linestyle=":", linewidth=1.2, label="reached by all")
+        axis.set(xlabel=f"{device}-hours of training, evaluation left out", ylabel="accuracy (%)")
+        legend(figure, axis.get_legend_handles_labels()[0])
+        return figure
 
 
 def draw_trials(trials: Sequence[Trial], entries: Sequence[str], unfair: bool = False) -> Figure | None:

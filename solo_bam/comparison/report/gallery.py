@@ -9,7 +9,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from solo_bam.comparison.fairness import LABELS
-from solo_bam.comparison.report.curves import draw_course, draw_trials
+from solo_bam.comparison.report.curves import draw_course, draw_pareto, draw_trials
 from solo_bam.comparison.report.figures import as_svg, draw_accuracy, draw_cost, draw_tradeoff
 from solo_bam.comparison.report.label_free import draw_label_free
 from solo_bam.comparison.report.summary import costs, digits, format_mean, shown_columns
@@ -91,6 +91,9 @@ def _cost_pictures(results: Results) -> Drawn:
     for column in shown_columns(results):
         told = f"{column.title} of each row over the hours that a run of it takes; the numbers stand in the tables."
         yield draw_tradeoff(column, found, results.entries, bool(results.unfair)), told
+    for kind in dict.fromkeys(kind for outcome in results.outcomes for kind in outcome.curves):
+        told = f"{kind} accuracy over the hours so far, 95 % intervals as bands; the numbers stand in the table."
+        yield draw_pareto(results, kind), told
     measured = {"images_per_second": ("Images per second", 1.0, 0), "peak_memory": ("Peak memory in GiB", 2.0**30, 2)}
     for measure, (name, scale, places) in measured.items():
         means = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from solo_bam.comparison.equal_cost import Over, at_equal_cost
 from solo_bam.comparison.fairness import Difference
 from solo_bam.comparison.report.summary import (
     MISSING,
@@ -176,7 +177,41 @@ def _with_counts(found: Sequence[Estimate | None], places: int, told: Told, plan
 def cost_tables(results: Results) -> list[Table]:
     """What a run took on average, one table for each kind of device: their hours and bytes are not of a kind."""
     devices = sorted({cost.device for entry in results.entries for cost in costs(results, entry)})
-    return [_cost(results, device) for device in devices]
+    equal = equal_cost_table(results)
+    return [*(_cost(results, device) for device in devices), *([equal] if equal else [])]
+
+
+def equal_cost_table(results: Results) -> Table | None:
+    """Accuracies at the largest cost that all rows reached; None where there is no such cost."""
+    kinds = dict.fromkeys(kind for outcome in results.outcomes for kind in outcome.curves)
+    overs: list[tuple[Over, Callable[[float], str]]] = [
+        ("images", lambda cost: f"{cost:,.0f} images"),
+        ("device_hours", lambda cost: f"{format_hours(cost)} {_device(results)}-hours"),
+    ]
+    found = [(told, one) for kind in kinds for over, told in overs if (one := at_equal_cost(results, kind, over))]
+    if not found:
+        return None
+    columns = [column for _, (_, column) in found for _ in range(2)]
+    header = [name for told, (cost, column) in found for name in (
+        f"{column.title}, % at {told(cost)}", f"minus {results.baseline}, points")]  # fmt: skip
+    rows = []
+    for entry in results.entries:
+        cells = [
+            format_difference(column.difference(entry, results.baseline), digits(results)) if i % 2
+            else format_mean(column.estimate(entry), digits(results))
+            for i, column in enumerate(columns)
+        ]  # fmt: skip
+        rows.append([entry, *cells])
+    note = (
+        "From the curves of the trainings, interpolated between two measurements. A schedule is cut off within it: a "
+        "training that is planned for this cost may end higher."
+    )
+    caption = "At equal cost, the largest that all runs reached: mean over seeds, and differences paired by seed"
+    return Table(caption, [_head(results), *header], rows, [*mark_notes(results), note])
+
+
+def _device(results: Results) -> str:
+    return next(cost.device for entry in results.entries for cost in costs(results, entry))
 
 
 def _cost(results: Results, device: str) -> Table:
