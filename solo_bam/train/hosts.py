@@ -6,6 +6,7 @@ launcher's key-value store; a thread of each process looks for it, and ends the 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -13,19 +14,20 @@ import sys
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from solo_bam.core.collectives import gather_objects
 from solo_bam.core.errors import UserError
 
 _LOOK_EVERY = 0.2  # seconds between two looks for a word
@@ -48,15 +50,44 @@ class Hosts:
         self.last_words: Callable[[str], None] = lambda line: None
         self.ends = False
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
-        limit = timedelta(seconds=timeout)
-        # The launcher's store may hold what an earlier start has left; a group's exchange is of this one.
-        dist.init_process_group("gloo", rank=self.rank, world_size=self.size, timeout=limit)
-        told = gather_objects((socket.gethostname(), os.getpid(), time.time_ns()))
-        dist.destroy_process_group()
-        self.names = [f"process {rank} on {host}" for rank, (host, *_) in enumerate(told)]
-        store = next(rendezvous("env://", self.rank, self.size, timeout=limit))[0]
-        self.store = PrefixStore("solo-bam-" + "-".join(map(str, told[0])), store)
-        threading.Thread(target=self._look, daemon=True).start()
+        self.limit = timedelta(seconds=timeout)
+        store = self._connect()
+        met = self._meet(store)
+        self.names = [f"process {rank} on {who.split()[0]}" for rank, who in enumerate(met)]
+        self.store = PrefixStore(met[0], store)
+        # By a connection of its own: one that waits for a key answers nobody else.
+        threading.Thread(target=self._look, args=(PrefixStore(met[0], self._connect()),), daemon=True).start()
+
+    def _connect(self) -> Store:
+        return next(rendezvous("env://", self.rank, self.size, timeout=self.limit))[0]
+
+    def _meet(self, store: Store) -> list[str]:
+        """This start's processes, by rank: torchrun's store may still hold what an earlier start has left in it."""
+        me = f"{socket.gethostname()} {uuid.uuid4().hex}"
+        store.set(f"solo-bam {self.rank}", me)
+        if self.rank:
+            first = store.get(f"{me} follows").decode()
+            store.set(f"{me} follows {first}", "")
+            return json.loads(store.get(f"{first} leads"))
+        end = time.monotonic() + self.timeout
+        while time.monotonic() < end:
+            all_of_them = [store.get(f"solo-bam {rank}").decode() for rank in range(self.size)]
+            for one in all_of_them:
+                store.set(f"{one} follows", me)
+            if store.check([f"{one} follows {me}" for one in all_of_them[1:]]):
+                store.set(f"{me} leads", json.dumps(all_of_them))
+                return all_of_them
+            time.sleep(_LOOK_EVERY)
+        raise RuntimeError("some have ended")
+
+    def start_group(self, device: torch.device) -> None:
+        """Torch's process group, before Lightning makes one over what an earlier start has left in the store."""
+        gpu = device if device.type == "cuda" else None
+        backend = dist.get_default_backend_for_device(device)
+        store = PrefixStore("group", self.store)
+        dist.init_process_group(
+            backend, store=store, rank=self.rank, world_size=self.size, timeout=self.limit, device_id=gpu
+        )
 
     def share(self, key: str, value: object = "") -> str:
         """What the first process has given."""
@@ -64,14 +95,14 @@ class Hosts:
             self.store.set(key, str(value))
         return self.store.get(key).decode()
 
-    def _look(self) -> None:
+    def _look(self, store: Store) -> None:
         """Say that this process lives where somebody asks; end it when somebody has failed."""
         try:
-            while not self.store.check(["told"]):
-                if self.store.check(["asked"]):
-                    self.store.set(f"alive {self.rank}", "")
+            while not store.check(["told"]):
+                if store.check(["asked"]):
+                    store.set(f"alive {self.rank}", "")
                 time.sleep(_LOOK_EVERY)
-            line = self.store.get("told").decode()
+            line = store.get("told").decode()
         except RuntimeError:
             line = f"devices: the launcher of {self.names[0]} has ended or cannot be reached; {_REMEDY}"
             time.sleep(2 * _ANSWER)  # in which the training finds out as well, or ends
@@ -164,6 +195,8 @@ def together(timeout: float) -> Iterator[None]:
     try:
         yield
         hosts.ends = True
+        if dist.is_initialized():
+            dist.destroy_process_group()
     except Exception as error:
         hosts.end(error if hosts.ends and isinstance(error, UserError) else hosts.explained(error))
     finally:

@@ -235,12 +235,14 @@ def fit(
     """
     # Checkpoints hold tensors and plain values only; pickled code in one is never run.
     safely = {"weights_only": True} if "weights_only" in inspect.signature(trainer.fit).parameters else {}
-    parent = os.getppid()
+    parent, group = os.getppid(), hosts.joined()
     try:
+        if group is not None:
+            group.start_group(trainer.strategy.root_device)
         with folder.shared(), without_known_warnings():
             trainer.fit(model, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint), **safely)
     except Exception as error:
-        group, known = hosts.joined(), as_user_error(error)
+        known = as_user_error(error)
         told = together(trainer, folder, known, parent) if group is None else group.explained(known)
         raise told from None if isinstance(told, UserError) else error.__cause__
     except SystemExit:  # Lightning's answer to Ctrl-C

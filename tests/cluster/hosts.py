@@ -86,6 +86,12 @@ class Host:
         """Pull its cable."""
         _ip("ip", "-n", self.switch, "link", "set", self.port, "down")
 
+    def cut_for(self, seconds: float) -> None:
+        """Pull its cable for so long."""
+        self.cut()
+        time.sleep(seconds)
+        self.join()
+
     def join(self) -> None:
         """Plug its cable in again."""
         _ip("ip", "-n", self.switch, "link", "set", self.port, "up")
@@ -120,10 +126,17 @@ class Launch:
     def wait(self, timeout: float = 60) -> dict[str, int]:
         """The exit codes by host, once nothing lives on any of them; a process that hangs fails the test."""
         end = time.monotonic() + timeout
-        while left := [pid for host in self.starts for pid in host.pids()]:
-            assert time.monotonic() < end, f"{left} still live after {timeout} s:\n{self.text()[-6000:]}"
-            time.sleep(0.05)
-        return {host.name: start.wait(5) for host, start in self.starts.items()}
+        codes: dict[str, int | None] = {}
+        while (
+            None in (codes := {host.name: start.poll() for host, start in self.starts.items()}).values() or self.pids()
+        ):
+            assert time.monotonic() < end, f"{codes} after {timeout} s, {self.pids()} live:\n{self.text()[-6000:]}"
+            time.sleep(0.1)
+        return {name: code for name, code in codes.items() if code is not None}
+
+    def pids(self) -> list[int]:
+        """Every process on its hosts."""
+        return [pid for host in self.starts for pid in host.pids()]
 
 
 class _Real:
@@ -137,8 +150,8 @@ class _Real:
             )
         self.pid = self.process.pid
 
-    def wait(self, timeout: float) -> int:
-        return self.process.wait(timeout)
+    def poll(self) -> int | None:
+        return self.process.poll()
 
 
 class Cluster:
