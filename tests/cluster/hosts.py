@@ -272,9 +272,14 @@ def be_torchrun(
     call(libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None))
     for folder, size in disks.items():
         call(libc.mount(b"tmpfs", folder.encode(), b"tmpfs", 0, f"size={size}".encode()))
+    from torch.distributed import run
+    from torch.distributed.elastic.rendezvous import dynamic_rendezvous
+
+    # For its own log it looks through all loaded modules several times a second, of which a warm process has thousands.
+    for name in ("get_method_name", "construct_and_record_rdzv_event"):
+        setattr(dynamic_rendezvous, name, lambda *_, **__: "")
     if ahead:
         set_clock(ahead)
-    from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
     class Prepared(_Worker):

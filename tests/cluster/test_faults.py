@@ -23,6 +23,7 @@ import torch
 from solo_bam.runs.folder import RunFolder
 from tests.cli.test_survival import FULL_DISK, SMALL, assert_same
 from tests.cluster.hosts import Cluster, Launch, needs_hosts
+from tests.cluster.test_hosts import differences
 from tests.recipes import tiny_overrides
 from tests.zygote import Zygote
 
@@ -275,6 +276,7 @@ def command(folder: Path, hosts: int, timeout: float = LONG) -> list[str]:
         f"max_epochs={EPOCHS}",
         f"distributed.timeout={timeout}",
         "pictures=False",
+        f"precision={64 if hosts > 2 else 32}",
     ]
     return ["pretrain", "--config-name", "digits/bam_momentum", *tiny_overrides(folder, *SMALL, *more)]
 
@@ -300,6 +302,17 @@ def finished(folder: Path) -> RunFolder:
     (run,) = [RunFolder(path.parent) for path in folder.glob("bam_momentum/*/run.json")]
     assert run.status == "finished"
     return run
+
+
+def how_equal(run: RunFolder, whole: RunFolder, hosts: int) -> str:
+    """Bit by bit on two hosts. On three, in float64, but for rounding: sums of three depend on their order, which is
+    another in the first step after a start, before torch's DDP has put the gradients into the order of their arrival."""
+    if hosts == 2:
+        assert_same(run, whole)
+        return "bit by bit"
+    found = differences(run, whole)
+    assert max(found) < 1e-6, found
+    return f"weights to {found[0]:.0e}"
 
 
 def wait_for_checkpoint(launch: Launch, folder: Path) -> None:
@@ -340,7 +353,8 @@ def check(fault: Fault, zygote: Zygote, whole: RunFolder, folder: Path) -> None:
         if fault.told is not None:
             assert errors, launch.text()[-5000:]
             assert all(re.search(fault.told, line) for line in errors), errors
-            assert len({*errors}) == 1 or "cut" in fault.name, errors
+            # Without the first host's store each tells by itself.
+            assert len({*errors}) == 1 or "cut" in fault.name or " 0 " in fault.name, errors
         if goes_on:
             assert set(codes.values()) == {0}, launch.text()[-5000:]
         else:
@@ -348,10 +362,10 @@ def check(fault: Fault, zygote: Zygote, whole: RunFolder, folder: Path) -> None:
             assert 0 not in codes.values(), launch.text()[-5000:]
             again = cluster.torchrun(command(folder, fault.hosts))
             assert set(again.wait(240).values()) == {0}, again.text()[-5000:]
-    assert_same(finished(folder), whole)
+    equal = how_equal(finished(folder), whole, fault.hosts)
     told = errors[0].removeprefix("solo-bam: error: ") if errors else "nothing: it goes on"
     ended = "" if goes_on and not fault.restarts else f"{seconds:.1f}"
-    write_row(fault.name, fault.hosts, ended, told.replace(str(folder), ""), " ".join(left), "yes")
+    write_row(fault.name, fault.hosts, ended, told.replace(str(folder), ""), " ".join(left), equal)
 
 
 @pytest.mark.cluster
@@ -389,7 +403,7 @@ def test_sigterm_to_one_torchrun_saves_on_all(
         left = [path.name for path in run.saved()]
         again = cluster.torchrun(command(tmp_path, 2))
         assert set(again.wait(240).values()) == {0}, again.text()[-5000:]
-    assert_same(finished(tmp_path), undisturbed(2))
+    how_equal(finished(tmp_path), undisturbed(2), 2)
     name = f"SIGTERM to the torchrun of host {rank}"
     told = launch.errors()[0].removeprefix("solo-bam: error: ").replace(str(tmp_path), "")
     write_row(name, 2, f"{seconds:.1f}", told, " ".join(left), "yes")
@@ -420,7 +434,7 @@ def test_a_full_disk_on_another_host(zygote: Zygote, undisturbed: Callable[[int]
         launch = cluster.torchrun(command(tmp_path, 2), before=fill, disks={"host-b": {str(disk): "64k"}})
         assert set(launch.wait(240).values()) == {0}, launch.text()[-5000:]
     assert not list(disk.iterdir())
-    assert_same(finished(tmp_path), undisturbed(2))
+    how_equal(finished(tmp_path), undisturbed(2), 2)
     write_row("another host's own disk full", 2, "", "nothing: it goes on", "", "yes")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 from pathlib import Path
@@ -12,8 +11,7 @@ import pytest
 import torch
 
 from solo_bam.runs.folder import RunFolder
-from tests.cli.test_survival import SMALL, assert_same
-from tests.cluster.hosts import Cluster, Launch, needs_hosts
+from tests.cli.test_survival import SMALL, from tests.cluster.hosts import Cluster, Launch, needs_hosts
 from tests.recipes import small_head, tiny_overrides
 from tests.zygote import Zygote
 
@@ -27,7 +25,7 @@ def command(folder: Path, hosts: int, method: str = "bam_momentum", *overrides: 
     """A tiny pretraining on so many hosts with an equal share of the batch."""
     name = f"digits/{method}"
     shares = [f"num_nodes={hosts}", f"optimizer.batch_size={WHOLE_BATCH // hosts}", "sync_batchnorm=True"]
-    small = [one for one in SMALL if not one.startswith("method_kwargs")]
+    small = [one for one in SMALL if not one.startswith(("method_kwargs", "limit_val"))]
     fixed = ["distributed.timeout=20", "data.num_workers=0", "pictures=False"]
     return [
         "pretrain",
@@ -84,12 +82,6 @@ def test_as_one_process_with_the_whole_batch(
     record_property("difference of weights and losses", found)
     print(f"{method}, {count} hosts, float{precision}: weights {found[0]:.1e}, losses {found[1]:.1e}")
     assert max(found) <= limit
-    records = [
-        json.loads(path.read_text())
-        for folder in ("one", "many")
-        for path in (tmp_path / folder).glob("*/*/evaluation/*.json")
-    ]
-    assert len(records) == 2
 
 
 def test_two_hosts_give_what_one_process_gives(zygote: Zygote, tmp_path: Path) -> None:
@@ -193,6 +185,3 @@ def test_other_batches_are_refused(zygote: Zygote, tmp_path: Path) -> None:
         assert len(list(tmp_path.glob("bam/*"))) == 1
         ended_well(cluster.torchrun(command(tmp_path, 2, "bam", "max_epochs=9"), hosts=two))
     assert run.status == "finished"
-
-
-__all__ = ["assert_same"]
