@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from solo_bam.runs.folder import RunFolder
-from tests.cli.test_survival import SMALL, from tests.cluster.hosts import Cluster, Launch, needs_hosts
+from tests.cli.test_survival import SMALL
+from tests.cluster.hosts import Cluster, Launch, needs_hosts
 from tests.recipes import small_head, tiny_overrides
 from tests.zygote import Zygote
 
