@@ -4,6 +4,7 @@
 # make wheel  a wheel in dist/, tried in an empty environment away from the checkout
 # make docs   the documentation site, in site/; make notebook runs docs/notebook.ipynb anew (two minutes)
 # make test-oldest  the fast tests on the oldest versions that pyproject.toml allows, in .venv-oldest (Python 3.10, 8 GB)
+# make test-cluster  two and three hosts in network namespaces, and what happens to them (as root, half an hour)
 # make test   the tests, ruff and mypy; make test SOLO=/path/to/solo-learn runs them on a checkout of solo-learn's head
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ WORKERS ?= 2
 # A checkout of solo-learn to test on, in place of the installed release; make test ends with the edition that it saw.
 SOLO ?=
 
-.PHONY: install demo check test pytest test-oldest lint house wheel docs notebook clean
+.PHONY: install demo check test pytest test-cluster test-oldest lint house wheel docs notebook clean
 
 install: $(VENV)/.installed
 
@@ -44,6 +45,10 @@ pytest: $(VENV)/.dev
 
 check: lint
 	$(BIN)/python -m pytest -m "not slow" --numprocesses $(WORKERS) --dist worksteal --durations=10
+
+# As root: namespaces are made and taken away. One process: each case has the two cores to itself.
+test-cluster: $(VENV)/.dev
+	FAULTS_TABLE=docs/results/faults.csv $(BIN)/python -m pytest -m cluster tests/cluster
 
 $(OLDEST)/.installed: pyproject.toml setup.py constraints-oldest.txt
 	$(OLDEST_PYTHON) -m venv $(OLDEST)

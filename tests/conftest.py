@@ -29,6 +29,14 @@ settings.load_profile("same")
 GOLDEN = Path(__file__).parent / "golden"
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of several hosts that take minutes run where they are asked for: ``make test-cluster``."""
+    if "cluster" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("cluster")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Which solo-learn all of this was about."""
     from solo_bam import solo_learn

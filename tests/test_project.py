@@ -113,3 +113,18 @@ def test_the_drawing_is_of_the_rooms_as_they_are() -> None:
     drawn = runpy.run_path(str(house.ROOT / "docs" / "rooms.py"))
     assert (house.ROOT / "docs" / "rooms.svg").read_text() == drawn["svg"]()
     assert set(drawn["rooms"]()) == {path.parent.name for path in house.PACKAGE.glob("*/__init__.py")}
+
+
+def test_reliability_names_files_and_tests_that_exist() -> None:
+    """A promise with a test that has moved is a promise without one."""
+    text = (house.ROOT / "docs/reliability.md").read_text()
+    for name in re.findall(r"`([\w/]+\.py)", text):
+        places = [house.ROOT / name, house.ROOT / "solo_bam" / name, house.ROOT / "tests/cli" / name]
+        assert any(place.exists() for place in places), name
+    tests = {
+        found
+        for path in (house.ROOT / "tests").rglob("*.py")
+        for found in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    for name in re.findall(r"(?<![\w/])(test_\w+)(?![\w./])", text):
+        assert any(one.startswith(name) for one in tests), name

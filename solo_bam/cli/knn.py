@@ -27,6 +27,11 @@ def main(arguments: Sequence[str]) -> int:
 
     options = parse_options(KNNOptions, asked.settings)
 
+    from solo_bam.core.hardware import is_first_process
+
+    if not is_first_process():  # of those that torchrun has started: one evaluates
+        return 0
+
     from solo_bam.evaluate.offline_knn import evaluate_knn, format_table
 
     result = evaluate_knn(asked.checkpoint, options)

@@ -281,6 +281,12 @@ class Dali(Section):
     encode_indexes_into_labels: bool = False
 
 
+class Distributed(Section):
+    """Several processes: ``timeout``, the seconds that one waits for the others before the run ends with an error."""
+
+    timeout: Positive = 1800
+
+
 class Run(Section):
     """What every training run needs. Arguments of Lightning's Trainer are accepted beside these keys."""
 
@@ -303,6 +309,7 @@ class Run(Section):
     strategy: str | None = "auto"
     precision: int | str = 32
     sync_batchnorm: bool = False
+    distributed: Distributed = Distributed()
     accumulate_grad_batches: Count = 1
 
     @property

@@ -63,8 +63,8 @@ def find_devices(accelerator: str, devices: int | str | list[int]) -> Devices:
     return Devices(kind, chosen, len(indexes))
 
 
-def check_slurm(devices: int, num_nodes: int) -> None:
-    """Whether SLURM has started as many tasks as there are to be processes.
+def check_launcher(devices: int, num_nodes: int) -> None:
+    """Whether SLURM or torchrun has started as many processes as there are to be.
 
     Args:
         devices: processes on each node.
@@ -73,12 +73,20 @@ def check_slurm(devices: int, num_nodes: int) -> None:
     Raises:
         UserError: it has started others, each of which would train alone or wait for the rest.
     """
-    tasks = os.environ.get("SLURM_NTASKS", "")
     inside = "SLURM_JOB_ID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
-    if inside and tasks.isdigit() and int(tasks) != devices * num_nodes:
-        problem = f"got {devices} on {num_nodes} node(s), SLURM has SLURM_NTASKS={tasks} tasks"
-        remedy = "set devices and num_nodes to what --ntasks-per-node and --nodes say, and start with srun"
-        raise UserError("devices", problem, remedy)
+    slurm = ("SLURM has SLURM_NTASKS={} tasks", "--ntasks-per-node and --nodes say, and start with srun")
+    torchrun = ("torchrun has started {0} (WORLD_SIZE={0})", "--nproc-per-node and --nnodes of torchrun say")
+    elastic = "TORCHELASTIC_RUN_ID" in os.environ
+    for name, applies, (told, remedy) in (("WORLD_SIZE", elastic, torchrun), ("SLURM_NTASKS", inside, slurm)):
+        started = os.environ.get(name, "")
+        if applies and started.isdigit() and int(started) != devices * num_nodes:
+            problem = f"got {devices} on {num_nodes} node(s), {told.format(started)}"
+            raise UserError("devices", problem, f"set devices and num_nodes to what {remedy}")
+
+
+def is_first_process() -> bool:
+    """Whether this process is the first, or the only one, of those that torchrun or SLURM has started."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def asked_for(devices: int | str | list[int]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -16,8 +17,10 @@ from solo_bam.config.schema import Run
 # What a run may be continued with another value of: how it is resumed, kept, shown and fed changes no number.
 MAY_CHANGE = (
     "auto_resume", "resume_from_checkpoint", "wandb", "checkpoint", "data.num_workers", "enable_progress_bar",
-    "enable_model_summary", "debug_augmentations", "tuned", "on_collapse", "pictures",
+    "enable_model_summary", "distributed", "debug_augmentations", "tuned", "on_collapse", "pictures",
 )  # fmt: skip
+# How a batch is shared out; with synchronised batch norms only the whole of it is part of a run.
+_SHARES = ("devices", "num_nodes", "optimizer.batch_size")
 
 
 def recipe_hash(recipe: Run) -> str:
@@ -45,11 +48,19 @@ def changes(before: Mapping[str, Any], recipe: Run) -> dict[str, tuple[Any, Any]
     with suppress(ValidationError):  # of a version that had other keys
         before = type(recipe).model_validate(before).model_dump(mode="json")
     old, new = dict(flat(before)), dict(flat(recipe.model_dump(mode="json")))
-    return {
+    found = {
         key: (old.get(key), new.get(key))
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and not any(f"{key}.".startswith(f"{free}.") for free in MAY_CHANGE)
     }
+    shared_alike = recipe.sync_batchnorm and found.keys() <= {*_SHARES} and _whole_batch(old) == _whole_batch(new)
+    return {} if shared_alike else found
+
+
+def _whole_batch(recipe: Mapping[str, Any]) -> list[Any]:
+    """The batch of all processes, as far as a flat recipe tells it: ``devices`` need not be a number."""
+    numbers = [recipe.get(key) for key in _SHARES]
+    return [math.prod(n for n in numbers if isinstance(n, int)), [n for n in numbers if not isinstance(n, int)]]
 
 
 def format_changes(found: Mapping[str, tuple[Any, Any]], shown: int = 8) -> str:

@@ -6,6 +6,7 @@ Each has a test in ``tests/train/test_lightning_state.py``, which holds for the 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from subprocess import Popen
 from typing import Any
 
@@ -20,6 +21,12 @@ def logs_this_step(trainer: pl.Trainer) -> bool:
 def started_processes(trainer: pl.Trainer) -> list[Popen[bytes]]:
     """The processes that Lightning has started from this one: its own list, which its watch over them reads too."""
     return getattr(trainer.strategy.launcher, "procs", [])  # launchers that start none have no such list
+
+
+def set_timeout(trainer: pl.Trainer, seconds: float) -> None:
+    """How long a process waits for the others, in strategies that have such a limit."""
+    if hasattr(trainer.strategy, "_timeout"):
+        trainer.strategy._timeout = timedelta(seconds=seconds)
 
 
 def trained_epochs(checkpoint: Mapping[str, Any]) -> int:

@@ -34,6 +34,7 @@ from solo_bam.train.callbacks import (
     UnreadableImages,
 )
 from solo_bam.train.classifier import Classifier
+from solo_bam.train.hosts import together
 from solo_bam.train.pretrain import (
     build_trainer,
     count_steps,
@@ -128,6 +129,13 @@ def linear(
     Raises:
         UserError: data, devices or a checkpoint that do not fit the recipe, or a loss that is not finite.
     """
+    with together(recipe.distributed.timeout):
+        return _linear(recipe, content, path, trained_by, resume)
+
+
+def _linear(
+    recipe: LinearRecipe, content: dict[str, object], path: Path, trained_by: Recipe | None, resume: bool
+) -> Classified:
     devices, world_size = find_devices(recipe)
     data = checked_data(recipe, world_size)
     extractor = load_extractor(content, path, recipe, trained_by)

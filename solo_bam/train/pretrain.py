@@ -29,9 +29,11 @@ from solo_bam.core.errors import Stopped, UserError, warn
 from solo_bam.runs.checkpoints.read import started
 from solo_bam.runs.folder import RunFolder
 from solo_bam.solo_learn.schedule import by_layer
+from solo_bam.train import hosts
 from solo_bam.train.batch_norm import check_synchronisable, desynchronise, synchronise
 from solo_bam.train.callbacks import AtomicCheckpointIO
 from solo_bam.train.failures import together
+from solo_bam.train.lightning_state import set_timeout
 from solo_bam.train.logger import LineLogger
 from solo_bam.train.performance import checkpoint_gradients, chunk_batches, compile_networks, optimizer_kwargs
 
@@ -86,7 +88,7 @@ def build_trainer(
     Raises:
         UserError: an argument that Lightning refuses.
     """
-    hardware.check_slurm(devices.count, recipe.num_nodes)
+    hardware.check_launcher(devices.count, recipe.num_nodes)
     if hardware.has_slow_bfloat16(recipe.precision, devices.accelerator):
         warn(f"precision={recipe.precision}: slow on this processor, which has no AVX-512; use precision=32")
     try:
@@ -114,6 +116,7 @@ def build_trainer(
         raise
     except Exception as error:  # Lightning and torch check the arguments with whatever exception comes first
         raise _refused(recipe, error) from None
+    set_timeout(trainer, recipe.distributed.timeout)
     _check_steps(trainer, recipe, steps_per_epoch)
     return trainer
 
@@ -216,6 +219,8 @@ def seed_everything(seed: int) -> None:
 @contextmanager
 def running(folder: RunFolder, recipe: Run, devices: hardware.Devices, is_first: bool) -> Iterator[None]:
     """The folder is the run's meanwhile, written by the first process; Ctrl-C at any moment tells how to go on."""
+    if is_first and (group := hosts.joined()) is not None:
+        group.last_words = folder.abandon
     with folder.running(recipe, devices.accelerator) if is_first else nullcontext():
         try:
             yield
@@ -237,12 +242,15 @@ def fit(
     """
     # Checkpoints hold tensors and plain values only; pickled code in one is never run.
     safely = {"weights_only": True} if "weights_only" in inspect.signature(trainer.fit).parameters else {}
-    parent = os.getppid()
+    parent, group = os.getppid(), hosts.joined()
     try:
+        if group is not None:
+            group.start_group(trainer.strategy.root_device)
         with folder.shared(), without_known_warnings():
             trainer.fit(model, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint), **safely)
     except Exception as error:
-        told = together(trainer, folder, as_user_error(error), parent)
+        known = as_user_error(error)
+        told = together(trainer, folder, known, parent) if group is None else group.explained(known)
         raise told from None if isinstance(told, UserError) else error.__cause__
     except SystemExit:  # Lightning's answer to Ctrl-C
         raise _interrupted(folder) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from solo_bam.data.datasets.sources import TRAIN, VAL
 from solo_bam.runs.checkpoints.read import read_checkpoint
 from solo_bam.runs.folder import RunFolder
 from solo_bam.runs.identity import changes, format_changes
+from solo_bam.train.hosts import joined
 from solo_bam.train.lightning_state import trained_epochs
 
 Images = Mapping[str, Any]
@@ -43,8 +45,16 @@ def folder_and_checkpoint(recipe: Run, images: Images, resume: bool, world_size:
     Raises:
         UserError: there is nothing to continue, it is of another recipe or other images, or nothing can be written.
     """
-    folder, checkpoint = _choose(recipe, images, resume, world_size)
+    group = joined()
+    shared = RunFolder(Path(group.share("folder"))).shared() if group is not None and group.rank else nullcontext()
+    with shared:
+        folder, checkpoint = _choose(recipe, images, resume, world_size)
     writable(folder.path, "checkpoint.dir")
+    if group is not None:
+        group.share("folder", folder.path)
+        if (first := group.share("checkpoint", checkpoint)) != str(checkpoint):
+            problem = f"the first process goes on from {first}, this host has {checkpoint}"
+            raise UserError("checkpoint.dir", problem, "put it on a disk that all hosts share")
     return folder, checkpoint
 
 
@@ -108,8 +118,11 @@ def _check_fits(content: Mapping[str, Any], recipe: Run, images: Images, world_s
         if differing := [f"{what} {begun[what]} -> {now.get(what)}" for what in begun if begun[what] != now.get(what)]:
             problem = f"the images have changed since the run's start ({differing[0]})"
             raise UserError(split, problem, "give the images that it was started with, or start a new run")
-    before = (content.get("place") or {}).get("processes", world_size)
-    if before != world_size:
+    place = content.get("place") or {}
+    before = place.get("processes", world_size)
+    batches = [each["optimizer"]["batch_size"] for each in (content["solo_bam"]["recipe"], recipe.model_dump())]
+    alike = recipe.sync_batchnorm and before * batches[0] == world_size * batches[1] and not place.get("so_far")
+    if before != world_size and not alike:
         problem = f"got {world_size} process(es), the run was started on {before}: other batches"
         raise UserError("devices", problem, f"continue it on {before}")
 

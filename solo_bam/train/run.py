@@ -31,6 +31,7 @@ from solo_bam.train.callbacks import (
     ProgressBar,
     UnreadableImages,
 )
+from solo_bam.train.hosts import together
 from solo_bam.train.pretrain import build_model, build_trainer, count_steps, find_devices, fit, running, seed_everything
 from solo_bam.train.resume import Images, RecipeInCheckpoint, describe_images, folder_and_checkpoint
 
@@ -62,6 +63,11 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     Raises:
         UserError: data, devices or a checkpoint that do not fit the recipe, or a loss that is not finite.
     """
+    with together(recipe.distributed.timeout):
+        return _pretrain(recipe, resume)
+
+
+def _pretrain(recipe: Recipe, resume: bool) -> Trained:
     known()  # now that all is imported: the next misspelt name is told without
     devices, world_size = find_devices(recipe)
     source = find_source(recipe.data)

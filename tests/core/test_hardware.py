@@ -109,6 +109,6 @@ def test_slurms_tasks_are_the_processes(
         monkeypatch.setenv(name, value)
     if refused:
         with pytest.raises(UserError, match=r"devices: got 1 on 1 node\(s\), SLURM has SLURM_NTASKS=\d tasks; .*srun"):
-            hardware.check_slurm(devices, 1)
+            hardware.check_launcher(devices, 1)
     else:
-        hardware.check_slurm(devices, 1)
+        hardware.check_launcher(devices, 1)

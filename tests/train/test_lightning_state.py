@@ -7,6 +7,7 @@ the oldest Lightning, ``make check`` on the newest; each passed on 2.1.0, 2.2.5,
 |---|---|
 | ``trainer._logger_connector.should_update_logs`` | ``test_logs_this_step`` |
 | ``trainer.strategy.launcher.procs`` | ``test_started_processes`` |
+| ``trainer.strategy._timeout`` | ``test_set_timeout`` |
 | ``checkpoint["loops"]["fit_loop"]["epoch_progress"]`` | ``test_trained_epochs``, ``test_put_between_batches`` |
 | ``checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]`` | ``test_put_between_batches`` |
 """
@@ -26,13 +27,19 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 
 import solo_bam
 from solo_bam.runs import log
-from solo_bam.train.lightning_state import logs_this_step, put_between_batches, started_processes, trained_epochs
+from solo_bam.train.lightning_state import (
+    logs_this_step,
+    put_between_batches,
+    set_timeout,
+    started_processes,
+    trained_epochs,
+)
 from solo_bam.train.logger import LineLogger
 
 # Of a trainer, loop, module or checkpoint of Lightning: names that it does not document, as attributes or as text.
 _PRIVATE = {
     "_results", "_logger_connector", "_checkpoint_connector", "_data_connector", "_callback_connector", "epoch_loop",
-    "batch_progress", "epoch_progress", "fit_loop", "procs", "_current_fx_name", "_active_loop", "_accelerator_connector", "_fabric", "_batches_that_stepped",
+    "batch_progress", "epoch_progress", "fit_loop", "procs", "_current_fx_name", "_active_loop", "_accelerator_connector", "_fabric", "_batches_that_stepped", "_timeout",
 }  # fmt: skip
 
 
@@ -137,3 +144,16 @@ def test_nothing_else_looks_behind_lightnings_interface() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if (name := getattr(node, "attr", getattr(node, "value", None))) in _PRIVATE
     } == {f"train/lightning_state.py: {name}" for name in ("_logger_connector", "procs", "fit_loop", "epoch_progress")}
+
+
+def test_set_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``trainer.strategy._timeout``: it reaches the process group."""
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **given: asked.update(given))
+    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False)
+    set_timeout(trainer, 7)
+    trainer.strategy.setup_environment()
+    assert asked["timeout"].total_seconds() == 7
+    set_timeout(
+        pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False), 7
+    )  # one process waits for nobody

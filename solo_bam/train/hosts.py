@@ -1,0 +1,203 @@
+"""One run in processes that torchrun or SLURM has started, on one host or several.
+
+The first process chooses the run's folder and tells the others. One that fails leaves a line for all of them in the
+launcher's key-value store; a thread of each process looks for it, and ends the process wherever its training waits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from solo_bam.core.errors import UserError
+
+_LOOK_EVERY = 0.2  # seconds between two looks for a word
+_ANSWER = 2.0  # seconds that the others have to say that they live, and a store to answer
+_BROKEN = re.compile(r"gloo|nccl|connection|timed out|socket|store", re.IGNORECASE)  # what collectives say
+_REMEDY = "see what it said; --resume goes on from the last checkpoint, as torchrun --max-restarts and auto_resume do"
+
+
+class Hosts:
+    """This process among the others.
+
+    Args:
+        environment: of the launcher.
+        timeout: seconds that a process waits for the others.
+    """
+
+    def __init__(self, environment: ClusterEnvironment, timeout: float):
+        self.rank, self.size, self.timeout = environment.global_rank(), environment.world_size(), timeout
+        self.speaks = environment.local_rank() == 0  # for its host
+        self.last_words: Callable[[str], None] = lambda line: None
+        self.ends = False
+        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
+        self.limit = timedelta(seconds=timeout)
+        store = self._connect()
+        met = self._meet(store)
+        self.names = [f"process {rank} on {who.split()[0]}" for rank, who in enumerate(met)]
+        self.store = PrefixStore(met[0], store)
+        # By a connection of its own: one that waits for a key answers nobody else.
+        threading.Thread(target=self._look, args=(PrefixStore(met[0], self._connect()),), daemon=True).start()
+
+    def _connect(self) -> Store:
+        return next(rendezvous("env://", self.rank, self.size, timeout=self.limit))[0]
+
+    def _meet(self, store: Store) -> list[str]:
+        """This start's processes, by rank: torchrun's store may still hold what an earlier start has left in it."""
+        me = f"{socket.gethostname()} {uuid.uuid4().hex}"
+        store.set(f"solo-bam {self.rank}", me)
+        if self.rank:
+            first = store.get(f"{me} follows").decode()
+            store.set(f"{me} follows {first}", "")
+            return json.loads(store.get(f"{first} leads"))
+        end = time.monotonic() + self.timeout
+        while time.monotonic() < end:
+            all_of_them = [store.get(f"solo-bam {rank}").decode() for rank in range(self.size)]
+            for one in all_of_them:
+                store.set(f"{one} follows", me)
+            if store.check([f"{one} follows {me}" for one in all_of_them[1:]]):
+                store.set(f"{me} leads", json.dumps(all_of_them))
+                return all_of_them
+            time.sleep(_LOOK_EVERY)
+        raise RuntimeError("some have ended")
+
+    def start_group(self, device: torch.device) -> None:
+        """Torch's process group, before Lightning makes one over what an earlier start has left in the store."""
+        gpu = device if device.type == "cuda" else None
+        backend = dist.get_default_backend_for_device(device)
+        store = PrefixStore("group", self.store)
+        dist.init_process_group(
+            backend, store=store, rank=self.rank, world_size=self.size, timeout=self.limit, device_id=gpu
+        )
+
+    def share(self, key: str, value: object = "") -> str:
+        """What the first process has given."""
+        if self.rank == 0:
+            self.store.set(key, str(value))
+        return self.store.get(key).decode()
+
+    def _look(self, store: Store) -> None:
+        """Say that this process lives where somebody asks; end it when somebody has failed."""
+        try:
+            while not store.check(["told"]):
+                if store.check(["asked"]):
+                    store.set(f"alive {self.rank}", "")
+                time.sleep(_LOOK_EVERY)
+            line = store.get("told").decode()
+        except RuntimeError:
+            line = f"devices: the launcher of {self.names[0]} has ended or cannot be reached; {_REMEDY}"
+            time.sleep(2 * _ANSWER)  # in which the training finds out as well, or ends
+        if not self.ends:
+            self.end(UserError(line))
+
+    def end(self, error: UserError) -> None:
+        """Print the line, once on each host and by who failed, and end this process."""
+        self.ends = True
+        self.last_words(str(error))
+        if self.speaks:
+            print(f"solo-bam: error: {error}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(error.exit_code)  # not through torch's clean-up, which would wait for the others
+
+    def explained(self, error: Exception) -> UserError:
+        """What all processes say of a failure: the line of the one that failed first."""
+        self.ends = True
+        if isinstance(error, UserError) and error.on_all_processes:
+            return error
+        if isinstance(error, UserError):
+            own = UserError(error.key, f"{error.problem} ({self.names[self.rank]})", error.remedy)
+        elif isinstance(error, RuntimeError) and _BROKEN.search(str(error)):
+            own = self._without(error)
+        else:
+            traceback.print_exception(error)
+            own = UserError("solo-bam", f"{error!r} ({self.names[self.rank]})", "see its traceback")
+        told = _soon(lambda: self.store.compare_set("told", "", str(own)).decode()) or str(own)
+        self.speaks |= told == str(own)
+        return UserError(told)
+
+    def _without(self, error: Exception) -> UserError:
+        """Who broke this process's collective: who does not answer, or else who has not come to it."""
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        late = "timed out" in str(error).lower()
+        waited = f"no answer within distributed.timeout={self.timeout:g} s" if late else "the connection broke"
+        end = time.monotonic() + _ANSWER
+        _soon(lambda: self.store.set(f"failed {self.rank}", ""))
+        _soon(lambda: self.store.set("asked", ""))
+        time.sleep(max(0.0, end - time.monotonic()))
+        silent = _soon(lambda: [rank for rank in others if not self.store.check([f"alive {rank}"])])
+        absent = _soon(lambda: [rank for rank in others if not self.store.check([f"failed {rank}"])])
+        if silent is None:
+            silent = [0] if self.rank else others
+        gone = ", ".join(self.names[rank] for rank in silent or absent or others)
+        state = "has ended or cannot be reached" if silent else "is alive and did not come" if absent else "lost it too"
+        return UserError("devices", f"{gone} {state} ({waited})", _REMEDY)
+
+
+def _soon(ask: Callable[[], Any]) -> Any:
+    """The answer of a store; None where it has none, or gives none in time: a cut connection blocks for minutes."""
+    answer: list[Any] = []
+
+    def run() -> None:
+        with suppress(RuntimeError):
+            answer.append(ask())
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(_ANSWER)
+    return answer[0] if answer else None
+
+
+_joined: list[Hosts] = []
+
+
+def joined() -> Hosts | None:
+    """The group that this process is in; None where no launcher has started several."""
+    return _joined[-1] if _joined else None
+
+
+@contextmanager
+def together(timeout: float) -> Iterator[None]:
+    """Where a launcher has started several processes, they end together, with one line on each host.
+
+    Args:
+        timeout: seconds that a process waits for the others.
+    """
+    environment = next((kind() for kind in (TorchElasticEnvironment, SLURMEnvironment) if kind.detect()), None)
+    if environment is None or environment.world_size() == 1:
+        yield
+        return
+    try:
+        hosts = Hosts(environment, timeout)
+    except RuntimeError as error:
+        problem = f"not all of {environment.world_size()} processes came within {timeout:g} s ({error})"
+        raise UserError("distributed.timeout", problem, "start the launcher on all hosts") from None
+    _joined.append(hosts)
+    try:
+        yield
+        hosts.ends = True
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    except Exception as error:
+        hosts.end(error if hosts.ends and isinstance(error, UserError) else hosts.explained(error))
+    finally:
+        _joined.pop()
