@@ -4,6 +4,7 @@
 # make wheel  a wheel in dist/, tried in an empty environment away from the checkout
 # make docs   the documentation site, in site/; make notebook runs docs/notebook.ipynb anew (two minutes)
 # make test-oldest  the fast tests on the oldest versions that pyproject.toml allows, in .venv-oldest (Python 3.10, 8 GB)
+# make test-cluster  the tests over several hosts and on a real SLURM, which the others leave out (minutes)
 # make test   the tests, ruff and mypy; make test SOLO=/path/to/solo-learn runs them on a checkout of solo-learn's head
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ WORKERS ?= 2
 # A checkout of solo-learn to test on, in place of the installed release; make test ends with the edition that it saw.
 SOLO ?=
 
-.PHONY: install demo check test pytest test-oldest lint house wheel docs notebook clean
+.PHONY: install demo check test pytest test-oldest lint house wheel docs notebook clean test-cluster
 
 install: $(VENV)/.installed
 
@@ -40,10 +41,10 @@ test: $(VENV)/.dev
 
 pytest: $(VENV)/.dev
 	@test -z "$(SOLO)" || test -f "$(SOLO)/solo/__init__.py" || { echo "SOLO: no solo-learn in $(SOLO)" >&2; exit 2; }
-	PYTHONPATH="$(if $(SOLO),$(shell cd "$(SOLO)" 2>/dev/null && pwd))$${PYTHONPATH:+:$$PYTHONPATH}" $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --durations=10
+	PYTHONPATH="$(if $(SOLO),$(shell cd "$(SOLO)" 2>/dev/null && pwd))$${PYTHONPATH:+:$$PYTHONPATH}" $(BIN)/python -m pytest -m "not cluster" --numprocesses $(WORKERS) --dist worksteal --durations=10
 
 check: lint
-	$(BIN)/python -m pytest -m "not slow" --numprocesses $(WORKERS) --dist worksteal --durations=10
+	$(BIN)/python -m pytest -m "not slow and not cluster" --numprocesses $(WORKERS) --dist worksteal --durations=10
 
 $(OLDEST)/.installed: pyproject.toml setup.py constraints-oldest.txt
 	$(OLDEST_PYTHON) -m venv $(OLDEST)
@@ -52,7 +53,10 @@ $(OLDEST)/.installed: pyproject.toml setup.py constraints-oldest.txt
 	touch $@
 
 test-oldest: $(OLDEST)/.installed
-	$(OLDEST)/bin/python -m pytest -m "not slow" --numprocesses $(WORKERS) --dist worksteal --durations=10
+	$(OLDEST)/bin/python -m pytest -m "not slow and not cluster" --numprocesses $(WORKERS) --dist worksteal --durations=10
+
+test-cluster: $(VENV)/.dev
+	$(BIN)/python -m pytest -m cluster --durations=10
 
 house:
 	@$(BIN)/python -m tests.house

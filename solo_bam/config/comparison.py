@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,8 @@ from solo_bam.config.schema import Count, Index, Name, Section, Seed, listed
 from solo_bam.core.errors import UserError, nearest
 
 UNTRAINED = "untrained"  # the row of the network before training
+SLURM = "hydra/launcher=submitit_slurm"
+_LAUNCHERS = {"launcher=slurm": SLURM, "launcher=joblib": ""}
 
 
 def _different(values: list[Any]) -> list[Any]:
@@ -111,9 +114,13 @@ class Comparison(Section):
 
 
 def split_launcher(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Of a command line: Hydra's own overrides, which choose and set up its launcher, and the comparison's."""
-    launcher = [line for line in overrides if line.lstrip("+").startswith(("hydra.", "hydra/"))]
-    return launcher, [line for line in overrides if line not in launcher]
+    """Of a command line: Hydra's own overrides, which choose and set up its launcher, and the comparison's.
+
+    ``launcher=slurm launcher.partition=gpu`` is short for Hydra's words; ``launcher=joblib`` is the default.
+    """
+    lines = [re.sub(r"^launcher(?=\.)", "hydra.launcher", _LAUNCHERS.get(line, line)) for line in overrides]
+    launcher = [line for line in lines if line.lstrip("+").startswith(("hydra.", "hydra/"))]
+    return launcher, [line for line in lines if line and line not in launcher]
 
 
 def load_comparison(name: str, overrides: Sequence[str] = (), config_path: str | None = None) -> Comparison:

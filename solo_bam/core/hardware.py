@@ -79,6 +79,9 @@ def check_slurm(devices: int, num_nodes: int) -> None:
         problem = f"got {devices} on {num_nodes} node(s), SLURM has SLURM_NTASKS={tasks} tasks"
         remedy = "set devices and num_nodes to what --ntasks-per-node and --nodes say, and start with srun"
         raise UserError("devices", problem, remedy)
+    if inside and tasks not in ("", "1") and "SLURM_STEP_ID" not in os.environ:
+        problem = f"SLURM has SLURM_NTASKS={tasks} tasks, and only one of them was started"
+        raise UserError("devices", problem, "start with srun")
 
 
 def asked_for(devices: int | str | list[int]) -> int:

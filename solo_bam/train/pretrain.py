@@ -15,6 +15,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.layer_sync import LayerSync
@@ -93,7 +94,7 @@ def build_trainer(
             sync_batchnorm=recipe.sync_batchnorm and devices.accelerator != "cpu",
             accumulate_grad_batches=recipe.accumulate_grad_batches,
             logger=_loggers(recipe, folder),
-            callbacks=list(callbacks),
+            callbacks=[_OneFolder(folder), *callbacks],
             plugins=_plugins(recipe, devices),
             default_root_dir=folder.path,
             use_distributed_sampler=False,
@@ -157,6 +158,16 @@ def count_steps(images: int, batch_size: int, world_size: int) -> int:
     return images // (batch_size * world_size)
 
 
+class _OneFolder(pl.Callback):
+    """The first process's folder for all: where SLURM has started them, each has looked for one by itself."""
+
+    def __init__(self, folder: RunFolder):
+        self.folder = folder
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.folder.path = trainer.strategy.broadcast(self.folder.path)
+
+
 class _CPUBatchNormSync(LayerSync):
     """``sync_batchnorm: True`` over processes on the CPU, where torch has none."""
 
@@ -171,6 +182,9 @@ def _plugins(recipe: Run, devices: hardware.Devices) -> list[Any]:
     plugins: list[Any] = [AtomicCheckpointIO()]
     if recipe.sync_batchnorm and devices.accelerator == "cpu":
         plugins.append(_CPUBatchNormSync())
+    if SLURMEnvironment.detect():
+        # Before the first step Lightning would answer SIGUSR1 by a checkpoint and a requeue of its own.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
     return plugins
 
 
