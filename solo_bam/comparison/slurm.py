@@ -84,7 +84,7 @@ def go_on_without_ended_jobs(note: Callable[[Path, int, str], None]) -> None:
         if words is None:
             return None
         queue = f"squeue --noheader --states=all --format='%i|%T|%N' --jobs={','.join(words[5::2])}"
-        return ["sh", "-c", f"{' '.join(words)} 2>&- || {{ echo 'JobID|State|NodeList' && {queue}; }}"]
+        return ["sh", "-c", f"{' '.join(words)} 2>/dev/null || {{ echo 'JobID|State|NodeList' && {queue}; }}"]
 
     SlurmJob.results = results_or_none  # type: ignore[method-assign, assignment]
     SlurmInfoWatcher._make_command = command_or_queue  # type: ignore[method-assign, assignment]

@@ -117,7 +117,13 @@ def split_launcher(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """Of a command line: Hydra's own overrides, which choose and set up its launcher, and the comparison's.
 
     ``launcher=slurm launcher.partition=gpu`` is short for Hydra's words; ``launcher=joblib`` is the default.
+
+    Raises:
+        UserError: another launcher.
     """
+    if unknown := [line for line in overrides if line.startswith("launcher=") and line not in _LAUNCHERS]:
+        problem = f"got {unknown[0].partition('=')[2]}, allowed: joblib, slurm"
+        raise UserError("launcher", problem, "correct it, or choose one of Hydra's by hydra/launcher=NAME")
     lines = [re.sub(r"^launcher(?=\.)", "hydra.launcher", _LAUNCHERS.get(line, line)) for line in overrides]
     launcher = [line for line in lines if line.lstrip("+").startswith(("hydra.", "hydra/"))]
     return launcher, [line for line in lines if line and line not in launcher]
