@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from solo_bam.config.comparison import SLURM
 from solo_bam.core.errors import UserError
 
+_SUBMITIT = "hydra_plugins.hydra_submitit_launcher"
 _ASK_EVERY = 30  # seconds
 _RESTARTS = 1000  # of a job whose time is up; it goes on where it was
 
@@ -23,21 +23,19 @@ def launcher_words(asked: Sequence[str], folder: Path, jobs: int | None) -> list
     """Hydra's overrides.
 
     Args:
-        asked: by the user, which come last.
+        asked: by the user.
         folder: of the comparison.
         jobs: at once.
 
     Raises:
         UserError: there is no launcher, or no SLURM.
     """
-    if not importlib.util.find_spec("submitit") or not importlib.util.find_spec(
-        "hydra_plugins.hydra_submitit_launcher"
-    ):
+    if importlib.util.find_spec("hydra_plugins") is None or not importlib.util.find_spec(_SUBMITIT):
         problem = "got slurm, hydra-submitit-launcher is not installed"
         raise UserError("launcher", problem, "pip install 'solo-bam[slurm]'")
     if not shutil.which("sbatch"):
         raise UserError("launcher", "got slurm, there is no sbatch here", "start it where SLURM's jobs are submitted")
-    words = [SLURM, f"hydra.launcher.name={_name(folder)}", f"hydra.launcher.max_num_timeout={_RESTARTS}"]
+    words = [f"hydra.launcher.name={_name(folder)}", f"hydra.launcher.max_num_timeout={_RESTARTS}"]
     return [*words, *([f"hydra.launcher.array_parallelism={jobs}"] if jobs else []), *asked]
 
 
