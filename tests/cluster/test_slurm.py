@@ -183,8 +183,6 @@ def test_a_cancelled_job_has_saved_itself(slurm: Slurm, zygote: Zygote, tmp_path
     slurm.wait(job, "CANCELLED")
     wait_for(lambda: "stopped by SIGTERM at step " in said(tmp_path), slurm, tmp_path, timeout=60)
     assert slurm.restarts(job) == 0
-    (run,) = [RunFolder(path) for path in tmp_path.glob("bam_momentum/*")]
-    assert "-step=" in run.saved()[0].name
     again = submit(slurm, tmp_path, arguments)
     slurm.wait(again, "COMPLETED")
     assert "Resuming " in said(tmp_path)
@@ -228,7 +226,7 @@ def test_an_array(slurm: Slurm, zygote: Zygote, tmp_path: Path) -> None:
     ("options", "words", "told"),
     [
         (["--ntasks=2"], "solo-bam pretrain {}", "devices: got 1 on 1 node(s), SLURM has SLURM_NTASKS=2 tasks; set"),
-        (["--ntasks=4"], "srun solo-bam pretrain {}", "devices: got 1 on 1 node(s), SLURM has SLURM_NTASKS=4 tasks; set"),
+        (["--ntasks=2"], "srun solo-bam pretrain {}", "devices: got 1 on 1 node(s), SLURM has SLURM_NTASKS=2 tasks; set"),
         (
             ["--ntasks-per-node=2"], "solo-bam pretrain {} devices=2",
             "devices: SLURM has SLURM_NTASKS=2 tasks, and only one of them was started; start with srun",
