@@ -4,7 +4,7 @@
 # make wheel  a wheel in dist/, tried in an empty environment away from the checkout
 # make docs   the documentation site, in site/; make notebook runs docs/notebook.ipynb anew (two minutes)
 # make test-oldest  the fast tests on the oldest versions that pyproject.toml allows, in .venv-oldest (Python 3.10, 8 GB)
-# make test-cluster  two and three hosts in network namespaces, and what happens to them (as root, half an hour)
+# make test-cluster  two and three hosts in network namespaces and what happens to them, a real SLURM (as root, an hour)
 # make test   the tests, ruff and mypy; make test SOLO=/path/to/solo-learn runs them on a checkout of solo-learn's head
 
 PYTHON ?= python3

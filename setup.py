@@ -33,7 +33,7 @@ setup(
             "board/page/*",
             "**/references.bib",
         ],
-        "solo_bam.scripts": ["**/*.yaml", "**/*.md"],
+        "solo_bam.scripts": ["**/*.yaml", "**/*.md", "slurm/*.sbatch"],
         "solo_bam.zoo_index": ["index.yaml"],
     },
 )

@@ -14,7 +14,8 @@ def main(arguments: Sequence[str]) -> int:
         prog="solo-bam compare",
         description="Compare methods: shared recipes, an equal search, several seeds, one report. "
         "Started again, it goes on where it stopped.",
-        epilog="Hydra's launchers are chosen as in Hydra: hydra/launcher=submitit_slurm hydra.launcher.gpus_per_node=1",
+        epilog="On SLURM: launcher=slurm launcher.partition=gpu launcher.gpus_per_node=1. "
+        "Hydra's other launchers are chosen as in Hydra: hydra/launcher=NAME",
     )
     parser.add_argument("name", metavar="NAME", help="a comparison, e.g. digits")
     parser.add_argument("--config-path", metavar="FOLDER", help="folder of your own comparisons")

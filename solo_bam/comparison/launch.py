@@ -20,6 +20,8 @@ from pydantic import BaseModel
 
 from solo_bam.comparison.command import PRELOAD, run_command
 from solo_bam.comparison.plan import PlannedRun
+from solo_bam.comparison.slurm import cancel_jobs
+from solo_bam.config.comparison import SLURM
 from solo_bam.config.overrides import quoted
 from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
@@ -28,6 +30,8 @@ from solo_bam.runs.folder import RunFolder
 from solo_bam.runs.identity import recipe_hash
 
 RUNNING, FINISHED, FAILED = "running", "finished", "failed"
+SUBMITTED = "SUBMITIT_EXECUTOR"  # in the environment of a SLURM job that a comparison has submitted
+_TOLD_TO_STOP = (128 + signal.SIGTERM, 128 + signal.SIGUSR1, -signal.SIGTERM, -signal.SIGUSR1)
 
 
 class Job(BaseModel):
@@ -45,6 +49,11 @@ class Job(BaseModel):
     evaluations: list[list[str]]
     folder: Path
     environment: dict[str, str] = {}
+
+    @classmethod
+    def queued(cls, queue: Path, number: int) -> Job:
+        """One of those that :func:`launch` has written down."""
+        return cls.model_validate(json.loads(queue.read_text())[number])
 
     @property
     def name(self) -> str:
@@ -118,7 +127,10 @@ class Job(BaseModel):
         return None
 
     def _call(self, arguments: Sequence[str], log: IO[str], environment: Mapping[str, str]) -> str | None:
-        return _call(arguments, log, environment, fork=self.run.recipe.devices in (1, "1"))
+        # A signal to a SLURM job is for all of its processes: no server would outlive it.
+        fork = self.run.recipe.devices in (1, "1") and SUBMITTED not in environment
+        # Lightning starts a run's processes, SLURM only the job.
+        return _call(arguments, log, {**environment, "SLURM_JOB_NAME": "interactive"}, fork)
 
 
 def _call(arguments: Sequence[str], log: IO[str], environment: Mapping[str, str], fork: bool) -> str | None:
@@ -147,8 +159,14 @@ def _call(arguments: Sequence[str], log: IO[str], environment: Mapping[str, str]
 
 def _started(arguments: Sequence[str], log: str, environment: Mapping[str, str]) -> int:
     words = [sys.executable, "-m", "solo_bam", *arguments]
-    with open(log, "a") as out:
-        return subprocess.run(words, stdout=out, stderr=subprocess.STDOUT, env=dict(environment)).returncode
+    with (
+        open(log, "a") as out,
+        subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, env=environment) as process,
+    ):
+        code = process.wait()  # and so does Popen's end, so that a training saves itself whatever is raised meanwhile
+    if SUBMITTED in environment and code in _TOLD_TO_STOP:
+        raise SystemExit(code)  # without a result: whether the job is cancelled or queued again is SLURM's to say
+    return code
 
 
 def _forked(arguments: Sequence[str], log: str, environment: Mapping[str, str]) -> int:
@@ -239,7 +257,7 @@ def launch(
         except KeyboardInterrupt:
             raise UserError("solo-bam", "interrupted", "the same command goes on where it stopped") from None
         finally:
-            _stop(process)
+            _stop(process, folder, on_slurm=SLURM in launcher)
     watch()
     if process.returncode != 0:
         said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
@@ -260,9 +278,11 @@ def _termination_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _stop(process: subprocess.Popen[bytes], patience: float = 60) -> None:
+def _stop(process: subprocess.Popen[bytes], folder: Path, on_slurm: bool, patience: float = 60) -> None:
     """End what still runs: SIGTERM lets a training save itself, which may take a step."""
     end = time.monotonic() + patience
+    if on_slurm and process.poll() != 0:
+        cancel_jobs(folder, patience)
     with suppress(ProcessLookupError):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)

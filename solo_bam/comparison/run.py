@@ -16,8 +16,9 @@ from solo_bam.comparison.report.answer import answer
 from solo_bam.comparison.report.write import write_report
 from solo_bam.comparison.results import Results
 from solo_bam.comparison.search import tune
+from solo_bam.comparison.slurm import launcher_words
 from solo_bam.comparison.space import describe
-from solo_bam.config.comparison import START, UNTRAINED, Comparison
+from solo_bam.config.comparison import SLURM, START, UNTRAINED, Comparison
 from solo_bam.config.overrides import override_lines
 from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
@@ -40,8 +41,12 @@ def compare(plan: Plan, launcher: Sequence[str] = ()) -> tuple[Results, Path]:
         UserError: the comparison is running already, the launcher failed, or the tuning did.
     """
     comparison, folder = plan.comparison, expanded(plan.comparison.folder)
-    at_once = comparison.jobs or _gpus(plan)
-    launcher = launcher or _on_this_machine(at_once)
+    at_once = 1 if SLURM in launcher else comparison.jobs or _gpus(plan)
+    launcher = (
+        launcher_words(launcher, folder, comparison.jobs)
+        if SLURM in launcher
+        else launcher or _on_this_machine(at_once)
+    )
     plan = plan.model_copy(update={"at_once": at_once})
     with alone(folder) as lock:
         print(f"Report, from now on: {folder / 'report.html'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,8 @@ from solo_bam.config.schema import Count, Index, Name, Section, Seed, listed
 from solo_bam.core.errors import UserError, nearest
 
 UNTRAINED, START = "untrained", "start"  # the row of the network before training: random, or pretrained
+SLURM = "hydra/launcher=submitit_slurm"
+_LAUNCHERS = {"launcher=slurm": SLURM, "launcher=joblib": ""}
 
 
 def _different(values: list[Any]) -> list[Any]:
@@ -113,9 +116,19 @@ class Comparison(Section):
 
 
 def split_launcher(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Of a command line: Hydra's own overrides, which choose and set up its launcher, and the comparison's."""
-    launcher = [line for line in overrides if line.lstrip("+").startswith(("hydra.", "hydra/"))]
-    return launcher, [line for line in overrides if line not in launcher]
+    """Of a command line: Hydra's own overrides, which choose and set up its launcher, and the comparison's.
+
+    ``launcher=slurm launcher.partition=gpu`` is short for Hydra's words; ``launcher=joblib`` is the default.
+
+    Raises:
+        UserError: another launcher.
+    """
+    if unknown := [line for line in overrides if line.startswith("launcher=") and line not in _LAUNCHERS]:
+        problem = f"got {unknown[0].partition('=')[2]}, allowed: joblib, slurm"
+        raise UserError("launcher", problem, "correct it, or choose one of Hydra's by hydra/launcher=NAME")
+    lines = [re.sub(r"^launcher(?=\.)", "hydra.launcher", _LAUNCHERS.get(line, line)) for line in overrides]
+    launcher = [line for line in lines if line.lstrip("+").startswith(("hydra.", "hydra/"))]
+    return launcher, [line for line in lines if line and line not in launcher]
 
 
 def load_comparison(name: str, overrides: Sequence[str] = (), config_path: str | None = None) -> Comparison:

@@ -50,9 +50,9 @@ class LateLoader(DataLoader[Any]):
 
 
 def ignore_termination(worker: int) -> None:
-    """Loader processes outlive a SIGTERM or Ctrl-C to the whole group; the process that they serve stops them."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Loader processes outlive a signal to the whole group; the process that they serve stops them."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _kill_loaders() -> None:

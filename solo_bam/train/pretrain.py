@@ -15,6 +15,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.layer_sync import LayerSync
@@ -181,6 +182,9 @@ def _plugins(recipe: Run, devices: hardware.Devices) -> list[Any]:
     plugins: list[Any] = [AtomicCheckpointIO()]
     if recipe.sync_batchnorm and devices.accelerator == "cpu":
         plugins.append(_CPUBatchNormSync())
+    if SLURMEnvironment.detect():
+        # Before the first step Lightning would answer SIGUSR1 by a checkpoint and a requeue of its own.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
     return plugins
 
 
