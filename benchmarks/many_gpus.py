@@ -1,0 +1,126 @@
+"""What the model of :mod:`benchmarks.costs` says of the published recipe on many GPUs: told, not measured.
+
+Operations and memory are those of the code itself: a step without data (the doctor's), in a process group that pretends
+to have as many processes. Their time is the doctor's roofline on the device's data sheet. Links and delays are assumed:
+:class:`Fabric`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch.distributed as dist
+
+from benchmarks.costs import of_loss, of_network
+from benchmarks.timing import markdown
+from solo_bam.config import load_recipe
+from solo_bam.config.resolve import resolve
+from solo_bam.core import collectives, hardware
+from solo_bam.train.doctor.devices import BESIDE, LAUNCH, Device, device_named, seconds_by_part
+from solo_bam.train.doctor.estimate import Loader, estimate
+from solo_bam.train.doctor.work import LOSS, Work, work_of
+from solo_bam.train.pretrain import build_model
+
+GPUS = (8, 64, 256, 1024)
+BATCH = 256  # a GPU's, as published on 16
+
+
+@dataclass(frozen=True)
+class Fabric:
+    """Assumed: GPUs a node, bytes/s of a GPU out of its node, the share of any link that is reached, delays in s."""
+
+    node: int = 8
+    between: float = 50e9  # 400 Gb/s for each GPU
+    reached: float = 0.8
+    start: float = 20e-6  # of a collective on GPUs
+    hop: float = 5e-6  # of one level of a tree
+    message: float = 30e-6  # of one message between two hosts (TCP), in a ring
+
+
+@contextmanager
+def pretended(processes: int) -> Iterator[None]:
+    """A process group of so many processes whose collectives do nothing."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    if processes == 1:
+        yield
+        return
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
+    try:
+        with mock.patch.object(collectives, "gather_number", lambda value: [value]):
+            yield
+    finally:
+        dist.destroy_process_group()
+
+
+def work(name: str, batch: int, processes: int) -> tuple[Any, Work]:
+    """A recipe's step, of one of so many processes."""
+    recipe = load_recipe(name, [f"optimizer.batch_size={batch}", "accelerator=cpu", "scheduler.min_lr=0"])
+    model = build_model(recipe, resolve(recipe, 1000, True, processes), hardware.Devices("cpu", 1, 1))
+    with pretended(processes):
+        return recipe, work_of(model, recipe, "cuda")
+
+
+def tell(name: str, batch: int, processes: int, device: Device, fabric: Fabric) -> dict[str, float]:
+    """Milliseconds of a step's parts, its memory in GB, and images per second of one GPU."""
+    recipe, found = work(name, batch, processes)
+    W, D = processes, int(recipe.method_kwargs["proj_output_dim"])
+    parts = seconds_by_part(found.operations, device)
+    loss, network = parts.pop(LOSS), sum(parts.values())
+    link = fabric.reached * (device.link if fabric.node >= W else fabric.between)
+    columns, sums = of_loss(batch * W, D, teacher=True, gloo=False)
+    gradients = of_network(found.weights)
+    delay = fabric.start + 2 * math.log2(max(W, 2)) * fabric.hop if W > 1 else 0.0
+    gather = columns.sent(W) / link + delay
+    iterations = sums.sent(W) / link + sums.rounds / 2 * delay
+    all_reduced = gradients.sent(W) / link + delay
+    backward = network / 2  # of forwards by student and teacher and a backward, that the gradients go beside
+    on_device = network + loss + gather + iterations + max(0.0, all_reduced - backward)
+    host = LAUNCH * len(found.operations) + BESIDE + (W - 1) * fabric.message
+    step = max(on_device, host)
+    memory = estimate(recipe, found, device, W, Loader(None, 0)).memory
+    shares = {"network": network, "loss": loss, "gather": gather, "column sums": iterations}
+    shares |= {"gradients beyond the backward": max(0.0, all_reduced - backward), "host": max(0.0, host - on_device)}
+    return {
+        **{key: 1e3 * value for key, value in shares.items()},
+        "host's work": 1e3 * host,
+        "sizes": 1e3 * (W - 1) * fabric.message,
+        "step": 1e3 * step,
+        "GB": memory / 1e9,
+        "images/s": batch / step,
+    }
+
+
+def table(name: str, in_all: int | None = None, device: str = "h100") -> list[dict[str, str]]:
+    """A line for each number of GPUs; efficiency beside one GPU with 256 images.
+
+    Args:
+        name: of the recipe.
+        in_all: images of the global batch; None: 256 a GPU.
+        device: of the doctor's table.
+    """
+    gpu, fabric = device_named(device), Fabric()
+    alone = tell(name, BATCH, 1, gpu, fabric)["images/s"]
+    lines = []
+    for W in GPUS:
+        batch = BATCH if in_all is None else in_all // W
+        found = tell(name, batch, W, gpu, fabric)
+        limits = ("network", "loss", "gather", "column sums", "gradients beyond the backward", "host")
+        worst = max(limits[1:], key=lambda key: found[key])
+        line = {"GPUs": f"{W:,}", "images a GPU": f"{batch}", "step, ms": f"{found['step']:.3g}"}
+        line |= {key: f"{found[key]:.3g}" for key in limits} | {"GB a GPU": f"{found['GB']:.0f}"}
+        lines.append(line | {"efficiency": f"{found['images/s'] / alone:.0%}", "lost most to": worst})
+    return lines
+
+
+def gpus_main() -> None:
+    """Print the tables."""
+    for name in ("imagenet/bam_vit_small", "imagenet/bam_vit_base"):
+        for in_all in (None, 4096):
+            print(f"\n{name}, H100, {'256 images a GPU' if in_all is None else f'global batch {in_all}'}\n")
+            print(markdown(table(name, in_all)))

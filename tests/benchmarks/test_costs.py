@@ -1,0 +1,70 @@
+"""The model of a step over processes: its fit finds constants, it counts the loss's collectives, it follows the code."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import costs, many_gpus, scaling
+from benchmarks.costs import Step, errors, fit, of_loss, predicted
+from benchmarks.scaling import Size, model
+from solo_bam.train.doctor.devices import device_named, seconds_by_part
+from solo_bam.train.doctor.work import LOSS, NETWORK
+
+TRUE = np.array([0.02, 0.005, 0.0003, 1 / 0.9, 0.001, 0.002])
+
+
+def _made_up() -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for W in (1, 2, 3, 4):
+        for B, D, P in [*costs.FITTED, *costs.UNSEEN]:
+            for rate in (*costs.RATES, costs.UNSEEN_RATE):
+                for part in ("loss", "network"):
+                    seconds = float(np.dot(costs.row(Step(B, W, D, P), part, rate, 2), TRUE)) + 1e-9
+                    rows.append({"B": B, "W": W, "D": D, "P": P, "rate": rate, "part": part, "seconds": [seconds]})
+    return [row for row in rows if row["part"] == "loss" or row["W"] != 1]
+
+
+def test_the_fit_finds_the_constants() -> None:
+    rows = _made_up()
+    some = [row for row in rows if row["W"] != 3 and row["rate"] != costs.UNSEEN_RATE]
+    found = fit(some, cores=2)
+    assert found == pytest.approx(TRUE, rel=1e-3)
+    assert errors(rows, found, cores=2)["largest"] < 1e-3
+    assert predicted(rows[-1], 2 * found, cores=2) == pytest.approx(2 * predicted(rows[-1], found, cores=2))
+
+
+@pytest.mark.parametrize("teacher", [False, True])
+def test_both_models_send_the_same(teacher: bool) -> None:
+    """That of ``benchmarks.scaling`` is held against the loss's own calls."""
+    size = Size(B=64, W=4, D=32)
+    sent = sum(one.sent(size.W) for one in of_loss(size.B, size.D, teacher, gloo=False))
+    assert sent == pytest.approx(model(size, teacher)["gather, bytes"])
+
+
+def test_a_step_of_many_processes_is_the_codes_own() -> None:
+    """Eight times the columns: eight times the loss's products, and the network's alone."""
+    flops = {}
+    for processes in (1, 8):
+        _, found = many_gpus.work("digits/bam_momentum", 16, processes)
+        for part in (LOSS, NETWORK):
+            flops[processes, part] = sum(one.flops for one in found.operations if one.part == part)
+    assert flops[8, LOSS] == pytest.approx(8 * flops[1, LOSS], rel=0.01)
+    assert flops[8, NETWORK] == flops[1, NETWORK]
+    device, fabric = device_named("h100"), many_gpus.Fabric()
+    alone, many = (many_gpus.tell("digits/bam_momentum", 16, processes, device, fabric) for processes in (1, 1024))
+    assert alone["gather"] == alone["sizes"] == 0
+    assert many["images/s"] < alone["images/s"]
+    assert seconds_by_part(found.operations, device)[LOSS] * 1e3 > alone["loss"]
+
+
+def test_it_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["scaling", "--links", "--tiny", "--repeats", "1", "--out", str(tmp_path / "a.json")]
+    )
+    scaling.main()
+    assert "s per GFLOP" in capsys.readouterr().out
+    assert "measured" in (tmp_path / "a.json").read_text()
