@@ -10,12 +10,14 @@ import torch
 
 from benchmarks import soak
 from benchmarks.soak_report import report, slope
+from tests.zygote import Zygote
 
 
-def test_it_runs_and_reports(tmp_path: Path) -> None:
+def test_it_runs_and_reports(zygote: Zygote, tmp_path: Path) -> None:
     """A round of one and one of two processes, with an event or two each."""
     out = tmp_path / "soak.json"
-    assert soak.main(["--tiny", "--out", str(out)]) == 0
+    about = soak.Soak(0, seed=0, epochs=2, gap=0.5, images=8, every=0.1, out=out, most=1)
+    assert soak.soak(about, zygote) == 0
     result = json.loads(out.read_text())
     assert [one["processes"] for one in result["rounds"]] == ["1", "2"]
     assert all(one["different"] == [] for one in result["rounds"])

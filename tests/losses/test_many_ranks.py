@@ -38,6 +38,7 @@ def on_ranks(world_size: int, function: Callable[[int], Any]) -> list[Any]:
             failures.append(error)
             threaded.ProcessLocalGroup.exception_handle(error)
 
+    torch._C._distributed_c10d._set_thread_isolation_mode(True)
     threaded._install_threaded_pg()
     size = threading.stack_size(2**20)
     try:
@@ -50,6 +51,7 @@ def on_ranks(world_size: int, function: Callable[[int], Any]) -> list[Any]:
     finally:
         threading.stack_size(size)
         threaded._uninstall_threaded_pg()
+        torch._C._distributed_c10d._set_thread_isolation_mode(False)
         threaded.ProcessLocalGroup.reset()
     told = [error for error in failures if not isinstance(error, SystemExit)]
     if told:
