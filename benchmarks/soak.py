@@ -1,6 +1,6 @@
 """Hours of misfortune: a training is killed, stopped, robbed of its disk and its images, and loses no bit.
 
-    python -m benchmarks.soak [--hours 2] [--seed 0] [--epochs 120] [--out FILE.json]
+    python -m benchmarks.soak [--hours 2] [--seed 0] [--epochs 70] [--out FILE.json]
     python -m benchmarks.soak --report FILE.json          # its table and figure, into docs/
 
 Rounds of one and of two processes take turns until the hours are over. In a round two runs of one recipe and seed
@@ -50,7 +50,7 @@ from solo_bam.runs.folder import RunFolder
 from tests.recipes import TINY
 from tests.zygote import Start, Zygote
 
-KINDS = {"1": [], "2": ["devices=2", "strategy=ddp", "optimizer.batch_size=8"]}  # processes
+KINDS = {"2": ["devices=2", "strategy=ddp", "optimizer.batch_size=8"], "1": []}  # processes
 WEIGHTS = {"kill": 8, "kill one": 1, "signal": 2, "full disk": 2, "damaged image": 2}
 SMALL = [
     "method_kwargs.proj_hidden_dim=32", "method_kwargs.proj_output_dim=16", "limit_val_batches=2", "data.fraction=-1",
@@ -406,7 +406,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=120, help="of each run; rounds follow one another")
+    parser.add_argument("--epochs", type=int, default=70, help="of each run; rounds follow one another")
     parser.add_argument("--gap", type=float, default=9.0, help="mean seconds from a start to its event")
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     parser.add_argument("--tiny", action="store_true", help="a few seconds, to see that it runs")

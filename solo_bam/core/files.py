@@ -30,7 +30,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     part.replace(path)
 
 
-def is_full(error: BaseException) -> bool:
+def is_full(error: BaseException | None) -> bool:
     """Whether the disk, or the user's share of it, had no more room."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -236,7 +237,7 @@ def fit(
     safely = {"weights_only": True} if "weights_only" in inspect.signature(trainer.fit).parameters else {}
     parent = os.getppid()
     try:
-        with folder.shared(), without_known_warnings():
+        with folder.shared(), without_known_warnings(), _silent_threads():
             trainer.fit(model, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint), **safely)
     except Exception as error:
         told = together(trainer, folder, as_user_error(error), parent)
@@ -264,6 +265,17 @@ def as_user_error(error: Exception) -> Exception:
     if isinstance(error, MisconfigurationException) or (refused and isinstance(error, _REFUSALS)):
         return UserError("Trainer", told, "correct the recipe")
     return error
+
+
+@contextmanager
+def _silent_threads() -> Iterator[None]:
+    """A logger's thread that finds the disk full leaves the words to the training, which meets the same error."""
+    ordinary = threading.excepthook
+    threading.excepthook = lambda told: None if is_full(told.exc_value) else ordinary(told)
+    try:
+        yield
+    finally:
+        threading.excepthook = ordinary
 
 
 _REFUSALS = (TypeError, ValueError, RuntimeError, KeyError)
