@@ -41,8 +41,8 @@ from solo_bam.losses._kernel import _CPU_KEPT_ENTRIES
 
 V = T = 2
 SINKHORN = 3
-RATES: list[float | None] = [100, 400, None]  # megabits per second
-UNSEEN_RATE = 200.0
+RATES: list[float | None] = [50, 200, None]  # megabits per second
+UNSEEN_RATE = 100.0
 CONSTANTS = (
     "s per GFLOP", "s per million similarities", "s per message", "link's share", "s per MB", "s per loss"
 )  # fmt: skip

@@ -11,13 +11,14 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch.distributed as dist
 
 from benchmarks.costs import of_loss, of_network
-from benchmarks.timing import markdown
+from benchmarks.timing import machine, markdown, write
 from solo_bam.config import load_recipe
 from solo_bam.config.resolve import resolve
 from solo_bam.core import collectives, hardware
@@ -118,9 +119,11 @@ def table(name: str, in_all: int | None = None, device: str = "h100") -> list[di
     return lines
 
 
-def gpus_main() -> None:
-    """Print the tables."""
-    for name in ("imagenet/bam_vit_small", "imagenet/bam_vit_base"):
-        for in_all in (None, 4096):
-            print(f"\n{name}, H100, {'256 images a GPU' if in_all is None else f'global batch {in_all}'}\n")
-            print(markdown(table(name, in_all)))
+def gpus_main(out: Path | None) -> None:
+    """Print the tables, and keep them."""
+    tables = {}
+    for name, in_all in (("bam_vit_small", None), ("bam_vit_small", 4096), ("bam_vit_base", None)):
+        title = f"imagenet/{name}, H100, {f'{BATCH} images a GPU' if in_all is None else f'{in_all} images in all'}"
+        tables[title] = table(f"imagenet/{name}", in_all)
+        print(f"\n{title}\n\n{markdown(tables[title])}", flush=True)
+    write(out, {"machine": machine(), "told": tables})

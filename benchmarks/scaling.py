@@ -182,7 +182,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.gpus:
-        return many_gpus.gpus_main()
+        return many_gpus.gpus_main(options.out)
     if options.member:
         return costs.member(options.member, options.out)
     if options.links:

@@ -13,6 +13,7 @@ from torch.testing._internal.distributed import multi_threaded_pg as threaded
 
 from solo_bam.core import collectives
 from solo_bam.losses import BAMLoss
+from solo_bam.losses._rows import measure_rows, short_columns
 
 D = 12
 CASES: dict[str, dict[str, Any]] = {
@@ -88,6 +89,26 @@ def largest_error(world_size: int, images: int, monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize("case", CASES)
 def test_64_ranks_are_one_process(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert largest_error(64, 2, monkeypatch, **CASES[case]) < 1e-10
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_half_precision_travels_as_it_is(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In half of the bytes, with the bits of columns that are scaled before."""
+    monkeypatch.setattr(collectives, "_hosts", lambda world: None)
+    sizes, ordinary = set(), collectives.gather
+    monkeypatch.setattr(collectives, "gather", lambda x: sizes.add((x.shape[-1], x.dtype)) or ordinary(x))
+    whole = torch.randn(2, 4, 3, D, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+    def columns(rank: int, z: torch.Tensor, W: int) -> torch.Tensor:
+        p = BAMLoss(2, 2)._problem(images=z.shape[1])
+        assert (p.W, p.rank) == (W, rank)
+        return short_columns(measure_rows(z.flatten(0, 1), p), p)
+
+    found = on_ranks(4, lambda rank: columns(rank, whole[:, rank], 4))
+    assert (D, dtype) in sizes
+    expected = columns(0, whole.flatten(1, 2), 1)
+    for each in found:
+        assert torch.equal(each, expected)
 
 
 @pytest.mark.slow
