@@ -235,7 +235,7 @@ class Round:
         """Put an event down, and what came of it; whoever is left of the run is killed."""
         left = False
         with suppress(ProcessLookupError):
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 20
             while time.monotonic() < deadline:
                 os.killpg(start.pid, 0)
                 time.sleep(0.05)
@@ -264,7 +264,7 @@ class Round:
 
     def kill(self, start: Start) -> dict[str, Any]:
         """All processes at once."""
-        start.kill()
+        self.ended(start, lambda: _kill(start))
         return {"expected": [-signal.SIGKILL]}
 
     def kill_one(self, start: Start) -> dict[str, Any]:
@@ -311,7 +311,7 @@ class Round:
         while start.poll() is None:
             meanwhile()
             if time.monotonic() > deadline:
-                start.kill()
+                _kill(start)
             time.sleep(0.005)
 
     # --------------------------------------------------------------------------------------- comparison
@@ -327,6 +327,13 @@ class Round:
         for folder in self.folders.values():
             shutil.rmtree(folder)
         return found
+
+
+def _kill(start: Start) -> None:
+    """All of its processes; the first alone where it has no group of its own yet."""
+    with suppress(ProcessLookupError):
+        os.kill(start.pid, signal.SIGKILL)
+        os.killpg(start.pid, signal.SIGKILL)
 
 
 def _fill(descriptor: int, disk: Path, left: int) -> None:
@@ -388,8 +395,7 @@ def soak(about: Soak, zygote: Zygote) -> int:
                 print(json.dumps(about.result["rounds"][-1]), flush=True)
     finally:
         for _, start in about.looked_at.values():
-            with suppress(ProcessLookupError):
-                os.killpg(start.pid, signal.SIGKILL)
+            _kill(start)
         done.set()
         watch.join()
         about.write()
