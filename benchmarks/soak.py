@@ -278,8 +278,10 @@ class Round:
     def signal(self, start: Start) -> dict[str, Any]:
         """A signal that saves; before the first step it ends the process as usual."""
         number, group = self.soak.dice.choice([signal.SIGTERM, signal.SIGUSR1]), self.soak.dice.random() < 0.5
-        with suppress(ProcessLookupError):
-            start.send(number, group)
+        for to_all in (group, False):  # where it has no group of its own yet, to it alone
+            with suppress(ProcessLookupError):
+                start.send(number, to_all)
+                break
         self.ended(start)
         return {"signal": number.name, "expected": [128 + number, -number]}
 
