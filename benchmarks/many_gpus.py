@@ -7,26 +7,29 @@ to have as many processes. Their time is the doctor's roofline on the device's d
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
+import torch
 import torch.distributed as dist
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.costs import of_loss, of_network
 from benchmarks.timing import machine, markdown, write
-from solo_bam.config import load_recipe
+from solo_bam.config import Recipe, load_recipe
 from solo_bam.config.resolve import resolve
 from solo_bam.core import collectives, hardware
+from solo_bam.losses import BAMLoss
 from solo_bam.train.doctor.devices import BESIDE, LAUNCH, Device, device_named, seconds_by_part
-from solo_bam.train.doctor.estimate import Loader, estimate
-from solo_bam.train.doctor.work import LOSS, Work, work_of
+from solo_bam.train.doctor.work import LOSS, NETWORK, OPTIMIZER, Recorder, Work, work_of
 from solo_bam.train.pretrain import build_model
 
+CONTEXT = 0.6e9  # bytes of CUDA's own
 GPUS = (8, 64, 256, 1024)
 BATCH = 256  # a GPU's, as published on 16
 
@@ -59,42 +62,52 @@ def pretended(processes: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def work(name: str, batch: int, processes: int) -> tuple[Any, Work]:
-    """A recipe's step, of one of so many processes."""
+@functools.cache
+def alone(name: str, batch: int = BATCH) -> tuple[Recipe, Work]:
+    """A recipe's step on one GPU."""
     recipe = load_recipe(name, [f"optimizer.batch_size={batch}", "accelerator=cpu", "scheduler.min_lr=0"])
-    model = build_model(recipe, resolve(recipe, 1000, True, processes), hardware.Devices("cpu", 1, 1))
-    with pretended(processes):
-        return recipe, work_of(model, recipe, "cuda")
+    model = build_model(recipe, resolve(recipe, 1000, True, 1), hardware.Devices("cpu", 1, 1))
+    return recipe, work_of(model, recipe, "cuda")
+
+
+def loss_of(recipe: Recipe, batch: int, processes: int) -> Recorder:
+    """Operations and memory of the loss alone, in one of so many processes, in half precision."""
+    settings, V, L = recipe.method_kwargs, recipe.num_large_crops + recipe.num_small_crops, recipe.num_large_crops
+    recorder, shape = Recorder(), (V * batch, int(settings["proj_output_dim"]))
+    with pretended(processes), FakeTensorMode():
+        loss_fn = BAMLoss(V, L, top_k_sink=min(int(settings.get("top_k_sink", 0)), batch * processes))
+        z, teacher = (torch.empty(shape, dtype=torch.float16, device="cuda") for _ in range(2))
+        with recorder:
+            loss_fn(z.requires_grad_(), teacher).backward()
+    return recorder
 
 
 def tell(name: str, batch: int, processes: int, device: Device, fabric: Fabric) -> dict[str, float]:
-    """Milliseconds of a step's parts, its memory in GB, and images per second of one GPU."""
-    recipe, found = work(name, batch, processes)
-    W, D = processes, int(recipe.method_kwargs["proj_output_dim"])
-    parts = seconds_by_part(found.operations, device)
-    loss, network = parts.pop(LOSS), sum(parts.values())
+    """Milliseconds of a step's parts, its memory in GB, and images per second of one GPU.
+
+    The network's time is taken to go with the batch, the optimizer's not.
+    """
+    recipe, found = alone(name)
+    share, W = batch / recipe.optimizer.batch_size, processes
+    parts, matching = seconds_by_part(found.operations, device), loss_of(recipe, batch, W)
+    network = share * parts[NETWORK] + parts[OPTIMIZER]
+    loss = seconds_by_part(matching.operations, device)[LOSS]
     link = fabric.reached * (device.link if fabric.node >= W else fabric.between)
-    columns, sums = of_loss(batch * W, D, teacher=True, gloo=False)
-    gradients = of_network(found.weights)
-    delay = fabric.start + 2 * math.log2(max(W, 2)) * fabric.hop if W > 1 else 0.0
-    gather = columns.sent(W) / link + delay
+    delay = fabric.start + 2 * math.log2(W) * fabric.hop if W > 1 else 0.0
+    columns, sums = of_loss(batch * W, int(recipe.method_kwargs["proj_output_dim"]), teacher=True, gloo=False)
+    gather = columns.sent(W) / 2 / link + delay  # in half precision
     iterations = sums.sent(W) / link + sums.rounds / 2 * delay
-    all_reduced = gradients.sent(W) / link + delay
-    backward = network / 2  # of forwards by student and teacher and a backward, that the gradients go beside
-    on_device = network + loss + gather + iterations + max(0.0, all_reduced - backward)
+    backward = share * parts[NETWORK] / 2  # of two forwards and a backward; the gradients go beside it
+    gradients = max(0.0, of_network(found.weights).sent(W) / link + delay - backward)
+    on_device = network + loss + gather + iterations + gradients
     host = LAUNCH * len(found.operations) + BESIDE + (W - 1) * fabric.message
     step = max(on_device, host)
-    memory = estimate(recipe, found, device, W, Loader(None, 0)).memory
-    shares = {"network": network, "loss": loss, "gather": gather, "column sums": iterations}
-    shares |= {"gradients beyond the backward": max(0.0, all_reduced - backward), "host": max(0.0, host - on_device)}
-    return {
-        **{key: 1e3 * value for key, value in shares.items()},
-        "host's work": 1e3 * host,
-        "sizes": 1e3 * (W - 1) * fabric.message,
-        "step": 1e3 * step,
-        "GB": memory / 1e9,
-        "images/s": batch / step,
-    }
+    shares = {"network": network, "loss": loss, "gather": gather, "column sums": iterations, "gradients": gradients}
+    shares |= {"host": max(0.0, host - on_device)}
+    held = found.lasting_memory + share * (found.peak_memory - found.lasting_memory) + CONTEXT
+    held += max(0, matching.peak - loss_of(recipe, batch, 1).peak) + (4 * found.weights if W > 1 else 0)
+    told = {**shares, "sizes": (W - 1) * fabric.message, "host's work": host, "step": step}
+    return {**{key: 1e3 * value for key, value in told.items()}, "GB": held / 1e9, "images/s": batch / step}
 
 
 def table(name: str, in_all: int | None = None, device: str = "h100") -> list[dict[str, str]]:
@@ -106,16 +119,16 @@ def table(name: str, in_all: int | None = None, device: str = "h100") -> list[di
         device: of the doctor's table.
     """
     gpu, fabric = device_named(device), Fabric()
-    alone = tell(name, BATCH, 1, gpu, fabric)["images/s"]
+    best = tell(name, BATCH, 1, gpu, fabric)["images/s"]
     lines = []
     for W in GPUS:
         batch = BATCH if in_all is None else in_all // W
         found = tell(name, batch, W, gpu, fabric)
-        limits = ("network", "loss", "gather", "column sums", "gradients beyond the backward", "host")
+        limits = ("network", "loss", "gather", "column sums", "gradients", "host")
         worst = max(limits[1:], key=lambda key: found[key])
         line = {"GPUs": f"{W:,}", "images a GPU": f"{batch}", "step, ms": f"{found['step']:.3g}"}
         line |= {key: f"{found[key]:.3g}" for key in limits} | {"GB a GPU": f"{found['GB']:.0f}"}
-        lines.append(line | {"efficiency": f"{found['images/s'] / alone:.0%}", "lost most to": worst})
+        lines.append(line | {"efficiency": f"{found['images/s'] / best:.0%}", "lost most to": worst})
     return lines
 
 

@@ -1,6 +1,6 @@
 """Hours of misfortune: a training is killed, stopped, robbed of its disk and its images, and loses no bit.
 
-    python -m benchmarks.soak [--hours 2] [--seed 0] [--epochs 70] [--out FILE.json]
+    python -m benchmarks.soak [--hours 2] [--seed 0] [--epochs 30] [--out FILE.json]
     python -m benchmarks.soak --report FILE.json          # its table and figure, into docs/
 
 Rounds of one and of two processes take turns until the hours are over. In a round two runs of one recipe and seed
@@ -16,8 +16,8 @@ counters, metrics and results are compared bit by bit. The events:
   and mended.
 
 A start whose exit code or last line is not what docs/reliability.md promises is a surprise; the soak ends with 1 if
-there was any, or a bit that differs. Resident memory and open files of all processes are noted all the time. The file
-is written after every event. Starts are forks of one warm process, which spares each some seconds.
+there was any, or a bit that differs. Resident memory and open files of all processes are noted all the time, also those of
+a *long* run that lasts as long as the soak. The file is written after every event. Starts are forks of one warm process, which spares each some seconds.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from tests.recipes import TINY
 from tests.zygote import Start, Zygote
 
 KINDS = {"2": ["devices=2", "strategy=ddp", "optimizer.batch_size=8"], "1": []}  # processes
-WEIGHTS = {"kill": 8, "kill one": 1, "signal": 2, "full disk": 2, "damaged image": 2}
+WEIGHTS = {"kill": 14, "kill one": 2, "signal": 3, "full disk": 2, "damaged image": 2}
 SMALL = [
     "method_kwargs.proj_hidden_dim=32", "method_kwargs.proj_output_dim=16", "limit_val_batches=2", "data.fraction=-1",
     "data.dataset=custom", "log_every_n_steps=5", "auto_resume.enabled=True", "pictures=False",
@@ -175,6 +175,7 @@ class Round:
         self.number = len(soak.result["rounds"])
         self.images = soak.folder / "images"
         self.folders = {"undisturbed": soak.folder / f"round_{self.number}", "disturbed": disk / f"round_{self.number}"}
+        self.folders["long"] = soak.folder / "long"
         self.starts = Counter[str]()
         self.events: dict[str, Callable[[Start], dict[str, Any]]] = {
             "kill": self.kill, "kill one": self.kill_one, "signal": self.signal, "full disk": self.fill_disk,
@@ -190,7 +191,7 @@ class Round:
         alone = self.start("undisturbed")
         start = self.start("disturbed")
         while start.poll() != 0:
-            if not self.outlives(start, soak.dice.expovariate(1 / soak.gap)):
+            if not self.outlives(start, soak.dice.expovariate(1 / soak.gap), soak.dice.random() < 0.4):
                 if start.code != 0:
                     self.note("none", start, {"expected": [0]})
                     if len(surprises(soak.result)) > 20:
@@ -201,19 +202,20 @@ class Round:
                 self.note(name, start, self.events[name](start) | {"took": round(time.monotonic() - began, 2)})
             if start.code != 0:
                 start = self.start("disturbed")
-        alone.wait(3600)
+        alone.wait(7200)
         row = soak.result["rounds"][-1]
         row |= {"ended": soak.seconds, "starts": self.starts["disturbed"], "different": self.compare(alone)}
-        soak.looked_at.clear()
+        del soak.looked_at["undisturbed"], soak.looked_at["disturbed"]
         soak.write()
 
-    def start(self, name: str) -> Start:
+    def start(self, name: str, epochs: int | None = None) -> Start:
         """Begin or go on."""
         self.folders[name].mkdir(exist_ok=True)
+        self.logs_before = len(self.logs())
         arguments = [
             "pretrain", "--config-name", "digits/bam_momentum", *TINY, *SMALL, *KINDS[self.kind],
             f"data.train_path={self.images}/train", f"data.val_path={self.images}/val",
-            f"max_epochs={self.soak.epochs}", f"seed={self.soak.seed + self.number}",
+            f"max_epochs={epochs or self.soak.epochs}", f"seed={self.soak.seed + self.number}",
             f"checkpoint.dir={self.folders[name]}",
         ]  # fmt: skip
         output = self.soak.folder / f"{name}_{self.number}_{self.starts[name]}.txt"
@@ -222,14 +224,20 @@ class Round:
         self.starts[name] += 1
         return start
 
-    def outlives(self, start: Start, seconds: float) -> bool:
-        """Whether a start is still running then; from some time on all are left alone."""
-        end = time.monotonic() + seconds
+    def outlives(self, start: Start, seconds: float, at_once: bool) -> bool:
+        """Whether a start still runs after seconds, counted from its beginning or from the first row that it logs."""
+        end = time.monotonic() + seconds if at_once else None
         while start.poll() is None:
-            if time.monotonic() > end and not self.soak.calm:
+            if end is None and len(self.logs()) > self.logs_before:
+                end = time.monotonic() + seconds
+            if end is not None and time.monotonic() > end and not self.soak.calm:
                 return True
-            time.sleep(0.01)
+            time.sleep(0.02)
         return False
+
+    def logs(self) -> list[Path]:
+        """Of the disturbed run's starts."""
+        return list(self.folders["disturbed"].glob("*/*/logs/start_*.jsonl"))
 
     def note(self, name: str, start: Start, about: dict[str, Any]) -> None:
         """Put an event down, and what came of it; whoever is left of the run is killed."""
@@ -322,11 +330,12 @@ class Round:
         """What differs between the runs."""
         if alone.code != 0:
             return [f"the undisturbed run ended with {alone.code}: {alone.output.read_text()[-300:]}"]
-        a, b = (finished(folder) for folder in self.folders.values())
+        folders = [self.folders[name] for name in ("undisturbed", "disturbed")]
+        a, b = (finished(folder) for folder in folders)
         if a is None or b is None:
             return ["there is not one finished run each"]
         found = different(contents(a), contents(b))
-        for folder in self.folders.values():
+        for folder in folders:
             shutil.rmtree(folder)
         return found
 
@@ -388,6 +397,8 @@ def soak(about: Soak, zygote: Zygote) -> int:
     try:
         with small_disk(about.folder / "disk") as disk_is_small:
             about.result["disk is small"] = disk_is_small
+            if about.most is None:
+                Round(about, zygote, "1", about.folder / "disk", disk_is_small).start("long", epochs=1_000_000)
             for number in range(10**6):
                 if number >= len(KINDS) and about.seconds + longest / 2 > 3600 * about.hours:
                     break
@@ -414,8 +425,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=70, help="of each run; rounds follow one another")
-    parser.add_argument("--gap", type=float, default=9.0, help="mean seconds from a start to its event")
+    parser.add_argument("--epochs", type=int, default=30, help="of each run; rounds follow one another")
+    parser.add_argument(
+        "--gap", type=float, default=4.0, help="mean seconds from a start, or its first row, to its event"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     parser.add_argument("--tiny", action="store_true", help="a few seconds, to see that it runs")
     parser.add_argument("--report", type=Path, metavar="FILE.json", help="put a file's table and figure into docs/")

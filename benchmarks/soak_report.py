@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.style import context
 from scipy import stats
 
@@ -17,7 +16,7 @@ from benchmarks.soak import KINDS, surprises
 from benchmarks.timing import markdown
 from solo_bam.plots.style import COLOURS, STYLE, Picture
 
-WARM = 60.0  # seconds of a process that its slope leaves out
+WARM, BLOCKS = 120.0, 12  # seconds of the long run that its slope leaves out; parts of the rest
 FIGURE = Path("results/soak.png")
 PAGE, BEGIN, END = Path("reliability.md"), "<!-- soak -->", "<!-- /soak -->"
 Points = list[tuple[float, float]]
@@ -75,60 +74,55 @@ def rounds(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 def memory(result: dict[str, Any]) -> str:
     """The slopes in words."""
-    parts = []
-    for kind in KINDS:
-        for column, unit, what in ((5, "MB", "resident memory"), (6, "", "open files")):
-            grown = [found for points in _undisturbed(result, kind, column) if (found := slope(points)) is not None]
-            over = [found for points in _over_starts(result, kind, column) if (found := slope(points)) is not None]
-            parts.append(
-                f"{what}, {kind} process{'es' * (kind != '1')}: {_interval(grown, unit)} within an undisturbed run "
-                f"after its first minute, {_interval(over, unit)} from start to start of a disturbed one"
-            )
-    return (
-        "Slopes per hour (mean over the rounds with its 95 % t-interval; least squares in each):\n\n- "
-        + "\n- ".join(parts)
-    )
+    lines = []
+    for column, unit, what in ((5, "MB", "resident memory"), (6, "files", "open files")):
+        points = [(row[0], row[column]) for row in result["samples"] if row[2] == "long" and row[4] > WARM]
+        told = [f"{_interval(slope(_blocks(points)), unit)} in the long run, from {_range(points)} {unit}"]
+        for kind in KINDS:
+            over = _interval(slope(_over_starts(result, kind, column)), unit)
+            told.append(f"{over} from start to start of disturbed runs of {kind}")
+        lines.append(f"- {what}, an hour: {'; '.join(told)}")
+    how = f"Slopes by least squares with 95 % intervals; the long run in {BLOCKS} means of its time after {WARM:.0f} s"
+    return f"{how}:\n\n" + "\n".join(lines)
 
 
-def slope(points: Points) -> float | None:
-    """Per hour; None of fewer than three points."""
-    if len(points) < 3 or len({x for x, _ in points}) < 2:
+def slope(points: Points) -> tuple[float, float] | None:
+    """Per hour, and half of its 95 % interval; None of fewer than four points."""
+    if len(points) < 4 or len({x for x, _ in points}) < 4:
         return None
-    return 3600 * float(stats.linregress(*zip(*points)).slope)
+    found = stats.linregress(*zip(*points))
+    return 3600 * float(found.slope), 3600 * float(found.stderr * stats.t.ppf(0.975, len(points) - 2))
 
 
-def _interval(values: list[float], unit: str) -> str:
-    if not values:
-        return "not measured"
-    unit = f" {unit}".rstrip()
-    if len(values) < 2:
-        return f"{values[0]:+.2g}{unit} (one round)"
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values):+.2g} ± {half:.2g}{unit} (n = {len(values)})"
+def _blocks(points: Points) -> Points:
+    """Means of so many parts: neighbouring looks tell the same."""
+    parts = [part for part in np.array_split(np.array(points), BLOCKS) if len(part)] if points else []
+    return [(float(x), float(y)) for x, y in (part.mean(0) for part in parts)]
 
 
-def _samples(result: dict[str, Any], kind: str, name: str) -> Iterable[list[Any]]:
-    """Of runs with all their processes and no more, which leaves out starts and ends."""
+def _interval(found: tuple[float, float] | None, unit: str) -> str:
+    return "not measured" if found is None else f"{found[0]:+.2g} ± {found[1]:.2g} {unit}"
+
+
+def _range(points: Points) -> str:
+    values = [y for _, y in points]
+    return f"{values[0]:.0f} to {values[-1]:.0f}" if values else "?"
+
+
+def _over_starts(result: dict[str, Any], kind: str, column: int) -> Points:
+    """The last look at each start that had lived for some seconds, with all its processes; less its round's mean."""
+    last: dict[tuple[int, int], list[Any]] = {}
     for row in result["samples"]:
-        if row[2] == name and result["rounds"][row[1]]["processes"] == kind == str(row[7]):
-            yield row
-
-
-def _undisturbed(result: dict[str, Any], kind: str, column: int) -> list[Points]:
-    found: dict[int, Points] = defaultdict(list)
-    for row in _samples(result, kind, "undisturbed"):
-        if row[4] > WARM:
-            found[row[1]].append((row[4], row[column]))
-    return [*found.values()]
-
-
-def _over_starts(result: dict[str, Any], kind: str, column: int) -> list[Points]:
-    """The last look at each start of the disturbed runs that had lived for some seconds."""
-    last = {(row[1], row[3]): row for row in _samples(result, kind, "disturbed") if row[4] > 5}
-    found: dict[int, Points] = defaultdict(list)
+        if row[2] == "disturbed" and row[4] > 5 and result["rounds"][row[1]]["processes"] == kind == str(row[7]):
+            last[row[1], row[3]] = row
+    by_round: dict[int, Points] = defaultdict(list)
     for row in last.values():
-        found[row[1]].append((row[0], row[column]))
-    return [*found.values()]
+        by_round[row[1]].append((row[0], row[column]))
+    points = []
+    for one in by_round.values():
+        x, y = (statistics.mean(values) for values in zip(*one))
+        points += [(a - x, b - y) for a, b in one]
+    return points
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
@@ -136,13 +130,13 @@ def draw(result: dict[str, Any], path: Path) -> None:
     with context(STYLE):
         figure = Picture(figsize=(9, 5))
         panels = figure.subplots(2, 1, sharex=True)
-        for colour, name in zip(COLOURS, ("undisturbed", "disturbed")):
+        for colour, name in zip(COLOURS, ("long", "undisturbed", "disturbed")):
             rows = [row for row in result["samples"] if row[2] == name]
             for panel, column in zip(panels, (5, 6)):
                 panel.plot(
                     [row[0] / 60 for row in rows], [row[column] for row in rows], ".", ms=2, color=colour, label=name
                 )
-        for colour, name in zip(COLOURS[2:], dict.fromkeys(event["event"] for event in result["events"])):
+        for colour, name in zip(COLOURS[1:], dict.fromkeys(event["event"] for event in result["events"])):
             at = [event["seconds"] / 60 for event in result["events"] if event["event"] == name]
             panels[1].plot(at, [0.0] * len(at), "|", color=colour, ms=8, label=name)
         panels[0].set(ylabel="resident memory, MB", ylim=(0, None))

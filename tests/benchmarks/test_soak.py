@@ -43,5 +43,6 @@ def test_a_bit_that_differs_is_named() -> None:
 
 
 def test_slopes_are_per_hour() -> None:
-    assert slope([(0, 1), (1800, 2), (3600, 3)]) == pytest.approx(2)
+    found = slope([(0, 1), (1800, 2), (3600, 3), (7200, 5)])
+    assert found == pytest.approx((2, 0), abs=1e-6)
     assert slope([(0, 1)]) is None
