@@ -9,16 +9,16 @@ columns (4 C D), C column sums for each Sinkhorn iteration (4 C), without a teac
 reduce-scatter, which gloo does by an all-reduce), and the network's gradients (4 P). Beside them stands the loss's
 arithmetic. The seconds are
 
-    products / FLOP rate + entries of the similarities * a + messages * latency
-        + bytes / (link's rate * share of it that is reached) + bytes * b
+    GFLOP * a + entries of the similarities * b + c                                       the loss's arithmetic
+    messages * d + bytes / (link's rate * e) + bytes * f, which processes share cores for  the collectives
 
-with a, b of the processor, which as many processes share as there are more of than cores.
+Arithmetic is measured in processor time, which other work on the machine does not change much; collectives, by
+themselves and without the arithmetic, by the clock of the slowest process.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import statistics
 import tempfile
@@ -43,9 +43,11 @@ V = T = 2
 SINKHORN = 3
 RATES: list[float | None] = [50, 200, None]  # megabits per second
 UNSEEN_RATE = 100.0
-CONSTANTS = (
-    "s per GFLOP", "s per million similarities", "s per message", "link's share", "s per MB", "s per loss"
-)  # fmt: skip
+PARTS = ("loss", "columns", "network")  # arithmetic, the loss's collectives, the gradients'
+CONSTANTS = {
+    "loss": ("s per GFLOP", "s per million similarities", "s per loss"),
+    "collectives": ("s per message", "link's share", "s per MB"),
+}
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ class Collective:
         return self.rounds * (W - 1)
 
 
-FITTED = [(240, 64, 250_000), (528, 256, 1_000_000), (1008, 128, 2_000_000), (1008, 512, 4_000_000)]
-UNSEEN = [(384, 128, 500_000), (768, 384, 3_000_000), (1536, 256, 6_000_000)]
+FITTED = [(240, 64, 250_000), (528, 256, 500_000), (1008, 128, 1_000_000), (1008, 512, 2_000_000)]
+UNSEEN = [(384, 128, 400_000), (768, 384, 1_500_000), (1536, 256, 3_000_000)]
 TINY = [(16, 8, 1000)]
 
 
@@ -95,17 +97,15 @@ def of_network(P: int) -> Collective:
 
 
 def row(step: Step, part: str, rate: float | None, cores: int) -> list[float]:
-    """What the constants are multiplied with: of the loss or the network's gradients of a step without a teacher."""
-    W, entries = step.W, V * step.B / step.W * T * step.B
-    sharing = max(1.0, W / cores)
+    """What the constants of a part are multiplied with, for a step without a teacher."""
+    W = step.W
+    if part == "loss":
+        entries = V * step.B / W * T * step.B
+        products = (3 + (SINKHORN if entries > _CPU_KEPT_ENTRIES else 0)) * 2 * entries * step.D
+        return [products / 1e9, entries / 1e6, 1.0]
     found = [of_network(step.P)] if part == "network" else of_loss(step.B, step.D, teacher=False, gloo=True)
-    sizes = W - 1 if part == "loss" else 0
     sent = sum(one.sent(W) for one in found) / 1e6
-    messages = sum(one.messages(W) for one in found) + sizes
-    products = (3 + (SINKHORN if entries > _CPU_KEPT_ENTRIES else 0)) * 2 * entries * step.D / 1e9
-    arithmetic = [products, entries / 1e6] if part == "loss" else [0.0, 0.0]
-    link = 8 * sent / rate if rate else 0.0
-    return [*(x * sharing for x in arithmetic), messages, link, sent * sharing, float(part == "loss") * sharing]
+    return [sum(one.messages(W) for one in found), 8 * sent / rate if rate else 0.0, sent * max(1.0, W / cores)]
 
 
 # --------------------------------------------------------------------------------------------- measurement
@@ -132,7 +132,7 @@ def member(plan: Path, out: Path) -> None:
         dist.init_process_group("gloo")
     told, W = json.loads(plan.read_text()), collectives.world_size()
     steps = [Step(B, W, D, P) for B, D, P in told["sizes"] if B % W == 0]
-    calls = {(step, part): _call(step, part) for step in steps for part in ("loss", "network")[:W]}
+    calls = {(step, part): _call(step, part) for step in steps for part in (PARTS if W > 1 else PARTS[:1])}
     seconds: dict[Any, list[float]] = {}
     sent: dict[Any, int] = {}
     for number in range(told["repeats"] + 1):
@@ -140,7 +140,9 @@ def member(plan: Path, out: Path) -> None:
             if W > 1:
                 links.set_rate(rate)
             for (step, part), call in calls.items():
-                took, bytes_ = _timed(call, W)
+                if part == "loss" and rate != told["rates"][-1]:
+                    continue
+                took, bytes_ = _timed(call, W, time.process_time if part == "loss" else time.perf_counter)
                 if number:
                     seconds.setdefault((rate, step, part), []).append(took)
                     sent[rate, step, part] = bytes_
@@ -155,21 +157,24 @@ def member(plan: Path, out: Path) -> None:
         dist.destroy_process_group()
 
 
-def _timed(call: Callable[[], Any], W: int) -> tuple[float, int]:
-    if W == 1:
-        start = time.perf_counter()
-        call()
-        return time.perf_counter() - start, 0
-    dist.barrier()
-    before, start = links.sent(), time.perf_counter()
+def _timed(call: Callable[[], Any], W: int, clock: Callable[[], float]) -> tuple[float, int]:
+    if W > 1:
+        dist.barrier()
+    before, start = links.sent() if W > 1 else 0, clock()
     call()
-    return time.perf_counter() - start, links.sent() - before
+    return clock() - start, links.sent() - before if W > 1 else 0
 
 
 def _call(step: Step, part: str) -> Callable[[], Any]:
     if part == "network":
         gradients = torch.zeros(step.P)
         return lambda: collectives.all_sum(gradients)
+    if part == "columns":
+        columns, sums = torch.randn(T * step.B // step.W, step.D).requires_grad_(), torch.zeros(T * step.B)
+        return lambda: (
+            [collectives.all_sum(sums) for _ in range(SINKHORN)],
+            torch.autograd.backward(collectives.gather(columns).sum()),
+        )
     loss_fn = BAMLoss(num_crops=V, num_large_crops=V, num_sink_iter=SINKHORN)
     z = torch.randn(V * step.B // step.W, step.D).requires_grad_()
     return lambda: torch.autograd.backward(loss_fn(z))
@@ -178,56 +183,85 @@ def _call(step: Step, part: str) -> Callable[[], Any]:
 # ------------------------------------------------------------------------------------------------- the fit
 
 
-def fit(rows: Sequence[dict[str, Any]], cores: int) -> np.ndarray[Any, Any]:
-    """Constants, none negative, of the smallest relative errors of the medians."""
-    counts = np.array([_row_of(one, cores) for one in rows])
-    times = np.array([statistics.median(one["seconds"]) for one in rows])
-    return nnls(counts / times[:, None], np.ones(len(rows)))[0]
+Constants = dict[str, list[float]]
+
+
+def _kind(one: dict[str, Any]) -> str:
+    return "loss" if one["part"] == "loss" else "collectives"
+
+
+def fit(rows: Sequence[dict[str, Any]], cores: int) -> Constants:
+    """Of arithmetic and collectives: constants, none negative, of the smallest relative errors of the medians."""
+    found = {}
+    for kind in CONSTANTS:
+        some = [one for one in rows if _kind(one) == kind]
+        if some:
+            times = np.array([statistics.median(one["seconds"]) for one in some])
+            counts = np.array([_row_of(one, cores) for one in some]) / times[:, None]
+            found[kind] = [float(x) for x in nnls(counts, np.ones(len(some)))[0]]
+    return found
 
 
 def _row_of(one: dict[str, Any], cores: int) -> list[float]:
     return row(Step(*(one[key] for key in "BWDP")), one["part"], one["rate"], cores)
 
 
-def predicted(one: dict[str, Any], constants: np.ndarray[Any, Any], cores: int) -> float:
+def predicted(one: dict[str, Any], constants: Constants, cores: int) -> float:
     """Seconds by the model."""
-    return float(np.dot(_row_of(one, cores), constants))
+    return float(np.dot(_row_of(one, cores), constants[_kind(one)]))
 
 
-def told_constants(constants: np.ndarray[Any, Any]) -> dict[str, float]:
+def told_constants(constants: Constants) -> dict[str, float]:
     """By name; the link's share as a share."""
-    found = dict(zip(CONSTANTS, map(float, constants)))
-    found["link's share"] = 1 / found["link's share"] if found["link's share"] else math.nan
+    found = {name: x for kind, values in constants.items() for name, x in zip(CONSTANTS[kind], values)}
+    if found.get("link's share"):
+        found["link's share"] = 1 / found["link's share"]
     return found
 
 
-def errors(rows: Sequence[dict[str, Any]], constants: np.ndarray[Any, Any], cores: int) -> dict[str, float]:
+def errors(rows: Sequence[dict[str, Any]], constants: Constants, cores: int) -> dict[str, float]:
     """Of predicted over measured: median, and the 10th and 90th percent of them."""
     ratios = [predicted(one, constants, cores) / statistics.median(one["seconds"]) for one in rows]
     off = [abs(ratio - 1) for ratio in ratios]
-    low, high = np.quantile(ratios, [0.1, 0.9])
+    low, high = map(float, np.quantile(ratios, [0.1, 0.9]))
     return {"rows": len(rows), "median error": statistics.median(off), "largest": max(off), "low": low, "high": high}
+
+
+def bytes_error(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Of what the interfaces have sent, packets' heads and repetitions included, over what the model counts."""
+    ratios = []
+    for one in (one for one in rows if one["part"] != "loss" and one["W"] > 1):
+        share = max(1.0, one["W"] / 2)
+        ratios.append(one["sent"] / 1e6 / (_row_of(one, 2)[2] / share))
+    return {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)} if ratios else {}
 
 
 def links_main(repeats: int, out: Path | None, tiny: bool) -> None:
     """Measure, fit, check, print, write."""
     cores = os.cpu_count() or 1
-    measured = []
+    measured: list[dict[str, Any]] = []
     for W in (1,) if tiny else (1, 2, 3, 4):
-        sizes, rates = (TINY, [None]) if tiny else ([*FITTED, *UNSEEN], [*RATES, UNSEEN_RATE])
+        sizes, rates = (TINY, [None]) if tiny else ([*FITTED, *UNSEEN], [UNSEEN_RATE, *RATES])
         measured += measure(sizes, rates, W, repeats)
-        write(out, {"machine": machine(), "measured": measured})
-        print(f"{W} processes measured", flush=True)
+        result = {"machine": machine(), "load": os.getloadavg(), **checked(measured, cores, tiny), "measured": measured}
+        write(out, result)
+        print(f"{W} process(es) measured", flush=True)
+    print(json.dumps({key: value for key, value in result.items() if key != "measured"}, indent=1))
+
+
+def checked(measured: Sequence[dict[str, Any]], cores: int, tiny: bool = False) -> dict[str, Any]:
+    """Constants, and errors on what they were fitted to and on other sizes, rates and three processes."""
     sizes = [tuple(one[key] for key in "BDP") for one in measured]
-    seen = [size in (TINY if tiny else FITTED) and one["rate"] != UNSEEN_RATE for size, one in zip(sizes, measured)]
-    fitted = [one for one, known in zip(measured, seen) if known and one["W"] != 3]
-    unseen = [one for one, size in zip(measured, sizes) if size in UNSEEN]
+    known = [size in (TINY if tiny else FITTED) for size in sizes]
+    fitted = [o for o, size in zip(measured, known) if size and o["rate"] != UNSEEN_RATE and o["W"] != 3]
+    unseen = [o for o, size in zip(measured, known) if not size]
     constants = fit(fitted, cores)
-    result: dict[str, Any] = {"constants": told_constants(constants), "fitted": errors(fitted, constants, cores)}
-    if unseen:
-        result["unseen"] = errors(unseen, constants, cores)
-        result["unseen, by processes"] = {
-            W: errors([one for one in unseen if one["W"] == W], constants, cores) for W in (1, 2, 3, 4)
-        }
-    print(json.dumps(result, indent=1))
-    write(out, {"machine": machine(), **result, "measured": measured})
+    found: dict[str, Any] = {"constants": told_constants(constants), "bytes sent over counted": bytes_error(measured)}
+    for name, rows in (("fitted", fitted), ("unseen", unseen)):
+        for part in PARTS:
+            if some := [one for one in rows if one["part"] == part and _kind(one) in constants]:
+                found[f"{name}, {part}"] = errors(some, constants, cores)
+                slow = [one for one in some if one["rate"]]
+                if slow:
+                    found[f"{name}, {part}, rates that are set"] = errors(slow, constants, cores)
+    return found

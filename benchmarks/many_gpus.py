@@ -25,6 +25,7 @@ from solo_bam.config import Recipe, load_recipe
 from solo_bam.config.resolve import resolve
 from solo_bam.core import collectives, hardware
 from solo_bam.losses import BAMLoss
+from solo_bam.train.doctor.backward import Parts
 from solo_bam.train.doctor.devices import BESIDE, LAUNCH, Device, device_named, seconds_by_part
 from solo_bam.train.doctor.work import LOSS, NETWORK, OPTIMIZER, Recorder, Work, work_of
 from solo_bam.train.pretrain import build_model
@@ -64,8 +65,9 @@ def pretended(processes: int) -> Iterator[None]:
 
 @functools.cache
 def alone(name: str, batch: int = BATCH) -> tuple[Recipe, Work]:
-    """A recipe's step on one GPU."""
-    recipe = load_recipe(name, [f"optimizer.batch_size={batch}", "accelerator=cpu", "scheduler.min_lr=0"])
+    """A recipe's step on one GPU; changes of it may stand behind its name."""
+    name, *changes = name.split()
+    recipe = load_recipe(name, [f"optimizer.batch_size={batch}", "accelerator=cpu", "scheduler.min_lr=0", *changes])
     model = build_model(recipe, resolve(recipe, 1000, True, 1), hardware.Devices("cpu", 1, 1))
     return recipe, work_of(model, recipe, "cuda")
 
@@ -78,7 +80,9 @@ def loss_of(recipe: Recipe, batch: int, processes: int) -> Recorder:
         loss_fn = BAMLoss(V, L, top_k_sink=min(int(settings.get("top_k_sink", 0)), batch * processes))
         z, teacher = (torch.empty(shape, dtype=torch.float16, device="cuda") for _ in range(2))
         with recorder:
-            loss_fn(z.requires_grad_(), teacher).backward()
+            parts = Parts(recorder)
+            parts.begin(LOSS)
+            parts.backward(loss_fn(z.requires_grad_(), teacher))
     return recorder
 
 
@@ -135,8 +139,10 @@ def table(name: str, in_all: int | None = None, device: str = "h100") -> list[di
 def gpus_main(out: Path | None) -> None:
     """Print the tables, and keep them."""
     tables = {}
-    for name, in_all in (("bam_vit_small", None), ("bam_vit_small", 4096), ("bam_vit_base", None)):
-        title = f"imagenet/{name}, H100, {f'{BATCH} images a GPU' if in_all is None else f'{in_all} images in all'}"
-        tables[title] = table(f"imagenet/{name}", in_all)
+    small, base = "imagenet/bam_vit_small", "imagenet/bam_vit_base"
+    narrow = f"{small} method_kwargs.proj_output_dim=256"
+    for name, in_all in ((small, None), (small, 4096), (base, None), (narrow, None)):
+        title = f"{name}, H100, {f'{BATCH} images a GPU' if in_all is None else f'{in_all} images in all'}"
+        tables[title] = table(name, in_all)
         print(f"\n{title}\n\n{markdown(tables[title])}", flush=True)
     write(out, {"machine": machine(), "told": tables})

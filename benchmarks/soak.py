@@ -16,8 +16,9 @@ counters, metrics and results are compared bit by bit. The events:
   and mended.
 
 A start whose exit code or last line is not what docs/reliability.md promises is a surprise; the soak ends with 1 if
-there was any, or a bit that differs. Resident memory and open files of all processes are noted all the time, also those of
-a *long* run that lasts as long as the soak. The file is written after every event. Starts are forks of one warm process, which spares each some seconds.
+there was any, or a bit that differs. Resident memory and open files of all processes are noted all the time, also those
+of a *long* run that lasts as long as the soak. The file is written after every event. Starts are forks of one warm
+process, which spares each some seconds.
 """
 
 from __future__ import annotations

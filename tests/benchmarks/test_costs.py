@@ -4,37 +4,48 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
 from benchmarks import costs, many_gpus, scaling
-from benchmarks.costs import Step, errors, fit, of_loss, predicted
+from benchmarks.costs import Step, of_loss, predicted
 from benchmarks.scaling import Size, model
 from solo_bam.train.doctor.devices import device_named
 from solo_bam.train.doctor.work import LOSS
 
-TRUE = np.array([0.02, 0.005, 0.0003, 1 / 0.9, 0.001, 0.002])
+TRUE = {"loss": [0.02, 0.005, 0.002], "collectives": [0.0003, 1 / 0.9, 0.001]}
 
 
-def _made_up() -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
+def _made_up() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
     for W in (1, 2, 3, 4):
         for B, D, P in [*costs.FITTED, *costs.UNSEEN]:
             for rate in (*costs.RATES, costs.UNSEEN_RATE):
-                for part in ("loss", "network"):
-                    seconds = float(np.dot(costs.row(Step(B, W, D, P), part, rate, 2), TRUE)) + 1e-9
-                    rows.append({"B": B, "W": W, "D": D, "P": P, "rate": rate, "part": part, "seconds": [seconds]})
-    return [row for row in rows if row["part"] == "loss" or row["W"] != 1]
+                for part in costs.PARTS if W > 1 else costs.PARTS[:1]:
+                    one = {"B": B, "W": W, "D": D, "P": P, "rate": rate, "part": part}
+                    counted = costs.row(Step(B, W, D, P), part, rate, 2)
+                    sent = 1e6 * counted[2] / max(1, W / 2)
+                    rows.append({**one, "seconds": [predicted(one, TRUE, 2)], "sent": sent})
+    return rows
 
 
 def test_the_fit_finds_the_constants() -> None:
     rows = _made_up()
-    some = [row for row in rows if row["W"] != 3 and row["rate"] != costs.UNSEEN_RATE]
-    found = fit(some, cores=2)
-    assert found == pytest.approx(TRUE, rel=1e-3)
-    assert errors(rows, found, cores=2)["largest"] < 1e-3
-    assert predicted(rows[-1], 2 * found, cores=2) == pytest.approx(2 * predicted(rows[-1], found, cores=2))
+    found = costs.checked(rows, cores=2)
+    named = [*costs.CONSTANTS["loss"], *costs.CONSTANTS["collectives"]]
+    true = [*TRUE["loss"], TRUE["collectives"][0], 0.9, TRUE["collectives"][2]]
+    assert [found["constants"][name] for name in named] == pytest.approx(true, rel=1e-3)
+    assert all(found[f"unseen, {part}"]["largest"] < 1e-3 for part in costs.PARTS)
+    assert found["bytes sent over counted"]["median"] == pytest.approx(1)
+
+
+def test_an_error_is_told() -> None:
+    rows = _made_up()
+    for one in rows:
+        if (one["B"], one["D"], one["P"]) in costs.UNSEEN and one["part"] == "network":
+            one["seconds"] = [0.8 * one["seconds"][0]]
+    assert costs.checked(rows, cores=2)["unseen, network"]["median error"] == pytest.approx(0.25, rel=1e-2)
 
 
 @pytest.mark.parametrize("teacher", [False, True])
