@@ -171,10 +171,13 @@ def _call(step: Step, part: str) -> Callable[[], Any]:
         return lambda: collectives.all_sum(gradients)
     if part == "columns":
         columns, sums = torch.randn(T * step.B // step.W, step.D).requires_grad_(), torch.zeros(T * step.B)
-        return lambda: (
-            [collectives.all_sum(sums) for _ in range(SINKHORN)],
-            torch.autograd.backward(collectives.gather(columns).sum()),
-        )
+
+        def exchange() -> None:
+            for _ in range(SINKHORN):
+                collectives.all_sum(sums)
+            torch.autograd.backward(collectives.gather(columns).sum())
+
+        return exchange
     loss_fn = BAMLoss(num_crops=V, num_large_crops=V, num_sink_iter=SINKHORN)
     z = torch.randn(V * step.B // step.W, step.D).requires_grad_()
     return lambda: torch.autograd.backward(loss_fn(z))

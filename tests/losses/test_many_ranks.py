@@ -47,7 +47,7 @@ def on_ranks(world_size: int, function: Callable[[int], Any]) -> list[Any]:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(timeout=300)
+            thread.join(timeout=1800)
             assert not thread.is_alive(), "a rank hangs"
     finally:
         threading.stack_size(size)
@@ -114,5 +114,5 @@ def test_half_precision_travels_as_it_is(dtype: torch.dtype, monkeypatch: pytest
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["two crops", "teacher"])
 def test_1024_ranks_are_one_process(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """About a minute each: every collective copies 1,024 x 1,024 pieces."""
+    """Every collective copies 1,024 x 1,024 pieces: a minute or more."""
     assert largest_error(1024, 1, monkeypatch, **CASES[case]) < 1e-10
