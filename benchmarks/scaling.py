@@ -1,6 +1,7 @@
 """What a step and an evaluation cost as the global batch and the processes grow: measured, and by a stated model.
 
     python -m benchmarks.scaling [--tiny] [--repeats 3] [--out FILE.json]
+    python -m benchmarks.scaling --links | --gpus      # a step's cost over links of a set rate; over 8 to 1,024 GPUs
 
 Measured: the loss forward and backward, the gather of the columns forward and backward, and the k-NN search, on gloo
 processes of one thread each; the seconds are those of the slowest process. Where processes outnumber the cores they
@@ -31,6 +32,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
+from benchmarks import costs, many_gpus
 from benchmarks.timing import machine, markdown, write
 from solo_bam.core import collectives
 from solo_bam.core.neighbors import BANK_TILE, find_neighbours
@@ -174,8 +176,17 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, to see that it runs")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, metavar="FILE.json")
+    parser.add_argument("--links", action="store_true", help="fit and check the model of benchmarks.costs")
+    parser.add_argument("--gpus", action="store_true", help="tell the tables of benchmarks.many_gpus")
+    parser.add_argument("--member", type=Path, help=argparse.SUPPRESS)  # one of the processes of --links
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.gpus:
+        return many_gpus.gpus_main(options.out)
+    if options.member:
+        return costs.member(options.member, options.out)
+    if options.links:
+        return costs.links_main(options.repeats, options.out, options.tiny)
     results, rows = [], []
     for size in TINY if options.tiny else MEASURED:
         results.append(measure(size, options.repeats))

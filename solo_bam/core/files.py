@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -19,10 +20,19 @@ PART = ".part"  # what the name of a file that is not whole yet ends with
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A file beside ``path`` to write to, which takes its place when all went well."""
+    """A file beside ``path`` to write to, which takes its place when all went well and is removed otherwise."""
     part = path.with_name(path.name + PART)
-    yield part
+    try:
+        yield part
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     part.replace(path)
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether the disk, or the user's share of it, had no more room."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def expanded(path: Path | str) -> Path:

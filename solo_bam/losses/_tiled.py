@@ -30,9 +30,9 @@ from solo_bam.losses._rows import (
     Rows,
     Workspace,
     dots,
-    gather_columns,
     measure_rows,
     project_,
+    short_columns,
     spread,
     tensor_cores,
 )
@@ -120,8 +120,7 @@ class _AttentionMatching(torch.autograd.Function):
         rows = measure_rows(z, p)
         target_rows = rows if z_teacher is None else measure_rows(z_teacher.contiguous(), p)
         crops = rows.short(max(p.L, p.T))
-        target_crops = crops if z_teacher is None else target_rows.short(p.T).to(crops.dtype)
-        columns = gather_columns(target_crops[: p.T], p)
+        columns = short_columns(target_rows, p, crops if z_teacher is None else None).to(crops.dtype)
         # Above 1, exponentials are so near to 1 that they no longer tell the similarities apart.
         bounded = p.reg <= 1 and _fits(1 / p.reg, columns)
         several_passes = p.num_sink_iter > 0

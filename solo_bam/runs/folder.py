@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -187,7 +187,8 @@ class RunFolder:
                 if new and isinstance(error, UserError) and error.key == "Trainer" and not self.saved():
                     shutil.rmtree(self.path, ignore_errors=True)
                 elif self.record().get("status") == "running":
-                    self.abandon(str(error) or type(error).__name__)
+                    with suppress(OSError):  # of a full disk, which is what the error tells
+                        self.abandon(str(error) or type(error).__name__)
                 raise
             finally:
                 (self.path / _LOCK).unlink(missing_ok=True)
@@ -211,8 +212,7 @@ class RunFolder:
 
     def start(self, recipe: Run, hardware: Mapping[str, object]) -> None:
         """Create the folder and write down what is about to run."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.create(recipe.model_dump(mode="json")), self.path / "recipe.yaml")
+        self._write_recipe(recipe)
         about = {
             "method": recipe.method,
             "recipe_hash": recipe_hash(recipe),
@@ -229,10 +229,15 @@ class RunFolder:
 
     def adopt(self, recipe: Run, source: Mapping[str, object]) -> None:
         """Create the folder of a run that was trained elsewhere, from a ``source`` that is written down."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.create(recipe.model_dump(mode="json")), self.path / "recipe.yaml")
+        self._write_recipe(recipe)
         about = {"method": recipe.method, "recipe_hash": recipe_hash(recipe), "status": "finished"}
         self._write({**about, "imported": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "imported_from": dict(source)})
+
+    def _write_recipe(self, recipe: Run) -> None:
+        """Create the folder; a run whose recipe was cut off could not be continued."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with written_whole(self.path / "recipe.yaml") as part:
+            OmegaConf.save(OmegaConf.create(recipe.model_dump(mode="json")), part)
 
     @contextmanager
     def shared(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ def starts(folder: Path) -> list[Path]:
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file; a last line that a kill has cut off is left out, and so is a missing file."""
+    """The rows of a file; what a kill or a full disk has cut off is left out, and so is a missing file."""
     if not path.exists():
         return
     with path.open() as lines:
         for line in lines:
             if line.endswith("\n"):
-                yield json.loads(line)
+                with suppress(ValueError):
+                    yield json.loads(line)
 
 
 def metrics(path: Path) -> Iterator[dict[str, float]]:

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,6 +20,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.layer_sync import LayerSync
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 from torch import nn
 
@@ -27,6 +29,7 @@ from solo_bam.backbones import backbone_factory, check_crop_sizes, check_heat_ma
 from solo_bam.config.schema import Recipe, Run
 from solo_bam.core import hardware
 from solo_bam.core.errors import Stopped, UserError, warn
+from solo_bam.core.files import is_full
 from solo_bam.runs.checkpoints.read import started
 from solo_bam.runs.folder import RunFolder
 from solo_bam.solo_learn.schedule import by_layer
@@ -225,11 +228,13 @@ def running(folder: RunFolder, recipe: Run, devices: hardware.Devices, is_first:
     """The folder is the run's meanwhile, written by the first process; Ctrl-C at any moment tells how to go on."""
     if is_first and (group := hosts.joined()) is not None:
         group.last_words = folder.abandon
-    with folder.running(recipe, devices.accelerator) if is_first else nullcontext():
-        try:
+    try:
+        with folder.running(recipe, devices.accelerator) if is_first else nullcontext():
             yield
-        except KeyboardInterrupt:  # after the training, while it is measured and drawn
-            raise _interrupted(folder) from None
+    except KeyboardInterrupt:  # after the training, while it is measured and drawn
+        raise _interrupted(folder) from None
+    except OSError as error:
+        raise as_user_error(error) from None
 
 
 def fit(
@@ -250,26 +255,29 @@ def fit(
     try:
         if group is not None:
             group.start_group(trainer.strategy.root_device)
-        with folder.shared(), without_known_warnings():
+        with folder.shared(), without_known_warnings(), _silent_threads():
             trainer.fit(model, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint), **safely)
     except Exception as error:
         known = as_user_error(error)
         told = together(trainer, folder, known, parent) if group is None else group.explained(known)
         raise told from None if isinstance(told, UserError) else error.__cause__
-    except SystemExit:  # Lightning's answer to Ctrl-C
-        raise _interrupted(folder) from None
+    except SystemExit as error:  # Lightning's answer to Ctrl-C, and to a SIGTERM before the first step
+        number = signal.SIGTERM if isinstance(error, SIGTERMException) else signal.SIGINT
+        raise _interrupted(folder, number) from None
     if trainer.interrupted:  # that of its earlier versions
         raise _interrupted(folder)
 
 
 def as_user_error(error: Exception) -> Exception:
-    """What Lightning refuses of its arguments, and a full memory, as one line; any other error as it is."""
+    """What Lightning refuses of its arguments, a full memory and a full disk, as one line; any other error as it is."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     package = Path(pl.__file__).parents[1]
     refused = trace is not None and package in Path(trace.tb_frame.f_code.co_filename).parents
     told = " ".join(str(error).split())
+    if is_full(error):
+        return UserError("checkpoint.dir", told, "make room, then continue with --resume")
     if isinstance(error, torch.cuda.OutOfMemoryError):
         remedy = "lower it or set performance.chunked_batch"
         return UserError("optimizer.batch_size", f"the device's memory is full ({told})", remedy)
@@ -278,12 +286,23 @@ def as_user_error(error: Exception) -> Exception:
     return error
 
 
+@contextmanager
+def _silent_threads() -> Iterator[None]:
+    """A logger's thread that finds the disk full leaves the words to the training, which meets the same error."""
+    ordinary = threading.excepthook
+    threading.excepthook = lambda told: None if is_full(told.exc_value) else ordinary(told)
+    try:
+        yield
+    finally:
+        threading.excepthook = ordinary
+
+
 _REFUSALS = (TypeError, ValueError, RuntimeError, KeyError)
 
 
-def _interrupted(folder: RunFolder) -> Stopped:
+def _interrupted(folder: RunFolder, number: int = signal.SIGINT) -> Stopped:
     kept = f"saved in {folder.saved()[0]}" if folder.saved() else "nothing was saved yet"
-    return Stopped(f"interrupted, {kept}", signal.SIGINT, "continue with --resume" if folder.saved() else "start again")
+    return Stopped(f"interrupted, {kept}", number, "continue with --resume" if folder.saved() else "start again")
 
 
 # What Lightning and torch say on every run, and what is no concern of the user's.

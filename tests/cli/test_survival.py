@@ -286,6 +286,47 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_stays(
     assert_same(run, runs(kind, 4))
 
 
+FULL_ELSEWHERE = {
+    "a row of the log": """
+import errno, os
+from solo_bam.train.logger import LineLogger
+ordinary, rows = LineLogger.log_metrics, []
+def log_metrics(self, *args, **kwargs):
+    rows.append(1)
+    if len(rows) == 15:
+        with self._path.open("a") as out:
+            out.write('{"bam_l')
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    ordinary(self, *args, **kwargs)
+LineLogger.log_metrics = log_metrics
+""",
+    "the recipe, and what tells of the end": """
+import errno, os
+from omegaconf import OmegaConf
+from solo_bam.runs.folder import RunFolder
+def save(config, path):
+    open(path, "w").write("method: ba")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+OmegaConf.save = save
+""",
+}
+
+
+@pytest.mark.parametrize("what", FULL_ELSEWHERE)
+def test_a_disk_that_is_full_for_anything_is_one_line(what: str, zygote: Zygote, runs: Any, tmp_path: Path) -> None:
+    """The run keeps its recipe, by which it is found again, and whatever of the logs is whole."""
+    overrides = ["max_epochs=4"]
+    killed = pretrain(zygote, tmp_path, overrides, before=AT_A_ROW.format(rows=12, seconds=0))
+    assert killed.wait() == -signal.SIGKILL
+    start = pretrain(zygote, tmp_path, overrides, before=FULL_ELSEWHERE[what])
+    assert start.wait() == 2, start.output.read_text()[-3000:]
+    assert "checkpoint.dir: [Errno 28] No space left on device; make room, then continue" in one_line(start)
+    assert not list(tmp_path.glob("bam_momentum/*/*.part"))
+    last = pretrain(zygote, tmp_path, overrides, "--resume")
+    assert last.wait() == 0, last.output.read_text()[-3000:]
+    assert_same(finished(tmp_path), runs("one process", 4))
+
+
 # --------------------------------------------------------------------------------------- another recipe
 
 
