@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from solo_bam.config.schema import Run
+from solo_bam.config.schema import SHARDED, Run
 from solo_bam.core.errors import UserError, warn
 from solo_bam.core.files import expanded, writable
 from solo_bam.data.datasets.images import Split
@@ -99,8 +99,13 @@ def newest_readable(folder: RunFolder, method: str, key: str) -> tuple[Path, dic
 
 
 def _check_fits(content: Mapping[str, Any], recipe: Run, images: Images, world_size: int, key: str) -> None:
-    """Refuse to go on from a checkpoint of another recipe, of other images or on another number of processes."""
+    """Refuse to go on from a checkpoint of another recipe, of other images or with other batches."""
     changed = changes(content["solo_bam"].get("recipe", {}), recipe)
+    place = content.get("place") or {}
+    before = place.get("processes", world_size)
+    if before != world_size and recipe.strategy == SHARDED and "strategy" not in changed:
+        _check_same_batches(place, changed, recipe, world_size)
+        before = world_size
     if changed:
         raise UserError(key, f"the recipe has changed: {format_changes(changed)}", "change it back, or start a new run")
     for split, begun in (content["solo_bam"].get("images") or {}).items():
@@ -108,10 +113,23 @@ def _check_fits(content: Mapping[str, Any], recipe: Run, images: Images, world_s
         if differing := [f"{what} {begun[what]} -> {now.get(what)}" for what in begun if begun[what] != now.get(what)]:
             problem = f"the images have changed since the run's start ({differing[0]})"
             raise UserError(split, problem, "give the images that it was started with, or start a new run")
-    before = (content.get("place") or {}).get("processes", world_size)
     if before != world_size:
         problem = f"got {world_size} process(es), the run was started on {before}: other batches"
         raise UserError("devices", problem, f"continue it on {before}")
+
+
+def _check_same_batches(place: Mapping[str, Any], changed: dict[str, Any], recipe: Run, world_size: int) -> None:
+    """Another number of processes is no change where an epoch begins and a batch has the same images."""
+    before, size = place["processes"], recipe.optimizer.batch_size  # type: ignore[attr-defined]
+    was, _ = changed.pop("optimizer.batch_size", (size, size))
+    if was * before != size * world_size:
+        problem = f"got {size} on {world_size} process(es), the run was started with {was} on {before}: other batches"
+        raise UserError("optimizer.batch_size", problem, f"set it so that a batch has {was * before} images in all")
+    if place.get("so_far") is not None:
+        problem = f"got {world_size} process(es), the checkpoint is of the middle of an epoch on {before}"
+        raise UserError("devices", problem, f"continue it on {before}, or give the checkpoint of a whole epoch")
+    for key in ("devices", "num_nodes"):
+        changed.pop(key, None)
 
 
 def _tell_nearest(recipe: Run, resume: bool) -> None:
