@@ -96,25 +96,30 @@ def check_shardable(model: nn.Module, synchronised: bool) -> None:
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Shard every child of a method that has weights, block by block, in place.
+    """Shard every child of a method that is trained or a teacher, block by block, in place.
 
     Args:
-        model: a method; it calls its children, and itself has no weights.
+        model: a method; it calls its children, and itself has no weights. A frozen child, which may be written to
+            between steps, stays whole.
         mesh: the processes.
     """
     model.to(memory_format=torch.contiguous_format)  # of others, torch cannot make shares
-    for child in model.children():
-        for network in child if isinstance(child, nn.ModuleList) else [child]:
+    teachers = [teacher for _, teacher in getattr(model, "momentum_pairs", ())]
+    for network in model.children():
+        if network in teachers or any(p.requires_grad for p in network.parameters()):
             for module in (*_blocks(network), network):
-                if any(True for _ in module.parameters()):
-                    fully_shard(module, mesh=mesh, reshard_after_forward=True)
+                fully_shard(module, mesh=mesh, reshard_after_forward=True)
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:
     """What a network lists one after the other and is made of several modules, the innermost first."""
     lists = [module for module in network.modules() if isinstance(module, nn.Sequential | nn.ModuleList)]
     for each in reversed(lists):
-        yield from (block for block in each if any(True for _ in block.children()) and block not in lists)
+        yield from (
+            block
+            for block in each
+            if block not in lists and any(True for _ in block.children()) and any(True for _ in block.parameters())
+        )
 
 
 def whole_state(model: nn.Module) -> dict[str, Any]:

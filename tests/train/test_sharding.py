@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import signal
 import traceback
@@ -20,13 +19,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from solo_bam.cli import main
 from solo_bam.core import collectives
+from solo_bam.core.hardware import GIB
 from solo_bam.runs.checkpoints.read import load_pretrained
 from solo_bam.runs.folder import RunFolder
 from solo_bam.train.batch_norm import synchronise
-from solo_bam.train.doctor.work import _optimizer_of
+from solo_bam.train.doctor.devices import device_named
+from solo_bam.train.doctor.estimate import Loader, tell
+from solo_bam.train.doctor.work import Work, _optimizer_of
 from solo_bam.train.sharding import shard, whole_state
 from tests import processes
-from tests.recipes import small, tiny_overrides
+from tests.recipes import small, tiny, tiny_overrides
 from tests.train.test_chunked_batch import ALONE, CROPS, WITH_TRAINER, Step, build, images
 from tests.zygote import Zygote
 
@@ -73,8 +75,7 @@ def trained(model: Any, sharded: bool) -> dict[str, Any]:
 def attempted(name: str, overrides: list[str], *ways: bool) -> list[dict[str, Any]] | str:
     """What :func:`trained` gives in each way, or its traceback."""
     try:
-        model = synchronise(build(name, *overrides))
-        return [trained(each, way) for each, way in zip([*map(copy.deepcopy, [model] * (len(ways) - 1)), model], ways)]
+        return [trained(synchronise(build(name, *overrides)), way) for way in ways]
     except Exception:
         return traceback.format_exc()
 
@@ -140,6 +141,17 @@ def test_a_process_holds_its_share(of_two: dict[str, Any]) -> None:
     """Half of all weights, the teacher's too, of gradients and states; and what rounding up a tensor's rows adds."""
     for what, own, whole in of_two["held"]:
         assert 0.5 <= own / whole < 0.51, what
+
+
+def test_the_doctor_counts_shares() -> None:
+    work = Work([], peak_memory=20 * GIB, lasting_memory=16 * GIB, weights=0)
+    for strategy, told in (
+        ("fsdp2", "about 6.6 GiB a process, 2.0 of it weights"),
+        ("ddp", "about 20.6 GiB a process, 16.0"),
+    ):
+        recipe = tiny(Path("unused"), "digits/bam", f"strategy={strategy}")
+        found = tell(recipe, work, device_named("h100"), 8, Loader(None, 0), None)
+        assert told in next(each.text for each in found if each.topic == "memory")
 
 
 # ------------------------------------------------------------------------------------------ whole runs
