@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import lightning.pytorch as pl
@@ -90,6 +91,9 @@ def check_shardable(model: nn.Module, synchronised: bool) -> None:
         # An older one keeps what it has put together last, which the teacher's update would then miss.
         problem = f"got {SHARDED!r}, torch {torch.__version__} is too old for it"
         raise UserError("strategy", problem, "install torch 2.8 or set strategy=ddp")
+    if own := [name for name, _ in model.named_parameters(recurse=False)]:
+        problem = f"got {SHARDED!r}, the method has weights of its own ({', '.join(own)})"
+        raise UserError("strategy", problem, "put them into a child module that uses them, or set strategy=ddp")
     if not synchronised and any(isinstance(module, _BatchNorm) for module in model.modules()):
         problem = f"got False, batch norm's running statistics would differ between processes with strategy={SHARDED}"
         raise UserError("sync_batchnorm", problem, "set it to True")
@@ -105,7 +109,8 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     """
     model.to(memory_format=torch.contiguous_format)  # of others, torch cannot make shares
     teachers = [teacher for _, teacher in getattr(model, "momentum_pairs", ())]
-    for network in model.children():
+    children = [child if isinstance(child, nn.ModuleList) else [child] for child in model.children()]
+    for network in chain.from_iterable(children):
         if network in teachers or any(p.requires_grad for p in network.parameters()):
             for module in (*_blocks(network), network):
                 fully_shard(module, mesh=mesh, reshard_after_forward=True)

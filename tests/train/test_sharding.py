@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from solo_bam.cli import main
 from solo_bam.core import collectives
+from solo_bam.core.errors import UserError
 from solo_bam.core.hardware import GIB
 from solo_bam.runs.checkpoints.read import load_pretrained
 from solo_bam.runs.folder import RunFolder
@@ -26,7 +27,7 @@ from solo_bam.train.batch_norm import synchronise
 from solo_bam.train.doctor.devices import device_named
 from solo_bam.train.doctor.estimate import Loader, tell
 from solo_bam.train.doctor.work import Work, _optimizer_of
-from solo_bam.train.sharding import shard, whole_state
+from solo_bam.train.sharding import check_shardable, shard, whole_state
 from tests import processes
 from tests.recipes import small, tiny, tiny_overrides
 from tests.train.test_chunked_batch import ALONE, CROPS, WITH_TRAINER, Step, build, images
@@ -299,3 +300,12 @@ def test_what_cannot_be_is_one_line(overrides: list[str], told: str, tmp_path: P
     assert main(["pretrain", "--config-name", "digits/bam", *arguments]) == 2
     assert told in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "runs").exists()
+
+
+def test_weights_between_the_networks_are_refused() -> None:
+    """Nobody would average their gradients."""
+    model = build("bam")
+    check_shardable(model, synchronised=True)
+    model.scale = nn.Parameter(torch.ones(1))
+    with pytest.raises(UserError, match=r"^strategy: got 'fsdp2', the method has weights of its own \(scale\)"):
+        check_shardable(model, synchronised=True)
