@@ -7,7 +7,7 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from solo_bam import solo_learn
-from solo_bam.config.schema import Recipe, Scheduler
+from solo_bam.config.schema import SHARDED, Recipe, Scheduler
 from solo_bam.core.errors import UserError
 
 CIFAR_STEM_UP_TO = 64  # pixels
@@ -88,6 +88,8 @@ def check(recipe: Recipe, world_size: int) -> None:
     if recipe.performance.chunked_batch and not solo_learn.by_row(recipe.method):
         problem = f"got {recipe.performance.chunked_batch}, the networks of {recipe.method} take whole batches"
         raise UserError("performance.chunked_batch", problem, "set it to null")
+    if recipe.performance.compile and recipe.strategy == SHARDED:
+        raise UserError("performance.compile", f"got True, strategy={SHARDED} cannot", "set it to False")
     solo_learn.check_method(recipe, recipe.optimizer.batch_size * world_size)
     if recipe.momentum.base_tau > recipe.momentum.final_tau:
         raise UserError(

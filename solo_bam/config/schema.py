@@ -19,6 +19,7 @@ Index = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Branch = Literal["student", "teacher"]  # that a checkpoint holds
 Network = Literal["student", "teacher", "untrained", "start"]  # of a run; random weights; those that it began with
+SHARDED = "fsdp2"  # the strategy of solo_bam.train.sharding
 Name = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]*$", max_length=200)]  # of a folder
 
 

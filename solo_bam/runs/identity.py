@@ -12,15 +12,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from solo_bam.config.keys import flat
-from solo_bam.config.schema import Run
+from solo_bam.config.schema import SHARDED, Run
 
 # What a run may be continued with another value of: how it is resumed, kept, shown and fed changes no number.
 MAY_CHANGE = (
     "auto_resume", "resume_from_checkpoint", "wandb", "checkpoint", "data.num_workers", "enable_progress_bar",
     "enable_model_summary", "distributed", "debug_augmentations", "tuned", "on_collapse", "pictures",
 )  # fmt: skip
-# How a batch is shared out; with synchronised batch norms only the whole of it is part of a run.
-_SHARES = ("devices", "num_nodes", "optimizer.batch_size")
+# How a batch is shared out; for some runs only the whole of it is part of them.
+SHARES = ("devices", "num_nodes", "optimizer.batch_size")
 
 
 def recipe_hash(recipe: Run) -> str:
@@ -53,13 +53,18 @@ def changes(before: Mapping[str, Any], recipe: Run) -> dict[str, tuple[Any, Any]
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and not any(f"{key}.".startswith(f"{free}.") for free in MAY_CHANGE)
     }
-    shared_alike = recipe.sync_batchnorm and found.keys() <= {*_SHARES} and _whole_batch(old) == _whole_batch(new)
+    shared_alike = shared_anew(recipe) and found.keys() <= {*SHARES} and _whole_batch(old) == _whole_batch(new)
     return {} if shared_alike else found
+
+
+def shared_anew(recipe: Run) -> bool:
+    """Whether a run may go on with its batch shared out among another number of processes: batch norms see it whole."""
+    return recipe.sync_batchnorm or recipe.strategy == SHARDED
 
 
 def _whole_batch(recipe: Mapping[str, Any]) -> list[Any]:
     """The batch of all processes, as far as a flat recipe tells it: ``devices`` need not be a number."""
-    numbers = [recipe.get(key) for key in _SHARES]
+    numbers = [recipe.get(key) for key in SHARES]
     return [math.prod(n for n in numbers if isinstance(n, int)), [n for n in numbers if not isinstance(n, int)]]
 
 

@@ -26,7 +26,7 @@ from torch import nn
 
 from solo_bam import solo_learn
 from solo_bam.backbones import backbone_factory, check_crop_sizes, check_heat_map, freeze_blocks
-from solo_bam.config.schema import Recipe, Run
+from solo_bam.config.schema import SHARDED, Recipe, Run
 from solo_bam.core import hardware
 from solo_bam.core.errors import Stopped, UserError, warn
 from solo_bam.core.files import is_full
@@ -40,6 +40,7 @@ from solo_bam.train.failures import together
 from solo_bam.train.lightning_state import set_timeout
 from solo_bam.train.logger import LineLogger
 from solo_bam.train.performance import checkpoint_gradients, chunk_batches, compile_networks, optimizer_kwargs
+from solo_bam.train.sharding import check_shardable
 
 
 def find_devices(recipe: Run) -> tuple[hardware.Devices, int]:
@@ -75,6 +76,8 @@ def build_model(recipe: Recipe, cfg: DictConfig, devices: hardware.Devices) -> p
         check_heat_map(model.backbone, recipe.backbone.name, recipe.crop_sizes[0])
     if recipe.sync_batchnorm and devices.accelerator == "cpu" and devices.count * recipe.num_nodes > 1:
         check_synchronisable(model)
+    if recipe.strategy == SHARDED:
+        check_shardable(model, recipe.sync_batchnorm or devices.count * recipe.num_nodes == 1)
     if recipe.performance.gradient_checkpointing:
         checkpoint_gradients(model.backbone, recipe.backbone.name)
     if recipe.performance.compile:
@@ -93,6 +96,8 @@ def build_trainer(
         UserError: an argument that Lightning refuses.
     """
     hardware.check_launcher(devices.count, recipe.num_nodes)
+    if recipe.strategy == SHARDED and not isinstance(recipe, Recipe):
+        raise UserError("strategy", f"got {SHARDED!r}, which is for pretraining", "set strategy=ddp")
     if hardware.has_slow_bfloat16(recipe.precision, devices.accelerator):
         warn(f"precision={recipe.precision}: slow on this processor, which has no AVX-512; use precision=32")
     try:

@@ -17,7 +17,7 @@ from solo_bam.data.datasets.images import Split
 from solo_bam.data.datasets.sources import TRAIN, VAL
 from solo_bam.runs.checkpoints.read import read_checkpoint
 from solo_bam.runs.folder import RunFolder
-from solo_bam.runs.identity import changes, format_changes
+from solo_bam.runs.identity import SHARES, changes, format_changes, shared_anew
 from solo_bam.train.hosts import joined
 from solo_bam.train.lightning_state import trained_epochs
 
@@ -109,8 +109,13 @@ def newest_readable(folder: RunFolder, method: str, key: str) -> tuple[Path, dic
 
 
 def _check_fits(content: Mapping[str, Any], recipe: Run, images: Images, world_size: int, key: str) -> None:
-    """Refuse to go on from a checkpoint of another recipe, of other images or on another number of processes."""
+    """Refuse to go on from a checkpoint of another recipe, of other images or with other batches."""
     changed = changes(content["solo_bam"].get("recipe", {}), recipe)
+    place = content.get("place") or {}
+    before = place.get("processes", world_size)
+    if before != world_size and shared_anew(recipe) and changed.keys() <= {*SHARES}:
+        _check_same_batches(place, content["solo_bam"]["recipe"]["optimizer"]["batch_size"], recipe, world_size)
+        changed, before = {}, world_size
     if changed:
         raise UserError(key, f"the recipe has changed: {format_changes(changed)}", "change it back, or start a new run")
     for split, begun in (content["solo_bam"].get("images") or {}).items():
@@ -118,13 +123,20 @@ def _check_fits(content: Mapping[str, Any], recipe: Run, images: Images, world_s
         if differing := [f"{what} {begun[what]} -> {now.get(what)}" for what in begun if begun[what] != now.get(what)]:
             problem = f"the images have changed since the run's start ({differing[0]})"
             raise UserError(split, problem, "give the images that it was started with, or start a new run")
-    place = content.get("place") or {}
-    before = place.get("processes", world_size)
-    batches = [each["optimizer"]["batch_size"] for each in (content["solo_bam"]["recipe"], recipe.model_dump())]
-    alike = recipe.sync_batchnorm and before * batches[0] == world_size * batches[1] and not place.get("so_far")
-    if before != world_size and not alike:
+    if before != world_size:
         problem = f"got {world_size} process(es), the run was started on {before}: other batches"
         raise UserError("devices", problem, f"continue it on {before}")
+
+
+def _check_same_batches(place: Mapping[str, Any], was: int, recipe: Run, world_size: int) -> None:
+    """Another number of processes is no change where an epoch begins and a batch has the same images."""
+    before, size = place["processes"], recipe.optimizer.batch_size  # type: ignore[attr-defined]
+    if was * before != size * world_size:
+        problem = f"got {size} on {world_size} process(es), the run was started with {was} on {before}: other batches"
+        raise UserError("optimizer.batch_size", problem, f"set it so that a batch has {was * before} images in all")
+    if place.get("so_far") is not None:
+        problem = f"got {world_size} process(es), the checkpoint is of the middle of an epoch on {before}"
+        raise UserError("devices", problem, f"continue it on {before}, or give the checkpoint of a whole epoch")
 
 
 def _tell_nearest(recipe: Run, resume: bool) -> None:

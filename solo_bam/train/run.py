@@ -13,6 +13,7 @@ from solo_bam.backbones import is_resnet
 from solo_bam.config import Recipe
 from solo_bam.config.known import known
 from solo_bam.config.resolve import describe_stem, resolve
+from solo_bam.config.schema import SHARDED
 from solo_bam.data import PretrainData, Source, find_source
 from solo_bam.data.transforms.contrastive_crop import BoxSchedule
 from solo_bam.evaluate.online import online_records
@@ -34,6 +35,7 @@ from solo_bam.train.callbacks import (
 from solo_bam.train.hosts import together
 from solo_bam.train.pretrain import build_model, build_trainer, count_steps, find_devices, fit, running, seed_everything
 from solo_bam.train.resume import Images, RecipeInCheckpoint, describe_images, folder_and_checkpoint
+from solo_bam.train.sharding import whole_state
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,11 @@ def _pretrain(recipe: Recipe, resume: bool) -> Trained:
         metrics = saved | {key: float(value) for key, value in trainer.callback_metrics.items()}
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         collapsed_in = next((one.collapsed_in for one in callbacks if isinstance(one, CollapseMonitor)), None)
+        state = whole_state(model) if recipe.strategy == SHARDED else None
         if trainer.is_global_zero:
+            if state is not None:
+                model = build_model(recipe, cfg, devices)
+                model.load_state_dict(state, strict=False)  # some methods have buffers that a training makes
             folder.write_metrics()
             _record(folder, recipe, metrics, model, source)
             _draw(folder, recipe, model, source)

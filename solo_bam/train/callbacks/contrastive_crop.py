@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from solo_bam.data import PretrainData
 from solo_bam.data.sampling import ignore_termination
 from solo_bam.data.transforms.contrastive_crop import BoxSchedule, boxes_from_heat
 from solo_bam.evaluate.features import evaluating
+from solo_bam.train.sharding import whole_backbone
 
 _SHOWN = 12  # images in the picture, at most
 
@@ -32,6 +35,7 @@ class ContrastiveCropBoxes(pl.Callback):
         threshold: of the scaled heat, 0 to 1.
         batch_size: images at once.
         workers: loader processes.
+        whole: makes of a backbone one that each process can use by itself.
     """
 
     def __init__(
@@ -42,9 +46,10 @@ class ContrastiveCropBoxes(pl.Callback):
         threshold: float,
         batch_size: int,
         workers: int = 0,
+        whole: Callable[[nn.Module], nn.Module] = lambda backbone: backbone,
     ):
         self.boxes, self.images, self.schedule, self.threshold = boxes, images, schedule, threshold
-        self.batch_size, self.workers = batch_size, workers
+        self.batch_size, self.workers, self.whole = batch_size, workers, whole
         self.updated = False
 
     @classmethod
@@ -59,6 +64,7 @@ class ContrastiveCropBoxes(pl.Callback):
             recipe.data.contrastive_crop.box_threshold,
             recipe.optimizer.batch_size,
             recipe.data.num_workers,
+            functools.partial(whole_backbone, recipe=recipe),
         )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -76,7 +82,7 @@ class ContrastiveCropBoxes(pl.Callback):
 
     def update(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compute all boxes, in evaluation mode, and draw some."""
-        backbone: Any = getattr(pl_module, "momentum_backbone", None) or pl_module.backbone
+        backbone = self.whole(getattr(pl_module, "momentum_backbone", None) or pl_module.backbone)  # type: ignore[arg-type]
         with evaluating(backbone):
             boxes = compute_boxes(backbone, self.images, self.threshold, self.batch_size, self.workers)
             self.boxes.copy_(boxes)

@@ -24,6 +24,7 @@ from solo_bam.runs.checkpoints.read import hash_weights
 from solo_bam.runs.folder import RunFolder
 from solo_bam.runs.protocols import KNN
 from solo_bam.runs.records import accuracies, write_records
+from solo_bam.train.sharding import whole_backbone
 
 # What the branches' metrics begin with.
 _PREFIX = {"student": "", "teacher": "momentum_"}
@@ -83,7 +84,7 @@ class OnlineKNN(pl.Callback):
 
     def evaluate(self, pl_module: pl.LightningModule) -> dict[str, tuple[int, int]]:
         """For each branch, how many queries have their class first, and among the first five; on all processes."""
-        branches = _branches(pl_module)
+        branches = self._branches(pl_module)
         networks = list(branches.values())
         with isolate_rng(), evaluating(*networks):
             bank, bank_labels = self._extract(networks, self.bank, _BANK_CHUNK)
@@ -114,11 +115,11 @@ class OnlineKNN(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write ``evaluation/online_knn.json`` of the last epoch."""
-        if not self.found or not trainer.is_global_zero:
+        networks, images = self._branches(pl_module) if self.found else {}, len(self.queries)
+        if not networks or not trainer.is_global_zero:
             return
         folder = RunFolder(Path(trainer.default_root_dir))
         checkpoint = str(folder.last_checkpoint) if trainer.checkpoint_callback is not None else None
-        networks, images = _branches(pl_module), len(self.queries)
         about: dict[str, Any] = {
             "data": told(self.recipe.data, self.queries.split, self.recipe.data.val_name),
             "protocol": KNN.during(self.recipe, len(self.bank)),
@@ -133,11 +134,10 @@ class OnlineKNN(pl.Callback):
         path = write_records(folder.path / "evaluation", "online_knn", records)
         rank_zero_info(f"{records[0].stated}: {records[0].value:.2f} %, written to {path}")
 
-
-def _branches(pl_module: Any) -> dict[str, nn.Module]:
-    """The student's and, where there is one, the teacher's backbone."""
-    teacher = getattr(pl_module, "momentum_backbone", None)
-    return {"student": pl_module.backbone} | ({} if teacher is None else {"teacher": teacher})
+    def _branches(self, pl_module: Any) -> dict[str, nn.Module]:
+        """The student's and, where there is one, the teacher's backbone, whole; all processes take part."""
+        networks = {"student": pl_module.backbone, "teacher": getattr(pl_module, "momentum_backbone", None)}
+        return {name: whole_backbone(each, self.recipe) for name, each in networks.items() if each is not None}
 
 
 def _part(images: Images, share: float) -> Images:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from solo_bam.config import Recipe
+from solo_bam.config.schema import SHARDED
 from solo_bam.core import hardware
 from solo_bam.core.hardware import GIB
 from solo_bam.data import PretrainData
@@ -73,7 +74,8 @@ def estimate(recipe: Recipe, work: Work, device: Device, processes: int, loader:
     own = sum(parts.values())
     # Loader processes take a CPU's cores from the training; without any, the process that trains loads.
     in_turn = own + beside.get("the loader", 0.0) if device.is_cpu or loader.workers == 0 else own
-    memory = work.peak_memory + (0 if device.is_cpu else _CONTEXT) + (4 * work.weights if processes > 1 else 0)
+    buckets = 4 * work.weights if processes > 1 and recipe.strategy != SHARDED else 0
+    memory = work.peak_memory + (0 if device.is_cpu else _CONTEXT) + buckets
     return Estimate(parts, beside, max(in_turn, *beside.values(), 0.0), memory)
 
 
@@ -90,6 +92,10 @@ def tell(
         loader: as timed.
         images: of the training set; None where it is not here.
     """
+    if recipe.strategy == SHARDED:  # beside a process's share it holds a block at a time, which the model leaves out
+        spared = work.lasting_memory * (processes - 1) // processes
+        lasting, peak = work.lasting_memory - spared, work.peak_memory - spared
+        work = replace(work, lasting_memory=lasting, peak_memory=peak)
     found = estimate(recipe, work, device, processes, loader)
     ratios = measured_over_modelled(device)
     rate = recipe.optimizer.batch_size * processes / found.step
