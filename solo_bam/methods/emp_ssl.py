@@ -62,4 +62,5 @@ def coding_rate(z: Tensor, epsilon: float) -> Tensor:
     rows, width = collectives.world_size() * z.shape[1], z.shape[2]
     products = collectives.differentiable_sum(z.mT @ z)
     eye = torch.eye(width, dtype=z.dtype, device=z.device)
-    return torch.linalg.cholesky(eye + width / (rows * epsilon) * products).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    factor = torch.linalg.cholesky_ex(eye + width / (rows * epsilon) * products).L  # does not wait for the device
+    return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)

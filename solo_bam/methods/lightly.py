@@ -41,11 +41,7 @@ class LightlyOptions(Section):
 
 
 class Lightly(Views):
-    """A loss and heads of the package lightly, by name.
-
-    Args:
-        cfg: recipe; ``method_kwargs`` are :class:`LightlyOptions`.
-    """
+    """A loss and heads of the package lightly, by name."""
 
     Options = LightlyOptions
     crops = CropRule(large=2, small=False)
@@ -101,20 +97,11 @@ class Lightly(Views):
 
 
 class LightlyMomentum(Lightly, MomentumViews):
-    """A loss and heads of the package lightly, by name, with a momentum teacher.
-
-    Args:
-        cfg: as for :class:`Lightly`, with ``momentum.base_tau`` and ``momentum.final_tau``.
-    """
+    """A loss and heads of the package lightly, by name, with a momentum teacher."""
 
 
 def build(part: str, options: LightlyOptions, **given: Any) -> nn.Module:
-    """A part that the options name, with their arguments.
-
-    Args:
-        part: ``loss``, ``projector`` or ``predictor``.
-        options: of the recipe.
-        given: arguments that are not the recipe's; it may say another ``output_dim``.
+    """The ``loss``, ``projector`` or ``predictor`` that the options name, with their arguments and those given.
 
     Raises:
         UserError: lightly is not installed, has no such part, or the part does not take the arguments.

@@ -10,21 +10,21 @@ from typing import Any
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from solo_bam.config.resolve import resolve
-from solo_bam.core import collectives, hardware
+from solo_bam.config.options import KNNOptions
+from solo_bam.core import collectives
+from solo_bam.evaluate.offline_knn import evaluate_knn
 from solo_bam.methods.emp_ssl import EMPSSL, coding_rate
 from solo_bam.methods.lejepa import LeJEPA, epps_pulley
 from solo_bam.methods.mocov3 import MoCoV3, contrast
 from solo_bam.methods.sce import SCE, SCEOptions, sce_loss
-from solo_bam.train.pretrain import build_model
+from solo_bam.train.run import pretrain
 from tests import house, processes
-from tests.recipes import small_head, tiny
+from tests.recipes import tiny
 
 NAMES = ("sce", "lejepa", "emp_ssl", "mocov3")
-STEPS = 3  # epochs of 13 steps
+BRANCHES: tuple[Any, ...] = ("untrained", "student")
 CLASSES: tuple[Any, ...] = (SCE, LeJEPA, EMPSSL, MoCoV3)
 
 
@@ -219,45 +219,17 @@ def test_two_processes_give_what_one_gives() -> None:
 # ------------------------------------------------------------------------------------------- trainings
 
 
-def digits() -> tuple[Tensor, Tensor]:
-    images, labels = load_digits(return_X_y=True)
-    images = torch.as_tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 8 - 1
-    return nn.functional.interpolate(images, 16).expand(-1, 3, -1, -1), torch.as_tensor(labels)
-
-
-def view(images: Tensor) -> Tensor:
-    """Shifted by up to two pixels of 16, in another contrast."""
-    rows, columns = (int(i) for i in torch.randint(-2, 3, (2,)))
-    return images.roll((rows, columns), (2, 3)) * (0.7 + 0.6 * torch.rand(len(images), 1, 1, 1))
-
-
-def k_nearest(method: Any, images: Tensor, labels: Tensor) -> float:
-    """Accuracy (%) of five neighbours among the first half, of the second."""
-    with torch.no_grad():
-        feats = nn.functional.normalize(method.eval().backbone(images))
-    half = len(feats) // 2
-    votes = labels[:half][(feats[half:] @ feats[:half].T).topk(5).indices].mode(1).values
-    return 100 * float((votes == labels[half:]).float().mean())
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*NAMES, "lightly", "lightly_momentum"])
 def test_a_short_training_beats_the_untrained_network(name: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    recipe = tiny(tmp_path, f"digits/{name}", *small_head(name), "knn_eval.enabled=False")
-    method: Any = build_model(recipe, resolve(recipe, 10, True, 1), hardware.Devices("cpu", 1, 1))
-    method.log = method.log_dict = lambda *args, **kwargs: None  # no trainer here
-    images, labels = digits()
-    before = k_nearest(method, images, labels)
-    optimizer = torch.optim.AdamW([p for group in method.learnable_params for p in group["params"]], 3e-3)
-    method.train()
-    for indices in torch.randperm(len(images) // 2).split(64)[:-1] * STEPS:
-        crops = [view(images[indices]), view(images[indices])]
-        optimizer.zero_grad()
-        method.training_step([indices, crops, labels[indices]], 0).backward()
-        optimizer.step()
-        for student, teacher in getattr(method, "momentum_pairs", ()):
-            for ours, theirs in zip(student.parameters(), teacher.parameters()):
-                theirs.data.lerp_(ours.data, 0.05)
-    after = k_nearest(method, images, labels)
-    print(name, before, after)
-    assert after > before + 3
+    settings = [
+        "data.fraction=-1",
+        "optimizer.batch_size=64",
+        "max_epochs=4",
+        "knn_eval.enabled=False",
+        "pictures=False",
+    ]
+    run = pretrain(tiny(tmp_path, f"digits/{name}", *settings, "scheduler.warmup_epochs=1", "seed=0")).folder.path
+    options = [KNNOptions(k=[20], distance=["cosine"], branch=branch, num_workers=0) for branch in BRANCHES]
+    before, after = (evaluate_knn(run, each).settings[0].hits[0] for each in options)
+    assert after > before + 9  # of 360
