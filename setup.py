@@ -31,6 +31,7 @@ setup(
             "comparison/report/page.html",
             "plots/explore.html",
             "board/page/*",
+            "methods/classes.json",
             "**/references.bib",
         ],
         "solo_bam.scripts": ["**/*.yaml", "**/*.md", "slurm/*.sbatch"],

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import lightning.pytorch as pl
 import torch
 
-import solo_bam.methods.bam as bam_module
+import solo_bam.methods.views as views_module
 from benchmarks.beside import beside
 from benchmarks.timing import machine, markdown, ratio, side_by_side, told, write
 from solo_bam.config import Recipe, load_recipe
@@ -113,12 +113,12 @@ def crop_by_crop(step: Callable[[], None]) -> Callable[[], None]:
     """The same step with a forward for each crop."""
 
     def run() -> None:
-        ordinary = bam_module.by_size
-        bam_module.by_size = lambda crops: crops
+        ordinary = views_module.by_size
+        views_module.by_size = lambda crops: crops
         try:
             step()
         finally:
-            bam_module.by_size = ordinary
+            views_module.by_size = ordinary
 
     return run
 

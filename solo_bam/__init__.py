@@ -10,6 +10,10 @@ solo-learn are loaded when they are first used.
 
 from __future__ import annotations
 
+import json
+from functools import partial
+from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from solo_bam import solo_learn
@@ -38,22 +42,12 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def _bam() -> type:
-    from solo_bam.methods.bam import BAM
-
-    return BAM
-
-
-def _bam_momentum() -> type:
-    from solo_bam.methods.bam import BAMMomentum
-
-    return BAMMomentum
-
-
 def _facts(name: str, edition: str) -> Any:
     from solo_bam.methods.solo_learn import own_method
 
     return own_method(name, edition)
 
 
-solo_learn.install({"bam": _bam, "bam_momentum": _bam_momentum}, _facts)
+# A file beside the classes: to import their folder would import torch.
+_CLASSES = json.loads(Path(__file__).with_name("methods").joinpath("classes.json").read_text())
+solo_learn.install({name: partial(resolve_name, f"solo_bam.methods.{at}") for name, at in _CLASSES.items()}, _facts)

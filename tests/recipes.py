@@ -67,11 +67,16 @@ _SMALL = {
     "proj_hidden_dim": 32, "proj_output_dim": 16, "pred_hidden_dim": 32, "num_prototypes": 16, "queue_size": 64,
     "whitening_size": 8, "temperature": 0.2, "temperature_q": 0.1, "temperature_k": 0.04,
     "warmup_teacher_temperature_epochs": 1, "decoder_embed_dim": 32, "decoder_depth": 1, "decoder_num_heads": 2,
-    "top_k_sink": 4,
+    "top_k_sink": 4, "num_slices": 32,
 }  # fmt: skip
 _OWN: dict[str, dict[str, Any]] = {
     "deepclusterv2": {"num_prototypes": "[4,4]"},
     "wmse": {"proj_output_dim": 4},
+    "lightly": {"projector_kwargs": "{hidden_dim: 32, output_dim: 16}"},
+    "lightly_momentum": {
+        "projector_kwargs": "{hidden_dim: 32, output_dim: 16}",
+        "predictor_kwargs": "{hidden_dim: 32, output_dim: 16}",
+    },
 }
 
 

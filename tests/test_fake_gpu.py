@@ -110,6 +110,12 @@ def step(method: str, small_crops: int = 0, extra: dict[str, Any] | None = None,
         ("swav", 0, {}),
         ("vicreg", 0, {}),
         ("deepclusterv2", 0, {}),
+        ("sce", 0, {"queue_size": 64}),
+        ("lejepa", 2, {}),
+        ("emp_ssl", 2, {}),
+        ("mocov3", 0, {}),
+        ("lightly", 0, {}),
+        ("lightly_momentum", 0, {}),
     ],
 )
 def test_a_step_stays_on_the_device(method: str, small_crops: int, extra: dict[str, Any]) -> None:

@@ -94,10 +94,8 @@ def describe_crops(recipe: Recipe) -> str:
 def notes(recipes: Mapping[str, Recipe]) -> Iterator[str]:
     """What methods have by nature that others have not, in words."""
     for entry, recipe in recipes.items():
-        own = solo_learn.own_method(recipe.method)
-        options = own.defaults | recipe.method_kwargs
-        if own.note and options.get("queue_size") != 0:
-            yield f"{entry} {own.note.format(**options)}"
+        if told := solo_learn.note(recipe.method, recipe.method_kwargs):
+            yield f"{entry} {told}"
 
 
 def unequally_tuned(recipes: Mapping[str, Recipe], by_hand: Mapping[str, bool]) -> str | None:

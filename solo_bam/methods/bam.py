@@ -1,9 +1,8 @@
 """BAM and BAM with a momentum teacher (Shalam & Korman, ECCV 2024, arXiv 2408.02014) for solo-learn.
 
-One training step:
+One training step (``views.py`` has it):
 
-    z         = projector(backbone(crops))             all large crops in one batch, all small in another: were they
-                                                       one, a head's batch norm would tell sizes apart, not images
+    z         = projector(backbone(crops))
     z_teacher = the teacher's, of the same crops       BAM momentum only, without gradient
     loss      = BAMLoss(z, z_teacher) + loss of the online classifier (on detached features)
 
@@ -15,16 +14,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from solo_bam.config.schema import Count, Index, Recipe, Section, Share, Sharpness
 from solo_bam.core.errors import UserError
 from solo_bam.losses import BAMLoss
-from solo_bam.solo_learn import BaseMethod, BaseMomentumMethod, CropRule, Panel
+from solo_bam.methods.views import MomentumViews, Views
+from solo_bam.solo_learn import Panel
 
 _UNIFORM = 0.95  # perplexity of the target attention, as a share of its columns
 _ONE_HOT = 0.8  # largest entry of a target row
@@ -57,7 +56,7 @@ class BAMOptions(Section):
         return self.reg + (final - self.reg) * epoch / (self.reg_warmup_epochs - 1)
 
 
-class BAM(BaseMethod):
+class BAM(Views):
     """Balanced attention matching between the views of an image, without a teacher.
 
     Args:
@@ -66,8 +65,6 @@ class BAM(BaseMethod):
 
     Options = BAMOptions
     Loss = BAMLoss  # an experiment may have another
-    crops = CropRule(large=None, small=True, least=2)
-    by_row = True
     headline = ("bam_loss",)
     alike_below = 0.7  # healthy runs stay above 0.9
     panels = (
@@ -83,10 +80,8 @@ class BAM(BaseMethod):
 
     def __init__(self, cfg: DictConfig):
         super().__init__(cfg)
-        self.options = BAMOptions.model_validate(dict(self.cfg.method_kwargs))
         if self.options.positive_weight > 0:
-            self.alike_below = BaseMethod.alike_below  # InfoNCE's projections are nearer to one another
-        self.projector = build_projector(self.features_dim, self.options)
+            self.alike_below = Views.alike_below  # InfoNCE's projections are nearer to one another
         self.loss_fn = self.Loss(
             num_crops=self.num_crops,
             num_large_crops=self.num_large_crops,
@@ -131,83 +126,26 @@ class BAM(BaseMethod):
         entropy, largest = float(logged["target_entropy_epoch"]), float(logged["target_max_epoch"])
         return symptoms_of_attention(entropy, largest, columns, self.loss_fn.reg)
 
-    @staticmethod
-    def add_and_assert_specific_cfg(cfg: DictConfig) -> DictConfig:
-        """Fill in BAM's defaults, so that the class also works from solo-learn's own scripts."""
-        cfg = BaseMethod.add_and_assert_specific_cfg(cfg)
-        cfg.method_kwargs = BAMOptions.model_validate(dict(cfg.get("method_kwargs") or {})).model_dump()
-        return cfg
-
-    @property
-    def learnable_params(self) -> list[dict[str, Any]]:
-        """The base class's groups and the projector's."""
-        return [*super().learnable_params, {"name": "projector", "params": self.projector.parameters()}]
-
-    def forward(self, X: Tensor) -> dict[str, Any]:
-        """``{"feats", "logits", "z"}`` of one batch of images."""
-        out = super().forward(X)
-        return {**out, "z": self.projector(out["feats"])}
-
-    def multicrop_forward(self, X: Tensor) -> dict[str, Any]:
-        """``{"feats", "z"}`` of crops of one size."""
-        out = super().multicrop_forward(X)
-        return {**out, "z": self.projector(out["feats"])}
+    def build_projector(self) -> nn.Module:
+        """BAM's own MLP."""
+        return build_projector(self.features_dim, self.options)
 
     def on_train_epoch_start(self) -> None:
         """Set the epoch's ``reg``."""
         self.loss_fn.reg = self.options.reg_at(self.current_epoch)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Total loss of one batch ``[indexes, [crops], labels]``; logs what the loss can tell."""
-        _, crops, labels = batch
-        feats, z = together([self.multicrop_forward(same) for same in by_size(crops)])
-        z_teacher, teacher_loss = self.teach(crops, labels)
-        loss, statistics = self.loss_fn.with_statistics(z, z_teacher)
-
-        self.log_dict({"bam_loss": loss, **statistics}, on_epoch=True, sync_dist=True)
+    def compare(self, z: Tensor, target: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """BAM's loss, and the attention's entropies; logs ``reg``."""
         self.log("reg", self.loss_fn.reg)
-        large = feats[: self.num_large_crops * len(labels)]
-        return loss + teacher_loss + self.online_classification(large, labels)
-
-    def teach(self, crops: list[Tensor], labels: Tensor) -> tuple[Tensor | None, Tensor | float]:
-        """The teacher's projections of all crops, ``(V B, D)``, and its classifier's loss: none here."""
-        return None, 0.0
+        return self.loss_fn.with_statistics(z, target)
 
 
-class BAMMomentum(BAM, BaseMomentumMethod):
+class BAMMomentum(BAM, MomentumViews):
     """BAM whose columns and targets come from an exponential moving average of the network.
 
     Args:
         cfg: as for :class:`BAM`, with ``momentum.base_tau`` and ``momentum.final_tau``.
     """
-
-    def __init__(self, cfg: DictConfig):
-        super().__init__(cfg)
-        self.momentum_projector = build_projector(self.features_dim, self.options)
-        self.momentum_projector.load_state_dict(self.projector.state_dict())
-        self.momentum_projector.requires_grad_(False)
-
-    @staticmethod
-    def add_and_assert_specific_cfg(cfg: DictConfig) -> DictConfig:
-        """As :class:`BAM`'s, with solo-learn's defaults for the teacher."""
-        cfg.momentum = cfg.get("momentum") or {}
-        return BAM.add_and_assert_specific_cfg(BaseMomentumMethod.add_and_assert_specific_cfg(cfg))
-
-    @property
-    def momentum_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
-        """The base class's pairs and the projectors."""
-        return [*super().momentum_pairs, (self.projector, self.momentum_projector)]
-
-    @torch.no_grad()
-    def momentum_forward(self, X: Tensor) -> dict[str, Any]:
-        """``{"feats", "z"}`` of the teacher, without gradient."""
-        out = super().momentum_forward(X)
-        return {**out, "z": self.momentum_projector(out["feats"])}
-
-    def teach(self, crops: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The teacher's projections of all crops, ``(V B, D)``, and its classifier's loss."""
-        feats, z = together([self.momentum_forward(same) for same in by_size(crops)])
-        return z, self.momentum_classification(feats[: self.num_large_crops * len(labels)], labels)
 
 
 def _hides_all_of_one_image(options: BAMOptions, targets: int) -> str:
@@ -255,27 +193,6 @@ def symptoms_of_attention(entropy: float, largest: float, columns: int, reg: flo
             f"{entropy:.2f} nats, so each image follows a single other one. Raise method_kwargs.reg (now {reg:g})."
         }
     return {}
-
-
-def together(outs: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
-    """Features and projections of all crops, from those of each size."""
-    feats, z = (torch.cat([out[key] for out in outs]) for key in ("feats", "z"))
-    return feats, z
-
-
-def by_size(crops: list[Tensor]) -> list[Tensor]:
-    """Consecutive crops of one size as one batch each, so that batch norm sees them together.
-
-    Args:
-        crops: ``(B, channels, height, width)`` each.
-    """
-    groups: list[list[Tensor]] = []
-    for crop in crops:
-        if groups and groups[-1][0].shape == crop.shape:
-            groups[-1].append(crop)
-        else:
-            groups.append([crop])
-    return [torch.cat(group) for group in groups]
 
 
 def build_projector(features_dim: int, options: BAMOptions) -> nn.Sequential:

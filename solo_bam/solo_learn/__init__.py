@@ -3,7 +3,7 @@
 Everything else speaks the vocabulary of solo-learn's head edition and takes it from here:
 
     BaseMethod, BaseMomentumMethod   base classes with the head edition's contract
-    METHODS                          solo-learn's registry, with bam and bam_momentum
+    METHODS                          solo-learn's registry, with those of this package that it lacks
     build_method(cfg, create)        any registered method from a head-edition cfg, with the backbones of create()
     method_names()                   the methods that a recipe may name
     options_model(name)              the pydantic model of a method's method_kwargs, where its class has one
@@ -12,6 +12,7 @@ Everything else speaks the vocabulary of solo-learn's head edition and takes it 
     own_method(name)                 further facts about one of solo-learn's own methods
     UNREAD_KEYS                      keys of solo-learn's recipes that nothing reads
     crop_rule(name)                  which crops a method takes
+    note(name, options)              what it has that others have not, in words
     by_row(name)                     whether a method's networks may forward a batch in chunks
     solo_backbones(method)           what builds the backbones of the installed edition, by name
     GaussianBlur                     its augmentation for PIL images
@@ -97,7 +98,8 @@ def _complete() -> None:
     """Mend the imported solo-learn and register the further methods with it."""
     module = _module()
     module.mend()
-    module.METHODS.update({name: load() for name, load in _further_methods.items()})
+    further = {name: load() for name, load in _further_methods.items() if name not in module.METHODS}
+    module.METHODS.update(further)
 
 
 def _module() -> Any:
@@ -147,6 +149,15 @@ def crop_rule(name: str) -> CropRule:
     """Which crops a method takes: its class's attribute ``crops``, or what is known of solo-learn's own."""
     rule: CropRule = getattr(_module().METHODS[name], "crops", None) or own_method(name).crops
     return rule
+
+
+def note(name: str, options: Mapping[str, Any]) -> str:
+    """What a method has that others have not, in words: its class's ``note``, or what is known of solo-learn's own."""
+    if said := getattr(_module().METHODS[name], "note", None):
+        return said(options)
+    own = own_method(name)
+    options = own.defaults | dict(options)
+    return own.note.format(**options) if options.get("queue_size") != 0 else ""
 
 
 def by_row(name: str) -> bool:

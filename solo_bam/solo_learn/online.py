@@ -72,6 +72,15 @@ class OnlineHeads:
             UserError: keys that do not fit together.
         """
 
+    @staticmethod
+    def note(options: Mapping[str, Any]) -> str:
+        """What the method has that others have not, for a comparison's report («also compares with …»); "" for nothing.
+
+        Args:
+            options: its ``method_kwargs``.
+        """
+        return ""
+
     def symptoms(self, logged: Mapping[str, Tensor], measured: dict[str, float], batch: int) -> dict[str, str]:
         """What looks wrong in the metrics of an epoch, beside what every method is watched for; nothing by default.
 

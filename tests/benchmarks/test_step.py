@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import beside
 from benchmarks import step as benchmark
-from solo_bam.methods import bam
+from solo_bam.methods import views
 
 
 def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,7 +59,7 @@ def test_crop_by_crop_forwards_each_crop() -> None:
     assert seen == [16, 48]
     benchmark.crop_by_crop(step)()
     assert seen[2:] == [8] * 8
-    assert bam.by_size.__name__ == "by_size"
+    assert views.by_size.__name__ == "by_size"
 
 
 def test_a_slow_step_among_many_counts_beside_the_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from tests.recipes import METHODS, small_head, tiny, tiny_overrides
 from tests.zygote import Zygote
 
 RESUMED = ("bam", "bam_momentum", "byol", "dino")
-STATEFUL = ("all4one", "deepclusterv2", "mocov2plus", "swav")  # queues, memories, clusters
+# Queues, memories, clusters, random directions.
+STATEFUL = ("all4one", "deepclusterv2", "lejepa", "lightly_momentum", "mocov2plus", "sce", "swav")
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:

@@ -12,7 +12,8 @@ from torch import nn
 from solo_bam import solo_learn
 from solo_bam.config.resolve import resolve
 from solo_bam.losses import BAMLoss
-from solo_bam.methods.bam import BAM, BAMOptions, build_projector, by_size
+from solo_bam.methods.bam import BAM, BAMOptions, build_projector
+from solo_bam.methods.views import by_size
 from solo_bam.train.run import pretrain
 from tests.recipes import batch, tiny
 
