@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import nn
 
-    from solo_bam.config.schema import Branch
+    from solo_bam.config.section import Branch
 
 
 class Run:

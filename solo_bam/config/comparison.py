@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from solo_bam.config.options import KNNOptions, TransferOptions
 from solo_bam.config.recipe import compose_recipe, user_error
-from solo_bam.config.schema import Count, Index, Name, Section, Seed, listed
+from solo_bam.config.section import Count, Index, Name, Section, Seed, listed
 from solo_bam.core.errors import UserError, nearest
 
 UNTRAINED, START = "untrained", "start"  # the row of the network before training: random, or pretrained

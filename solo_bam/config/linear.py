@@ -11,22 +11,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from solo_bam.config.options import lacks_val
 from solo_bam.config.recipe import compose_recipe, parse_run
 from solo_bam.config.resolve import check_schedule
-from solo_bam.config.schema import (
-    Backbone,
-    Chance,
-    Count,
-    Data,
-    ImageData,
-    Network,
-    NonNegative,
-    Positive,
-    RandomResizedCrop,
-    Recipe,
-    Run,
-    Scheduler,
-    Section,
-    listed,
-)
+from solo_bam.config.schema import Backbone, Chance, Data, ImageData, RandomResizedCrop, Recipe, Run, Scheduler
+from solo_bam.config.section import Count, Network, NonNegative, Positive, Section, listed
 from solo_bam.core.errors import UserError
 
 CHECKPOINT = "pretrained_feature_extractor"

@@ -19,7 +19,8 @@ from typing import Literal
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from solo_bam.config.schema import Count, Index, Recipe, Section, Share, Sharpness
+from solo_bam.config.schema import Recipe
+from solo_bam.config.section import Count, Index, Section, Share, Sharpness
 from solo_bam.core.errors import UserError
 from solo_bam.losses import BAMLoss
 from solo_bam.methods.views import MomentumViews, Views

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from solo_bam.config.schema import Count, NonNegative, Positive
+from solo_bam.config.section import Count, NonNegative, Positive
 from solo_bam.core import collectives
 from solo_bam.methods.views import ProjectorOptions, Views, full
 

@@ -21,7 +21,8 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from solo_bam.config.schema import Recipe, Section
+from solo_bam.config.schema import Recipe
+from solo_bam.config.section import Section
 from solo_bam.core.errors import UserError, nearest
 from solo_bam.methods.views import MomentumViews, Views, full
 from solo_bam.solo_learn import CropRule

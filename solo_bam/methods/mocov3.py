@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from solo_bam.config.schema import Count, Sharpness
+from solo_bam.config.section import Count, Sharpness
 from solo_bam.core import collectives
 from solo_bam.methods.views import MomentumViews, ProjectorOptions, full, mlp
 from solo_bam.solo_learn import CropRule

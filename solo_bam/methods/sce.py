@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import Tensor
 
-from solo_bam.config.schema import Count, Index, Share, Sharpness
+from solo_bam.config.section import Count, Index, Share, Sharpness
 from solo_bam.core import collectives
 from solo_bam.methods.views import MomentumViews, ProjectorOptions, full
 from solo_bam.solo_learn import CropRule

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torchvision.ops import MLP
 
-from solo_bam.config.schema import Count, Section
+from solo_bam.config.section import Count, Section
 from solo_bam.solo_learn import BaseMethod, BaseMomentumMethod, CropRule
 
 

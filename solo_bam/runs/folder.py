@@ -17,33 +17,26 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from solo_bam import solo_learn
 from solo_bam.config.schema import Run
 from solo_bam.core.errors import UserError
 from solo_bam.core.files import PART, expanded, locked, written_whole
 from solo_bam.core.hardware import describe
-from solo_bam.runs import log
+from solo_bam.runs import log, versions
 from solo_bam.runs.identity import changes, recipe_hash
 
 _LOCK = "running.lock"  # held by the process that trains
 # A process that Lightning starts beside the first one finds the first one's folder here.
 _ENVIRONMENT_KEY = "SOLO_BAM_RUN"
 _ALIAS = re.compile(r"[:-]\s+(?:[\[{]\s*)?[*&]\w")  # of YAML, or an anchor
-_PACKAGES = (
-    "solo-bam", "solo-learn", "torch", "torchvision", "lightning", "timm", "torchmetrics", "omegaconf", "hydra-core",
-    "pydantic", "numpy", "nvidia-dali-cuda120",
-)  # fmt: skip
 
 
 class RunFolder:
@@ -221,8 +214,8 @@ class RunFolder:
             "command": sys.argv,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "python": platform.python_version(),
-            "versions": _versions(),
-            "git": _git_state(),
+            "versions": versions.versions(),
+            "git": versions.git_state(),
             "hardware": dict(hardware),
         }
         self._write(about)
@@ -326,29 +319,3 @@ def _place(path: Path) -> tuple[int, int] | None:
     if told is None:
         return None
     return (int(told[1]) + 1, 0) if told[2] is None else (int(told[1]), int(told[2]))
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found | solo_learn.version()
-
-
-def _git_state() -> dict[str, object] | None:
-    """Commit and cleanliness of the checkout that solo-bam runs from; None where it is no checkout."""
-    folder = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        answer = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True)
-        return answer.stdout.strip()
-
-    try:
-        if git("ls-files", Path(__file__).name) == "":
-            return None  # installed inside some other project's checkout
-        return {"commit": git("rev-parse", "HEAD"), "changed_files": len(git("status", "--porcelain").splitlines())}
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -121,8 +121,6 @@ def build_trainer(
                 **recipe.trainer_arguments,
             },
         )
-    except UserError:
-        raise
     except Exception as error:  # Lightning and torch check the arguments with whatever exception comes first
         raise _refused(recipe, error) from None
     set_timeout(trainer, recipe.distributed.timeout)
@@ -132,6 +130,8 @@ def build_trainer(
 
 def _refused(recipe: Run, error: Exception) -> UserError:
     """What Lightning refuses, by the argument that it names, or whose value."""
+    if isinstance(error, UserError):
+        return error
     told = " ".join(str(error).split()) or f"{type(error).__name__}, it names no reason"
     given = {"precision": recipe.precision, "strategy": recipe.strategy, **recipe.trainer_arguments}
     named = [key for key in given if key in told] or [key for key, value in given.items() if str(value) in told]

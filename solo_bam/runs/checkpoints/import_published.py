@@ -10,7 +10,7 @@ import torch
 
 from solo_bam.config import Recipe, load_recipe
 from solo_bam.config.options import ImportOptions
-from solo_bam.config.schema import Branch
+from solo_bam.config.section import Branch
 from solo_bam.core.errors import UserError
 from solo_bam.core.files import expanded, sha256, writable
 from solo_bam.runs.checkpoints.published import RECIPES, Published, PublishedHead, read_head, read_published

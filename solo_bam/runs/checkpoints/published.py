@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from solo_bam.config.options import PublishedName
-from solo_bam.config.schema import Branch
+from solo_bam.config.section import Branch
 from solo_bam.core.errors import UserError
 from solo_bam.runs.checkpoints.read import load_safely
 

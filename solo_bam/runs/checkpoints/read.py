@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from solo_bam.backbones import create_backbone
 from solo_bam.config import Recipe
 from solo_bam.config.resolve import cifar_stem_stride
-from solo_bam.config.schema import Network
+from solo_bam.config.section import Network
 from solo_bam.config.start import KEY, check_start
 from solo_bam.core.errors import UserError
 from solo_bam.core.files import short_name
