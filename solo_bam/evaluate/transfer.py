@@ -280,10 +280,10 @@ def format_transfer(found: Transfer) -> str:
     for data, measures in found.rows().items():
         images = max(one.images or 0 for own in measures.values() for one in own.values())
         head = "".join(f"{name:>24}" for name in found.networks)
-        lines += ["", f"{data}, {images:,} images", f"{'':<34}{head}"]
+        lines += ["", f"{data}, {images:,} images", f"{'':<42}{head}"]
         for name, own in measures.items():
             cells = [_cell(own[network]) if network in own else "—" for network in found.networks]
-            lines.append(f"{name:<34}" + "".join(f"{cell:>24}" for cell in cells))
+            lines.append(f"{name:<42}" + "".join(f"{cell:>24}" for cell in cells))
     return "\n".join([*lines, ""])
 
 

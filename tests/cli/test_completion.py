@@ -23,7 +23,7 @@ CASES = {
     "solo-bam pre": {"pretrain"},
     "solo-bam pretrain --dr": {"--dry-run"},
     "solo-bam pretrain --config-name digits/b": {"digits/bam", "digits/bam_momentum", "digits/barlow_twins", "digits/byol"},
-    "solo-bam pretrain --config-name digits/bam optimizer.l": {"optimizer.lr="},
+    "solo-bam pretrain --config-name digits/bam optimizer.l": {"optimizer.layer_decay=", "optimizer.lr="},
     "solo-bam pretrain --config-name digits/bam optimizer.name=a": {"adam", "adamw"},
     "solo-bam pretrain --config-name digits/bam method_kwargs.r": {"method_kwargs.reg="},
     "solo-bam pretrain --config-path own --config-name m": {"mine"},

@@ -197,8 +197,9 @@ def equal_cost_table(results: Results) -> Table | None:
     rows = []
     for entry in results.entries:
         cells = [
-            format_difference(column.difference(entry, results.baseline), digits(results)) if i % 2
-            else format_mean(column.estimate(entry), digits(results))
+            format_mean(column.estimate(entry), digits(results)) if i % 2 == 0
+            else MISSING if entry == results.baseline
+            else format_difference(column.difference(entry, results.baseline), digits(results))
             for i, column in enumerate(columns)
         ]  # fmt: skip
         rows.append([entry, *cells])
