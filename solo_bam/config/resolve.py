@@ -7,9 +7,10 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from solo_bam import solo_learn
-from solo_bam.config.schema import SHARDED, Recipe, Scheduler
+from solo_bam.config.schema import Recipe, Scheduler
 from solo_bam.core.errors import UserError
 
+SHARDED = "fsdp2"  # the strategy of solo_bam.train.sharding
 CIFAR_STEM_UP_TO = 64  # pixels
 
 

@@ -20,7 +20,6 @@ Index = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Branch = Literal["student", "teacher"]  # that a checkpoint holds
 Network = Literal["student", "teacher", "untrained"]  # of a run; the last: as it started
-SHARDED = "fsdp2"  # the strategy of solo_bam.train.sharding
 Name = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]*$", max_length=200)]  # of a folder
 
 

@@ -23,7 +23,8 @@ from torch import nn
 
 from solo_bam import solo_learn
 from solo_bam.backbones import backbone_factory, check_crop_sizes, check_heat_map
-from solo_bam.config.schema import SHARDED, Recipe, Run
+from solo_bam.config.resolve import SHARDED
+from solo_bam.config.schema import Recipe, Run
 from solo_bam.core import hardware
 from solo_bam.core.errors import Stopped, UserError, warn
 from solo_bam.runs.folder import RunFolder

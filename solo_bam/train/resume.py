@@ -9,7 +9,8 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from solo_bam.config.schema import SHARDED, Run
+from solo_bam.config.resolve import SHARDED
+from solo_bam.config.schema import Run
 from solo_bam.core.errors import UserError, warn
 from solo_bam.core.files import expanded, writable
 from solo_bam.data.datasets.images import Split

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import lightning.pytorch as pl
@@ -12,8 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from solo_bam.backbones import is_resnet
 from solo_bam.config import Recipe
 from solo_bam.config.known import known
-from solo_bam.config.resolve import describe_stem, resolve
-from solo_bam.config.schema import SHARDED
+from solo_bam.config.resolve import SHARDED, describe_stem, resolve
 from solo_bam.data import PretrainData, Source, find_source
 from solo_bam.data.transforms.contrastive_crop import BoxSchedule
 from solo_bam.evaluate.online import online_records
@@ -87,16 +87,23 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
         metrics = saved | {key: float(value) for key, value in trainer.callback_metrics.items()}
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         collapsed_in = next((one.collapsed_in for one in callbacks if isinstance(one, CollapseMonitor)), None)
-        state = whole_state(model) if recipe.strategy == SHARDED else None
+        model = _whole(recipe, model, lambda: build_model(recipe, cfg, devices))
         if trainer.is_global_zero:
-            if state is not None:
-                model = build_model(recipe, cfg, devices)
-                model.load_state_dict(state, strict=False)  # some methods have buffers that a training makes
             folder.write_metrics()
             _record(folder, recipe, metrics, model, source)
             _draw(folder, recipe, model, source)
             folder.finish(metrics, collapsed_in)
     return Trained(folder, model, metrics, collapsed_in)
+
+
+def _whole(recipe: Recipe, model: pl.LightningModule, build: Callable[[], pl.LightningModule]) -> pl.LightningModule:
+    """On the first process a sharded method as one whole, without the buffers that some methods make in training."""
+    state = whole_state(model) if recipe.strategy == SHARDED else None
+    if not state:
+        return model
+    whole = build()
+    whole.load_state_dict(state, strict=False)
+    return whole
 
 
 def _record(

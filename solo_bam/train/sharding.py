@@ -29,7 +29,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from solo_bam.config.schema import SHARDED, Recipe
+from solo_bam.config.resolve import SHARDED
+from solo_bam.config.schema import Recipe
 from solo_bam.core.errors import UserError
 from solo_bam.runs.checkpoints.read import untrained_backbone
 

@@ -18,7 +18,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from solo_bam.config import Recipe
-from solo_bam.config.schema import SHARDED
+from solo_bam.config.resolve import SHARDED
 from solo_bam.core import hardware
 from solo_bam.core.hardware import GIB
 from solo_bam.data import PretrainData
