@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import lightning.pytorch as pl
@@ -94,16 +95,23 @@ def _pretrain(recipe: Recipe, resume: bool) -> Trained:
         metrics = saved | {key: float(value) for key, value in trainer.callback_metrics.items()}
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         collapsed_in = next((one.collapsed_in for one in callbacks if isinstance(one, CollapseMonitor)), None)
-        state = whole_state(model) if recipe.strategy == SHARDED else None
+        model = _whole(recipe, model, lambda: build_model(recipe, cfg, devices))
         if trainer.is_global_zero:
-            if state is not None:
-                model = build_model(recipe, cfg, devices)
-                model.load_state_dict(state, strict=False)  # some methods have buffers that a training makes
             folder.write_metrics()
             _record(folder, recipe, metrics, model, source)
             _draw(folder, recipe, model, source)
             folder.finish(metrics, collapsed_in)
     return Trained(folder, model, metrics, collapsed_in)
+
+
+def _whole(recipe: Recipe, model: pl.LightningModule, build: Callable[[], pl.LightningModule]) -> pl.LightningModule:
+    """On the first process a sharded method as one whole, without the buffers that some methods make in training."""
+    state = whole_state(model) if recipe.strategy == SHARDED else None
+    if not state:
+        return model
+    whole = build()
+    whole.load_state_dict(state, strict=False)
+    return whole
 
 
 def _record(
