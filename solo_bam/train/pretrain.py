@@ -101,26 +101,26 @@ def build_trainer(
     if hardware.has_slow_bfloat16(recipe.precision, devices.accelerator):
         warn(f"precision={recipe.precision}: slow on this processor, which has no AVX-512; use precision=32")
     try:
-        trainer = pl.Trainer(
-            accelerator=devices.accelerator,
-            devices=devices.devices,
-            num_nodes=recipe.num_nodes,
-            strategy=recipe.strategy or "auto",
-            precision=recipe.precision,  # type: ignore[arg-type]
-            max_epochs=recipe.max_epochs,
-            sync_batchnorm=recipe.sync_batchnorm and devices.accelerator != "cpu",
-            accumulate_grad_batches=recipe.accumulate_grad_batches,
-            logger=_loggers(recipe, folder),
-            callbacks=list(callbacks),
-            plugins=_plugins(recipe, devices),
-            default_root_dir=folder.path,
-            use_distributed_sampler=False,
-            **{
-                "enable_checkpointing": recipe.checkpoint.enabled,
-                "enable_model_summary": False,
-                **recipe.trainer_arguments,
-            },
-        )
+        with without_known_warnings():
+            trainer = pl.Trainer(
+                accelerator=devices.accelerator,
+                devices=devices.devices,
+                num_nodes=recipe.num_nodes,
+                strategy=recipe.strategy or "auto",
+                precision=recipe.precision,  # type: ignore[arg-type]
+                max_epochs=recipe.max_epochs,
+                sync_batchnorm=recipe.sync_batchnorm and devices.accelerator != "cpu",
+                accumulate_grad_batches=recipe.accumulate_grad_batches,
+                logger=_loggers(recipe, folder),
+                callbacks=list(callbacks),
+                plugins=_plugins(recipe, devices),
+                default_root_dir=folder.path,
+                use_distributed_sampler=False,
+                **(
+                    {"enable_checkpointing": recipe.checkpoint.enabled, "enable_model_summary": False}
+                    | recipe.trainer_arguments
+                ),
+            )
     except Exception as error:  # Lightning and torch check the arguments with whatever exception comes first
         raise _refused(recipe, error) from None
     set_timeout(trainer, recipe.distributed.timeout)

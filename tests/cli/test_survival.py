@@ -173,6 +173,7 @@ SLURM = {
         ("one process", signal.SIGINT, {}, True, 20),
         ("one process", signal.SIGUSR1, SLURM, False, 1),
         ("two loader workers", signal.SIGTERM, {}, True, 1),
+        ("two loader workers", signal.SIGUSR1, SLURM, True, 1),
         ("two processes", signal.SIGTERM, {}, False, 1),
         ("two processes", signal.SIGTERM, {}, True, 20),
     ],

@@ -125,7 +125,7 @@ class Slurm:
         for daemon in self.daemons.values():
             daemon.kill()
             daemon.wait()
-        self._kill(lambda _: True)
+        self._kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self, name: str, *words: str, key: str = "") -> None:
@@ -152,18 +152,19 @@ class Slurm:
         """As if its plug were pulled: the daemon, the steps' and all that they run, none of which can say a word."""
         self.daemons[node].kill()
         self.daemons[node].wait()
-        on_it = f"SLURMD_NODENAME={node}".encode()
-        spool = f"{self.folder}/spool.{node}"
-        self._kill(lambda pid: on_it in _environ(pid) or spool in _links(pid))
+        self._kill(node)
 
-    def _kill(self, chosen: Callable[[int], bool]) -> None:
-        """SIGKILL to processes of this SLURM, which know its configuration's name."""
-        own = f"SLURM_CONF={self.folder / 'slurm.conf'}".encode()
+    def _kill(self, node: str = "") -> None:
+        """SIGKILL to what a node runs, or all of them; first to the daemons of steps, which would report the others' end."""
+        own, on_it = f"SLURM_CONF={self.folder / 'slurm.conf'}".encode(), f"SLURMD_NODENAME={node}".encode()
         mine = {os.getpid(), *(daemon.pid for daemon in self.daemons.values())}
-        for path in Path("/proc").glob("[0-9]*"):
-            pid = int(path.name)
-            if pid not in mine and own in _environ(pid) and chosen(pid):
-                _signal(pid)
+        found = []
+        for pid in {int(path.name) for path in Path("/proc").glob("[0-9]*")} - mine:
+            variables = _environ(pid)
+            if f"{self.folder}/{node}" in _links(pid) or (own in variables and (not node or on_it in variables)):
+                found.append(pid)
+        for pid in sorted(found, key=lambda pid: not _is_step(pid)):
+            _signal(pid)
 
     # --------------------------------------------------------------------------------------------- jobs
 
@@ -238,6 +239,13 @@ def _links(pid: int) -> str:
         except OSError:
             continue
     return " ".join(found)
+
+
+def _is_step(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().startswith("slurmstepd")
+    except OSError:
+        return False
 
 
 def _signal(pid: int) -> None:

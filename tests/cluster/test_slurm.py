@@ -67,7 +67,7 @@ def rows(folder: Path) -> int:
 
 
 def wait_for(done: Callable[[], bool], slurm: Slurm, folder: Path, timeout: float = 300) -> None:
-    """A job that has ended too early fails the test, with what it said."""
+    """Until it is so; too late fails the test, with what the jobs have said."""
     deadline = time.monotonic() + timeout
     while not done():
         assert time.monotonic() < deadline, said(folder) + slurm.logs()
