@@ -203,7 +203,11 @@ class Round:
                 self.note(name, start, self.events[name](start) | {"took": round(time.monotonic() - began, 2)})
             if start.code != 0:
                 start = self.start("disturbed")
-        alone.wait(7200)
+        while alone.wait(7200) != 0:  # the machine itself has stopped it
+            shutil.rmtree(self.folders["undisturbed"])
+            alone = self.start("undisturbed")
+            if self.starts["undisturbed"] > 3:
+                break
         row = soak.result["rounds"][-1]
         row |= {"ended": soak.seconds, "starts": self.starts["disturbed"], "different": self.compare(alone)}
         del soak.looked_at["undisturbed"], soak.looked_at["disturbed"]
@@ -213,9 +217,10 @@ class Round:
         """Begin or go on."""
         self.folders[name].mkdir(exist_ok=True)
         self.logs_before = len(self.logs())
+        images = self.images if name == "disturbed" else self.soak.folder / "whole"
         arguments = [
             "pretrain", "--config-name", "digits/bam_momentum", *TINY, *SMALL, *KINDS[self.kind],
-            f"data.train_path={self.images}/train", f"data.val_path={self.images}/val",
+            f"data.train_path={images}/train", f"data.val_path={images}/val",
             f"max_epochs={epochs or self.soak.epochs}", f"seed={self.soak.seed + self.number}",
             f"checkpoint.dir={self.folders[name]}",
         ]  # fmt: skip
@@ -390,7 +395,8 @@ def surprises(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 def soak(about: Soak, zygote: Zygote) -> int:
     """All rounds; 1 where something was not as promised."""
-    make_images(about.folder / "images", about.images)
+    for name in ("images", "whole"):  # the disturbed runs have their own
+        make_images(about.folder / name, about.images)
     done = threading.Event()
     watch = threading.Thread(target=about.watch, args=(done,), daemon=True)
     watch.start()

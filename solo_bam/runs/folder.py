@@ -84,11 +84,8 @@ class RunFolder:
     @classmethod
     def nearest_unfinished(cls, recipe: Run) -> tuple[RunFolder, dict[str, tuple[Any, Any]]] | None:
         """Of the unfinished runs in the same place, the one that differs in the fewest keys, and these keys."""
-        found = [
-            (folder, changes(before, recipe))
-            for folder in cls._resumable(recipe)
-            if (before := folder.recipe()) is not None
-        ]
+        resumable = cls._resumable(recipe)
+        found = [(folder, changes(before, recipe)) for folder in resumable if (before := folder.recipe()) is not None]
         return min(found, key=lambda pair: len(pair[1])) if found else None
 
     @classmethod
@@ -105,8 +102,8 @@ class RunFolder:
 
     @classmethod
     def _all(cls, recipe: Run) -> list[RunFolder]:
-        parent = expanded(recipe.checkpoint.dir).resolve() / recipe.method
-        return [cls(record.parent) for record in parent.glob("*/run.json")]
+        runs = (expanded(recipe.checkpoint.dir).resolve() / recipe.method).glob("*/run.json")
+        return [cls(record.parent) for record in runs]
 
     def recipe(self) -> dict[str, Any] | None:
         """The resolved recipe that is written down here; None where it cannot be read."""
@@ -227,9 +224,8 @@ class RunFolder:
         self._write({**about, "imported": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "imported_from": dict(source)})
 
     def _write_recipe(self, recipe: Run) -> None:
-        """Create the folder; a run whose recipe was cut off could not be continued."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with written_whole(self.path / "recipe.yaml") as part:
+        with written_whole(self.path / "recipe.yaml") as part:  # cut off, it would not be found again
             OmegaConf.save(OmegaConf.create(recipe.model_dump(mode="json")), part)
 
     @contextmanager
