@@ -10,7 +10,8 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from solo_bam.config.keys import flat
 from solo_bam.config.recipe import compose_recipe, user_error
-from solo_bam.config.schema import Recipe, Section
+from solo_bam.config.schema import Recipe
+from solo_bam.config.section import Section
 from solo_bam.core.errors import UserError
 
 DEFAULT = "default"  # the space of a method that has no file

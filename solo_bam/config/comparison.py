@@ -10,7 +10,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from solo_bam.config.options import KNNOptions
 from solo_bam.config.recipe import compose_recipe, user_error
-from solo_bam.config.schema import Count, Index, Name, Section, Seed, listed
+from solo_bam.config.schema import Count, Index, Name, Seed
+from solo_bam.config.section import Section, listed
 from solo_bam.core.errors import UserError, nearest
 
 UNTRAINED = "untrained"  # the row of the network before training

@@ -24,9 +24,8 @@ from solo_bam.config.schema import (
     Recipe,
     Run,
     Scheduler,
-    Section,
-    listed,
 )
+from solo_bam.config.section import Section, listed
 from solo_bam.core.errors import UserError
 
 CHECKPOINT = "pretrained_feature_extractor"

@@ -11,7 +11,8 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from solo_bam.config.overrides import parse_overrides
 from solo_bam.config.recipe import user_error
-from solo_bam.config.schema import Branch, Count, Data, ImageData, Index, Network, Positive, Recipe, Section, listed
+from solo_bam.config.schema import Branch, Count, Data, ImageData, Index, Network, Positive, Recipe
+from solo_bam.config.section import Section, listed
 from solo_bam.core.errors import UserError
 
 S = TypeVar("S", bound=Section)

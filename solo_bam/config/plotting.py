@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from solo_bam.config.schema import Branch, Count, Index, Positive, Section, listed
+from solo_bam.config.schema import Branch, Count, Index, Positive
+from solo_bam.config.section import Section, listed
 
 
 class NetworkOptions(Section):

@@ -9,7 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+
+from solo_bam.config.section import Section
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Sharpness = Annotated[float, Field(ge=1e-6, allow_inf_nan=False)]  # the loss's own limit
@@ -21,17 +23,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Branch = Literal["student", "teacher"]  # that a checkpoint holds
 Network = Literal["student", "teacher", "untrained"]  # of a run; the last: as it started
 Name = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]*$", max_length=200)]  # of a folder
-
-
-def listed(value: object) -> object:
-    """A value where a list is meant: a list of one."""
-    return value if isinstance(value, list) else [value]
-
-
-class Section(BaseModel):
-    """A part of the recipe; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
 class RandomResizedCrop(Section):

@@ -21,7 +21,8 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from solo_bam.config.schema import Count, Index, Recipe, Section, Share, Sharpness
+from solo_bam.config.schema import Count, Index, Recipe, Share, Sharpness
+from solo_bam.config.section import Section
 from solo_bam.core.errors import UserError
 from solo_bam.losses import BAMLoss
 from solo_bam.solo_learn import BaseMethod, BaseMomentumMethod, CropRule, Panel
