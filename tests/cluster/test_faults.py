@@ -200,7 +200,7 @@ def others() -> Iterator[Fault]:
         "a loss that is not finite on process 1",
         3,
         at_step(1, "loss = loss * float('nan')"),
-        told="the loss became .* on process 1 at step 5",
+        told="the loss became .* on process 1 on host-b at step 5",
         limit=SPARE,
     )
     for hosts in (2, 3):
