@@ -122,9 +122,11 @@ class Hosts:
     def explained(self, error: Exception) -> UserError:
         """What all processes say of a failure: the line of the one that failed first."""
         self.ends = True
+        if isinstance(error, UserError) and error.on_all_processes and error.exit_code != 2:
+            return error  # a signal: saved, and all stop by themselves
         if isinstance(error, UserError) and error.on_all_processes:
-            return error
-        if isinstance(error, UserError):
+            own = UserError(re.sub(r"process (\d+)", lambda found: self.names[int(found[1])], str(error)))
+        elif isinstance(error, UserError):
             own = UserError(error.key, f"{error.problem} ({self.names[self.rank]})", error.remedy)
         elif isinstance(error, RuntimeError) and _BROKEN.search(str(error)):
             own = self._without(error)

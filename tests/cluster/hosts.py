@@ -134,6 +134,13 @@ class Launch:
             time.sleep(0.1)
         return {name: code for name, code in codes.items() if code is not None}
 
+    def wait_for_training(self, timeout: float) -> None:
+        """Until nothing but ``torchrun`` lives on the hosts."""
+        end = time.monotonic() + timeout
+        while {*self.pids()} - {start.pid for start in self.starts.values()}:
+            assert time.monotonic() < end, f"training after {timeout} s:\n{self.text()[-6000:]}"
+            time.sleep(0.1)
+
     def pids(self) -> list[int]:
         """Every process on its hosts."""
         return [pid for host in self.starts for pid in host.pids()]

@@ -143,7 +143,10 @@ def test_nothing_else_looks_behind_lightnings_interface() -> None:
         for path in root.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if (name := getattr(node, "attr", getattr(node, "value", None))) in _PRIVATE
-    } == {f"train/lightning_state.py: {name}" for name in ("_logger_connector", "procs", "fit_loop", "epoch_progress")}
+    } == {
+        f"train/lightning_state.py: {name}"
+        for name in ("_logger_connector", "procs", "fit_loop", "epoch_progress", "_timeout")
+    }
 
 
 def test_set_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
