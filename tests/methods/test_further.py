@@ -21,7 +21,7 @@ from solo_bam.methods.mocov3 import MoCoV3, contrast
 from solo_bam.methods.sce import SCE, SCEOptions, sce_loss
 from solo_bam.train.run import pretrain
 from tests import house, processes
-from tests.recipes import tiny
+from tests.recipes import small_head, tiny
 
 NAMES = ("sce", "lejepa", "emp_ssl", "mocov3")
 BRANCHES: tuple[Any, ...] = ("untrained", "student")
@@ -220,16 +220,10 @@ def test_two_processes_give_what_one_gives() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*NAMES, "lightly", "lightly_momentum"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_short_training_beats_the_untrained_network(name: str, tmp_path: Path) -> None:
-    settings = [
-        "data.fraction=-1",
-        "optimizer.batch_size=64",
-        "max_epochs=4",
-        "knn_eval.enabled=False",
-        "pictures=False",
-    ]
-    run = pretrain(tiny(tmp_path, f"digits/{name}", *settings, "scheduler.warmup_epochs=1", "seed=0")).folder.path
+    settings = ["data.fraction=0.5", "optimizer.batch_size=64", "max_epochs=4", "knn_eval.enabled=False"]
+    run = pretrain(tiny(tmp_path, f"digits/{name}", *settings, "pictures=False", *small_head(name))).folder.path
     options = [KNNOptions(k=[20], distance=["cosine"], branch=branch, num_workers=0) for branch in BRANCHES]
     before, after = (evaluate_knn(run, each).settings[0].hits[0] for each in options)
-    assert after > before + 9  # of 360
+    assert after > before + 18  # of 360
