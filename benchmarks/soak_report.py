@@ -43,6 +43,7 @@ def told(result: dict[str, Any]) -> str:
         f"kills, {len(surprises(result))} not as promised; {len(_differing(result))} rounds with a bit that differs."
     )
     disk = "" if result.get("disk is small") else "\n\nWithout root no small disk could be mounted: none was filled."
+    disk += f"\n\nNote: {result['note']}." if "note" in result else ""
     figure = f"![Memory and open files over time]({FIGURE})"
     return f"{head}{disk}\n\n{markdown(rounds(result))}\n\n{memory(result)}\n\n{figure}"
 
