@@ -48,7 +48,7 @@ check: lint
 
 # As root: namespaces are made and taken away. One process: each case has the two cores to itself.
 test-cluster: $(VENV)/.dev
-	FAULTS_TABLE=docs/results/faults.csv $(BIN)/python -m pytest -m cluster tests/cluster
+	FAULTS_TABLE=docs/results/faults.csv $(BIN)/python -m pytest -m cluster
 
 $(OLDEST)/.installed: pyproject.toml setup.py constraints-oldest.txt
 	$(OLDEST_PYTHON) -m venv $(OLDEST)

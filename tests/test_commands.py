@@ -13,7 +13,7 @@ from solo_bam.cli import COMMANDS, main
 from solo_bam.cli.completers import _SETTINGS
 from solo_bam.cli.list import WHAT
 from solo_bam.config import load_recipe
-from solo_bam.config.comparison import load_comparison
+from solo_bam.config.comparison import load_comparison, split_launcher
 from solo_bam.config.find import kind_of
 from solo_bam.config.linear import load_linear_recipe
 from solo_bam.config.options import parse_options
@@ -67,7 +67,7 @@ def test_a_line_of_the_documentation(page: Path, words: list[str], capsys: pytes
         module, name = _SETTINGS[command].split(".")
         parse_options(getattr(importlib.import_module(f"solo_bam.config.{module}"), name), overrides)
     elif command == "compare" and rest:
-        load_comparison(rest[0], [word for word in overrides if not word.startswith("hydra")])
+        load_comparison(rest[0], split_launcher(overrides)[1])
 
 
 def test_there_are_lines_to_check() -> None:

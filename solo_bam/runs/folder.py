@@ -197,7 +197,7 @@ class RunFolder:
     @property
     def status(self) -> str:
         """``running``, ``finished``, ``stopped``, or ``broken off`` where nobody could write down its end."""
-        told = str(self.record().get("status", "unknown"))
+        told = str(self.record().get("status", "unreadable"))
         return "broken off" if told == "running" and not self.is_running else told
 
     def start(self, recipe: Run, hardware: Mapping[str, object]) -> None:

@@ -28,7 +28,7 @@ CASES = {
     "solo-bam pretrain --config-name digits/bam method_kwargs.r": {"method_kwargs.reg="},
     "solo-bam pretrain --config-path own --config-name m": {"mine"},
     "solo-bam doctor digits/bam augmentations.0.crop": {"augmentations.0.crop_size="},
-    "solo-bam show quick/l": {"quick/linear"},
+    "solo-bam show quick/l": {"quick/lejepa", "quick/lightly", "quick/lightly_momentum", "quick/linear"},
     "solo-bam compare imagenet-": {"imagenet-100"},
     "solo-bam compare quick tune.tr": {"tune.trials="},
     "solo-bam linear trained": {"trained_models/bam/bam-digits-1234", "trained_models/"},

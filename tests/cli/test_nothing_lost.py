@@ -142,7 +142,7 @@ def test_the_teachers_health_does_not_replace_the_students(copy: Path) -> None:
         assert main(["health", str(copy), "num_workers=0", f"branch={branch}", "num_images=20"]) == 0
     found = read_records(copy / "evaluation")
     assert {r.branch for r in found} == {"student", "teacher"}
-    assert len(found) == 10
+    assert len(found) == 12
 
 
 def test_another_protocol_of_videos_has_its_own_masks(copy: Path, tmp_path: Path) -> None:

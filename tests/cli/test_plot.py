@@ -165,7 +165,7 @@ def test_health_is_written_with_its_protocol(run: Path, capsys: pytest.CaptureFi
     (path,) = (run / "evaluation").glob("health-*.json")
     written = json.loads(path.read_text())
     records = {record.metric: record for record in map(Record.model_validate, written)}
-    assert list(records) == ["RankMe", "alpha-ReQ", "alignment", "uniformity", "spread"]
+    assert list(records) == ["RankMe", "alpha-ReQ", "alignment", "uniformity", "spread", "LiDAR"]
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert f"{records['RankMe'].value:.3f}" in capsys.readouterr().out
     rank = records["RankMe"]

@@ -22,7 +22,7 @@ from solo_bam.train.resume import newest_readable
 from tests.recipes import tiny_overrides
 from tests.zygote import Start, Zygote
 
-KILLS = int(os.environ.get("KILLS", "16"))  # of a run; 30 are a minute more
+KILLS = int(os.environ.get("KILLS", "8"))  # of a run; 30 are a minute more
 # A network and a head of a few thousand weights: 4 steps, 2 batches of validation and a checkpoint in 0.2 s.
 SMALL = [
     "backbone.name=test_resnet", "method_kwargs.proj_hidden_dim=32", "method_kwargs.proj_output_dim=16",
@@ -145,7 +145,7 @@ def moments(seed: int) -> list[str]:
 def test_killed_at_any_moment_nothing_is_lost(kind: str, zygote: Zygote, runs: Any, tmp_path: Path) -> None:
     """By SIGKILL, a third of them while a checkpoint is being written, linked or cleaned up after; 12 elsewhere."""
     overrides = [*KINDS[kind], "max_epochs=16"]
-    for number, moment in enumerate(moments(seed=1)[: KILLS if kind == "one process" else 12]):
+    for number, moment in enumerate(moments(seed=1)[:KILLS]):
         start = pretrain(zygote, tmp_path, overrides, before=moment)
         code = start.wait()
         assert code == -signal.SIGKILL, (

@@ -159,7 +159,7 @@ def _pixelate(x: Pixels, share: float, _: Generator) -> Pixels:
 def _jpeg(x: Pixels, quality: int, _: Generator) -> Pixels:
     file = io.BytesIO()
     _as_image(x).save(file, "JPEG", quality=quality)
-    return np.asarray(Image.open(file)) / 255
+    return np.asarray(Image.open(file, formats=["JPEG"])) / 255
 
 
 # What makes it, and its strengths of severity 1 to 5.
