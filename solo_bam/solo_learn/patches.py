@@ -199,6 +199,7 @@ def _mend_buffers() -> None:
     """A resumed run fails on what is made in training: SwAV's queue, DeepCluster v2's memory, All4One's positions.
 
     The first two would begin anew at the start of a resumed training, and DeepCluster v2 keeps no assignments at all.
+    Over processes, DDP puts the first one's buffers in the place of the others', and with them its memory of images.
     """
 
     def on_load_checkpoint(self: Any, checkpoint: dict[str, Any]) -> None:
@@ -224,3 +225,4 @@ def _mend_buffers() -> None:
     SoloMethod.on_load_checkpoint = on_load_checkpoint
     for cls in (solo.methods.swav.SwAV, solo.methods.deepclusterv2.DeepClusterV2):
         cls.on_train_start = keeping(cls.on_train_start)
+    solo.methods.deepclusterv2.DeepClusterV2._ddp_params_and_buffers_to_ignore = _LATE

@@ -45,3 +45,11 @@ def test_the_answer(values: dict[str, list[float]], told: str, tmp_path: Path) -
 
 def test_an_unfair_comparison_says_so(tmp_path: Path) -> None:
     assert answer(results(tmp_path, unfair=True)).endswith("; the comparison is not fair.")
+
+
+def test_measures_of_transfer_are_left_to_the_table(tmp_path: Path) -> None:
+    titles = ["k-NN", "logistic, all labels"]
+    by_seed = {entry: dict(enumerate(found)) for entry, found in AHEAD.items()}
+    columns = [Column(title, title, "%", "stated", "student", False, by_seed) for title in titles]
+    found = answer(results(tmp_path, entries=["c", "b", "a"], columns=columns))
+    assert found == "k-NN: a is ahead of b by 1.9 ± 0.1 points (n = 3)."
