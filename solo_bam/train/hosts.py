@@ -28,6 +28,8 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from solo_bam.config.schema import Run
+from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
 
 _LOOK_EVERY = 0.2  # seconds between two looks for a word
@@ -178,12 +180,17 @@ def joined() -> Hosts | None:
 
 
 @contextmanager
-def together(timeout: float) -> Iterator[None]:
+def together(recipe: Run) -> Iterator[None]:
     """Where a launcher has started several processes, they end together, with one line on each host.
 
     Args:
-        timeout: seconds that a process waits for the others.
+        recipe: of the run; ``distributed.timeout`` seconds are how long a process waits for the others.
+
+    Raises:
+        UserError: the launcher has started other processes than the recipe asks for, or not all have come.
     """
+    hardware.check_launcher(hardware.find_devices(recipe.accelerator, recipe.devices).count, recipe.num_nodes)
+    timeout = recipe.distributed.timeout
     environment = next((kind() for kind in (TorchElasticEnvironment, SLURMEnvironment) if kind.detect()), None)
     if environment is None or environment.world_size() == 1:
         yield

@@ -129,7 +129,7 @@ def linear(
     Raises:
         UserError: data, devices or a checkpoint that do not fit the recipe, or a loss that is not finite.
     """
-    with together(recipe.distributed.timeout):
+    with together(recipe):
         return _linear(recipe, content, path, trained_by, resume)
 
 

@@ -95,7 +95,6 @@ def build_trainer(
     Raises:
         UserError: an argument that Lightning refuses.
     """
-    hardware.check_launcher(devices.count, recipe.num_nodes)
     if recipe.strategy == SHARDED and not isinstance(recipe, Recipe):
         raise UserError("strategy", f"got {SHARDED!r}, which is for pretraining", "set strategy=ddp")
     if hardware.has_slow_bfloat16(recipe.precision, devices.accelerator):

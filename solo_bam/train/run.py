@@ -66,7 +66,7 @@ def pretrain(recipe: Recipe, resume: bool = False) -> Trained:
     Raises:
         UserError: data, devices or a checkpoint that do not fit the recipe, or a loss that is not finite.
     """
-    with together(recipe.distributed.timeout):
+    with together(recipe):
         return _pretrain(recipe, resume)
 
 
