@@ -34,8 +34,7 @@ def main(arguments: Sequence[str]) -> int:
 
     options = parse_options(TransferOptions, asked.settings)
 
-    from solo_bam.evaluate.transfer import format_transfer, transfer
-    from solo_bam.train.pictures import draw_transferred
+    from solo_bam.evaluate.transfer import draw_transferred, format_transfer, transfer
 
     found = transfer(asked.checkpoint, options)
     print(format_transfer(found))

@@ -192,7 +192,8 @@ def columns(outcomes: Sequence[RunResult]) -> list[Column]:
 
 def _column(key: str, record: Record, branch: str | None) -> Column:
     title = record.protocol.title + (", teacher" if branch == "teacher" else "")
-    return Column(key, title, record.unit, record.stated, branch or "student", record.protocol.online, {})
+    protocol = record.protocol
+    return Column(key, title, record.unit, record.stated, branch or "student", protocol.online, {}, protocol.headline)
 
 
 # ---------------------------------------------------------------------------------------------- tuning

@@ -13,6 +13,11 @@ from solo_bam.comparison.results import Column, Point, Results, RunResult
 Over = Literal["images", "device_hours"]
 
 
+def curve_kinds(results: Results) -> list[str]:
+    """What was measured during the trainings: ``k-NN``, ``linear``."""
+    return list(dict.fromkeys(kind for outcome in results.outcomes for kind in outcome.curves))
+
+
 def value_at(points: Sequence[Point], over: Over, cost: float) -> float | None:
     """The accuracy at a cost; None before the first measurement and after the last."""
     places = [getattr(point, over) for point in points]

@@ -100,6 +100,7 @@ class Column(NamedTuple):
         branch: ``student`` or ``teacher``.
         online: measured during the pretraining.
         values: ``{entry: {seed: value}}``; of :attr:`start`, the network that all start from.
+        headline: whether the comparison's one sentence tells it.
     """
 
     key: str
@@ -109,6 +110,7 @@ class Column(NamedTuple):
     branch: str
     online: bool
     values: dict[str, dict[int, float]]
+    headline: bool = True
 
     @property
     def start(self) -> str:

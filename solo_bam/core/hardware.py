@@ -73,20 +73,21 @@ def check_launcher(devices: int, num_nodes: int) -> None:
     Raises:
         UserError: it has started others, each of which would train alone or wait for the rest.
     """
-    elastic = "TORCHELASTIC_RUN_ID" in os.environ  # which a batch script of one task may have started
-    by_slurm = "SLURM_JOB_ID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
-    inside = by_slurm and not elastic
-    slurm = ("SLURM has SLURM_NTASKS={} tasks", "--ntasks-per-node and --nodes say, and start with srun")
-    torchrun = ("torchrun has started {0} (WORLD_SIZE={0})", "--nproc-per-node and --nnodes of torchrun say")
-    for name, applies, (told, remedy) in (("WORLD_SIZE", elastic, torchrun), ("SLURM_NTASKS", inside, slurm)):
-        started = os.environ.get(name, "")
-        if applies and started.isdigit() and int(started) != devices * num_nodes:
-            problem = f"got {devices} on {num_nodes} node(s), {told.format(started)}"
-            raise UserError("devices", problem, f"set devices and num_nodes to what {remedy}")
-    tasks = os.environ.get("SLURM_NTASKS", "1")
-    if inside and tasks != "1" and "SLURM_STEP_ID" not in os.environ:
-        problem = f"SLURM has SLURM_NTASKS={tasks} tasks, and only one of them was started"
-        raise UserError("devices", problem, "start with srun")
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # perhaps from a batch script of one task
+        name, told = "WORLD_SIZE", "torchrun has started {0} (WORLD_SIZE={0})"
+        options = "--nproc-per-node and --nnodes of torchrun say"
+    elif "SLURM_JOB_ID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        name, told = "SLURM_NTASKS", "SLURM has SLURM_NTASKS={} tasks"
+        options = "--ntasks-per-node and --nodes say, and start with srun"
+    else:
+        return
+    started = os.environ.get(name, "")
+    told = told.format(started)
+    if started.isdigit() and int(started) != devices * num_nodes:
+        problem = f"got {devices} on {num_nodes} node(s), {told}"
+        raise UserError("devices", problem, f"set devices and num_nodes to what {options}")
+    if name == "SLURM_NTASKS" and started not in ("", "1") and "SLURM_STEP_ID" not in os.environ:
+        raise UserError("devices", f"{told}, and only one of them was started", "start with srun")
 
 
 def is_first_process() -> bool:

@@ -28,7 +28,7 @@ from solo_bam.runs.checkpoints.read import Pretrained, load_pretrained
 from solo_bam.runs.protocols import Health
 from solo_bam.runs.records import Record, records_folder, write_records
 
-_IMAGES, LIDAR_IMAGES = 4096, 1000
+IMAGES, LIDAR_IMAGES = 4096, 1000
 
 
 def measure(checkpoint: Path, options: NetworkOptions) -> tuple[list[Record], Path]:
@@ -40,7 +40,7 @@ def measure(checkpoint: Path, options: NetworkOptions) -> tuple[list[Record], Pa
     trained = load_pretrained(checkpoint, options.branch)
     data = evaluation_data(trained.recipe, options.data)
     images = Sample.of(trained.recipe, data, options.batch_size, options.num_workers)
-    sample = images.take(options.num_images or _IMAGES)
+    sample = images.take(options.num_images or IMAGES)
     if len(sample.split) < 2:
         raise UserError("num_images", f"got {len(sample.split)} image, must be at least 2", "use more images")
     folder = writable(records_folder(trained.path), "checkpoint", "copy it to a folder that can be written")

@@ -39,14 +39,14 @@ from solo_bam.evaluate.logistic import (
     scaled,
     searched,
 )  # fmt: skip
-from solo_bam.evaluate.offline_health import health_records
+from solo_bam.evaluate.offline_health import IMAGES, health_records
 from solo_bam.evaluate.offline_knn import bank_in, vote
 from solo_bam.evaluate.views import Sample, choose
+from solo_bam.plots.transfer import draw_transfer
 from solo_bam.runs.checkpoints.read import Pretrained, load_pretrained
 from solo_bam.runs.protocols import KNN, Logistic
 from solo_bam.runs.records import Record, accuracies, records_folder, write_records
 
-_HEALTH_IMAGES = 4096
 _SEARCHED = (
     f"one of {STRENGTHS[0]:g} … {STRENGTHS[-1]:g} by {100 * HELD_OUT:g} % of these images ({MOST} at most), held out"
 )
@@ -158,31 +158,44 @@ class _Measured:
         return told(self.data, self.test, self.data.val_name)
 
     @cached_property
+    def view(self) -> T.Compose:
+        """The plain one."""
+        return plain_view(self.network.recipe.data.dataset, self.network.recipe.augmentations[0])
+
+    @cached_property
     def features(self) -> tuple[Features, Features]:
-        """Of bank and test images, in the plain view."""
-        view = plain_view(self.network.recipe.data.dataset, self.network.recipe.augmentations[0])
-        return self._seen("train", self.bank, view), self._seen("val", self.test, view)
+        """Of bank and test images."""
+        return self._seen("train", self.bank, self.view), self._seen("val", self.test, self.view)
+
+    @cached_property
+    def scaled(self) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """The same, of unit length, with their labels."""
+        bank, test = self.features
+        return scaled(bank), scaled(test)
+
+    @cached_property
+    def precision(self) -> str | int:
+        """As it runs on this device."""
+        return hardware.precision_as_run(self.options.precision, self.device)
 
     @property
     def _about(self) -> dict[str, Any]:
         return {"data": self.name, **self.network.about}
 
     def _protocol(self, **how: Any) -> Logistic:
-        precision = hardware.precision_as_run(self.options.precision, self.device)
-        return Logistic.of(self.network.recipe, self.data, self.bank, precision=precision, **how)
+        return Logistic.of(self.network.recipe, self.data, self.bank, precision=self.precision, **how)
 
     def _knn(self) -> Iterator[Record]:
         k, temperature = min(self.options.k, len(self.bank)), self.options.temperature
         asked = KNNOptions(k=[k], temperature=[temperature], distance=["cosine"])
         (found,) = vote(*self.features, asked, self.device)
-        precision = hardware.precision_as_run(self.options.precision, self.device)
-        how = {"k": k, "temperature": temperature, "distance": "cosine", "precision": precision}
+        how = {"k": k, "temperature": temperature, "distance": "cosine", "precision": self.precision}
         protocol = KNN.offline(self.network.recipe, self.data, self.bank, **how)
         values = {"accuracy": 100 * found.hits[0] / len(self.test)}
         yield from accuracies(values, len(self.test), protocol=protocol, **self._about)
 
     def _logistic(self) -> Iterator[Record]:
-        (x, y), (images, labels) = map(scaled, self.features)
+        (x, y), (images, labels) = self.scaled
         for share in sorted(self.options.labels):
             own = balanced(y, share)
             strength = searched(x[own], y[own])
@@ -203,10 +216,9 @@ class _Measured:
         if not self.options.corrupted:
             return
         split = self.test.take(balanced(self.test.targets, min(1.0, self.options.corrupted / len(self.test))))
-        plain = plain_view(self.network.recipe.data.dataset, self.network.recipe.augmentations[0])
         right = {}
         for name in Bar(list(CORRUPTIONS), "corruptions"):
-            seen = self._seen(short_name(name), split, _Severities(name, plain), _SideBySide(self.network.backbone))
+            seen = self._seen(short_name(name), split, _Severities(name, self.view), _SideBySide(self.network.backbone))
             side_by_side = seen.values.reshape(len(split), len(SEVERITIES), -1).unbind(1)
             answers = [model.predict(scaled(Features(values, seen.labels))[0]) for values in side_by_side]
             right[name] = 100 * np.mean([each == seen.labels.numpy() for each in answers], axis=0)
@@ -229,7 +241,7 @@ class _Measured:
         )  # fmt: skip
 
     def _few_shot(self) -> Iterator[Record]:
-        train, test = map(scaled, self.features)
+        train, test = self.scaled
         fewest = np.bincount(train[1])[np.unique(train[1])].min()
         for shots in self.options.shots:
             if shots <= fewest:
@@ -239,11 +251,12 @@ class _Measured:
                 yield Record(metric="accuracy", value=value, interval=interval, protocol=protocol, **about)
 
     def _health(self) -> Iterator[Record]:
-        chosen = choose(self.test.targets, _HEALTH_IMAGES)
+        chosen = choose(self.test.targets, IMAGES)
         if len(chosen) > 1:
-            sample = Sample.of(self.network.recipe, self.data, self.options.batch_size, self.options.num_workers)
+            used, options = self.network.recipe.model_copy(update={"data": self.data}), self.options
+            sample = Sample(self.test, used, self.name, options.batch_size, options.num_workers)
             clean = self.features[1].values[chosen]
-            yield from health_records(sample.take(_HEALTH_IMAGES), self.network.backbone, clean, self.network)
+            yield from health_records(sample.take(IMAGES), self.network.backbone, clean, self.network)
 
 
 class _Severities:
@@ -290,3 +303,18 @@ def format_transfer(found: Transfer) -> str:
 def _cell(record: Record) -> str:
     interval = "" if record.interval is None else " ({:.1f} to {:.1f})".format(*record.interval)
     return f"{record.value:.2f} {record.unit}".rstrip() + interval
+
+
+def draw_transferred(found: Transfer) -> Path:
+    """``transfer.png`` beside the records: the accuracies of all networks."""
+    path = found.path.with_suffix(".png")
+    panels = {
+        data: {
+            name: {network: (one.value, one.interval) for network, one in own.items()}
+            for name, own in measures.items()
+            if next(iter(own.values())).metric == "accuracy"
+        }
+        for data, measures in found.rows().items()
+    }
+    draw_transfer(panels, found.networks, path, f"{found.records[0].method}, {found.networks[0]}")
+    return path

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
@@ -39,6 +39,8 @@ class Protocol(BaseModel):
         frozen=True, extra="forbid", strict=True, validate_by_name=True, validate_by_alias=True,
         serialize_by_alias=True, alias_generator=lambda name: name.replace("_", " "),
     )  # fmt: skip
+
+    headline: ClassVar[bool] = True  # whether a comparison's one sentence tells it, where it has been measured
 
     kind: str
     online: bool = False
@@ -267,6 +269,8 @@ class Logistic(Protocol):
     ``corruptions``: of the test images; the number is the mean over them and their severities. ``bins``: of the
     calibration error.
     """
+
+    headline = False  # nine of `transfer`: no sentence holds them
 
     kind: Literal["logistic regression"] = "logistic regression"
     labels: str

@@ -30,7 +30,6 @@ from solo_bam.data.datasets.sources import shown_images
 from solo_bam.data.transforms.augmentations import plain_view
 from solo_bam.evaluate.features import evaluating
 from solo_bam.evaluate.projections import REDUCTIONS
-from solo_bam.evaluate.transfer import Transfer
 from solo_bam.evaluate.views import Sample
 from solo_bam.plots.attention import draw_attention
 from solo_bam.plots.confusion import draw_confusion
@@ -39,7 +38,6 @@ from solo_bam.plots.entropy import draw_entropy, has_entropy
 from solo_bam.plots.scatter import draw_features
 from solo_bam.plots.similarity import draw_similarities, similarity_groups
 from solo_bam.plots.style import Picture
-from solo_bam.plots.transfer import draw_transfer
 from solo_bam.runs.checkpoints.find import pictures_folder
 from solo_bam.runs.checkpoints.read import load_pretrained, start_backbone
 from solo_bam.runs.folder import RunFolder
@@ -272,21 +270,6 @@ def _target(folder: Path, name: str, options: PlotOptions) -> Path:
     writable(target.parent, "output")
     target.parent.mkdir(parents=True, exist_ok=True)
     return target
-
-
-def draw_transferred(found: Transfer) -> Path:
-    """``transfer.png`` beside the records: the accuracies of all networks."""
-    path = found.path.with_suffix(".png")
-    panels = {
-        data: {
-            name: {network: (one.value, one.interval) for network, one in own.items()}
-            for name, own in measures.items()
-            if next(iter(own.values())).metric == "accuracy"
-        }
-        for data, measures in found.rows().items()
-    }
-    draw_transfer(panels, found.networks, path, f"{found.records[0].method}, {found.networks[0]}")
-    return path
 
 
 # ------------------------------------------------------------------------------------- at a run's end

@@ -8,6 +8,7 @@ import pytest
 
 from solo_bam.comparison.report.answer import answer
 from solo_bam.comparison.results import Column
+from solo_bam.runs.protocols import KNN, Logistic
 from tests.comparison.synthetic import results
 
 AHEAD = {"a": [60.0, 61.0, 62.0], "b": [58.0, 59.1, 60.1], "c": [50.0, 51.2, 52.0]}
@@ -48,8 +49,11 @@ def test_an_unfair_comparison_says_so(tmp_path: Path) -> None:
 
 
 def test_measures_of_transfer_are_left_to_the_table(tmp_path: Path) -> None:
-    titles = ["k-NN", "logistic, all labels"]
+    protocols = {"k-NN": KNN, "logistic, all labels": Logistic}
     by_seed = {entry: dict(enumerate(found)) for entry, found in AHEAD.items()}
-    columns = [Column(title, title, "%", "stated", "student", False, by_seed) for title in titles]
+    columns = [
+        Column(title, title, "%", "stated", "student", False, by_seed, protocol.headline)
+        for title, protocol in protocols.items()
+    ]
     found = answer(results(tmp_path, entries=["c", "b", "a"], columns=columns))
     assert found == "k-NN: a is ahead of b by 1.9 ± 0.1 points (n = 3)."

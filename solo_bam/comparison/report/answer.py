@@ -19,8 +19,7 @@ def answer(results: Results) -> str:
     """
     columns = student_columns(results)
     columns = [column for column in columns if not column.online] or columns
-    # The nine of `transfer` stand in the table: no sentence holds them.
-    columns = [column for column in columns if not column.title.startswith("logistic")] or columns
+    columns = [column for column in columns if column.headline] or columns
     told = [_of(column, ranked) for column in columns if len(ranked := _ranked(column, results)) > 1]
     if not told:
         return ""

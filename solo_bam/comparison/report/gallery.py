@@ -8,6 +8,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from solo_bam.comparison.equal_cost import curve_kinds
 from solo_bam.comparison.fairness import LABELS
 from solo_bam.comparison.report.curves import draw_course, draw_pareto, draw_trials
 from solo_bam.comparison.report.figures import as_svg, draw_accuracy, draw_cost, draw_tradeoff
@@ -71,7 +72,7 @@ def _accuracy_pictures(results: Results) -> Drawn:
 
 
 def _course_pictures(results: Results) -> Drawn:
-    kinds = dict.fromkeys(kind for outcome in results.outcomes for kind in outcome.curves)
+    kinds = curve_kinds(results)
     for kind in kinds:
         for over in ("epoch", "hours"):
             told = f"{kind} accuracy over {over}s" if over == "epoch" else f"{kind} accuracy over hours of training"
@@ -91,7 +92,7 @@ def _cost_pictures(results: Results) -> Drawn:
     for column in shown_columns(results):
         told = f"{column.title} of each row over the hours that a run of it takes; the numbers stand in the tables."
         yield draw_tradeoff(column, found, results.entries, bool(results.unfair)), told
-    for kind in dict.fromkeys(kind for outcome in results.outcomes for kind in outcome.curves):
+    for kind in curve_kinds(results):
         told = f"{kind} accuracy over the hours so far, 95 % intervals as bands; the numbers stand in the table."
         yield draw_pareto(results, kind), told
     measured = {"images_per_second": ("Images per second", 1.0, 0), "peak_memory": ("Peak memory in GiB", 2.0**30, 2)}

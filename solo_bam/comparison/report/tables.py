@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from solo_bam.comparison.equal_cost import Over, at_equal_cost
+from solo_bam.comparison.equal_cost import Over, at_equal_cost, curve_kinds
 from solo_bam.comparison.fairness import Difference
 from solo_bam.comparison.report.summary import (
     MISSING,
@@ -183,12 +183,16 @@ def cost_tables(results: Results) -> list[Table]:
 
 def equal_cost_table(results: Results) -> Table | None:
     """Accuracies at the largest cost that all rows reached; None where there is no such cost."""
-    kinds = dict.fromkeys(kind for outcome in results.outcomes for kind in outcome.curves)
     overs: list[tuple[Over, Callable[[float], str]]] = [
         ("images", lambda cost: f"{cost:,.0f} images"),
         ("device_hours", lambda cost: f"{format_hours(cost)} {_device(results)}-hours"),
     ]
-    found = [(told, one) for kind in kinds for over, told in overs if (one := at_equal_cost(results, kind, over))]
+    found = [
+        (told, one)
+        for kind in curve_kinds(results)
+        for over, told in overs
+        if (one := at_equal_cost(results, kind, over))
+    ]
     if not found:
         return None
     columns = [column for _, (_, column) in found for _ in range(2)]
