@@ -373,7 +373,7 @@ def contents(run: RunFolder) -> dict[str, Any]:
     state = torch.load(run.last_checkpoint, weights_only=True)
     parts = {part: state[part] for part in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")}
     results = run.record()["results"]
-    return {**parts, "metrics": run.metrics(), "csv": (run.path / "metrics.csv").read_text(), "results": results}
+    return {**parts, "metrics": run.metrics(), "csv": (run.path / "metrics.csv").read_bytes(), "results": results}
 
 
 def different(a: Any, b: Any) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.soak import contents, different
 from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
 from solo_bam.runs.folder import RunFolder, log
@@ -69,27 +70,7 @@ def finished(folder: Path) -> RunFolder:
 
 def assert_same(run: RunFolder, whole: RunFolder) -> None:
     """Weights, optimiser, schedule, counters and logged metrics are equal bit by bit."""
-    a, b = (torch.load(each.last_checkpoint, weights_only=True) for each in (run, whole))
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
-        assert_equal(a[part], b[part], part)
-    assert run.metrics() == whole.metrics()
-    assert (run.path / "metrics.csv").read_bytes() == (whole.path / "metrics.csv").read_bytes()
-    assert run.record()["results"] == whole.record()["results"]
-
-
-def assert_equal(a: Any, b: Any, where: str) -> None:
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_equal(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b)):
-            assert_equal(x, y, f"{where}.{i}")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    else:
-        assert a == b, where
+    assert not different(contents(run), contents(whole))
 
 
 def wait_for_rows(start: Start, folder: Path, before: set[Path], count: int) -> None:
