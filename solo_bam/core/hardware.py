@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from solo_bam.core.errors import UserError, nearest
 
@@ -63,6 +63,14 @@ def find_devices(accelerator: str, devices: int | str | list[int]) -> Devices:
     return Devices(kind, chosen, len(indexes))
 
 
+def launcher() -> Literal["torchrun", "slurm"] | None:
+    """What has started this process, and perhaps others of its run; Lightning's own look at it warns of srun."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # perhaps from a batch script of one task
+        return "torchrun"
+    by_hand = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    return "slurm" if "SLURM_JOB_ID" in os.environ and os.environ.get("SLURM_NTASKS") and not by_hand else None
+
+
 def check_launcher(devices: int, num_nodes: int) -> None:
     """Whether SLURM or torchrun has started as many processes as there are to be.
 
@@ -73,20 +81,21 @@ def check_launcher(devices: int, num_nodes: int) -> None:
     Raises:
         UserError: it has started others, each of which would train alone or wait for the rest.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # perhaps from a batch script of one task
-        name, told = "WORLD_SIZE", "torchrun has started {0} (WORLD_SIZE={0})"
-        options = "--nproc-per-node and --nnodes of torchrun say"
-    elif "SLURM_JOB_ID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
-        name, told = "SLURM_NTASKS", "SLURM has SLURM_NTASKS={} tasks"
-        options = "--ntasks-per-node and --nodes say, and start with srun"
-    else:
+    by = launcher()
+    if by is None:
         return
-    started = os.environ.get(name, "")
-    told = told.format(started)
+    if by == "torchrun":
+        started = os.environ.get("WORLD_SIZE", "")
+        told = f"torchrun has started {started} (WORLD_SIZE={started})"
+        options = "--nproc-per-node and --nnodes of torchrun say"
+    else:
+        started = os.environ["SLURM_NTASKS"]
+        told = f"SLURM has SLURM_NTASKS={started} tasks"
+        options = "--ntasks-per-node and --nodes say, and start with srun"
     if started.isdigit() and int(started) != devices * num_nodes:
         problem = f"got {devices} on {num_nodes} node(s), {told}"
         raise UserError("devices", problem, f"set devices and num_nodes to what {options}")
-    if name == "SLURM_NTASKS" and started not in ("", "1") and "SLURM_STEP_ID" not in os.environ:
+    if by == "slurm" and started != "1" and "SLURM_STEP_ID" not in os.environ:
         raise UserError("devices", f"{told}, and only one of them was started", "start with srun")
 
 

@@ -171,6 +171,7 @@ def _soon(ask: Callable[[], Any]) -> Any:
     return answer[0] if answer else None
 
 
+_ENVIRONMENTS: dict[str, type[ClusterEnvironment]] = {"torchrun": TorchElasticEnvironment, "slurm": SLURMEnvironment}
 _joined: list[Hosts] = []
 
 
@@ -191,8 +192,8 @@ def together(recipe: Run) -> Iterator[None]:
     """
     hardware.check_launcher(hardware.find_devices(recipe.accelerator, recipe.devices).count, recipe.num_nodes)
     timeout = recipe.distributed.timeout
-    environment = next((kind() for kind in (TorchElasticEnvironment, SLURMEnvironment) if kind.detect()), None)
-    if environment is None or environment.world_size() == 1:
+    by = hardware.launcher()
+    if by is None or (environment := _ENVIRONMENTS[by]()).world_size() == 1:
         yield
         return
     try:

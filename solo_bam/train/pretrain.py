@@ -189,7 +189,7 @@ def _plugins(recipe: Run, devices: hardware.Devices) -> list[Any]:
     plugins: list[Any] = [AtomicCheckpointIO()]
     if recipe.sync_batchnorm and devices.accelerator == "cpu":
         plugins.append(_CPUBatchNormSync())
-    if SLURMEnvironment.detect():
+    if hardware.launcher() == "slurm":
         # Before the first step Lightning would answer SIGUSR1 by a checkpoint and a requeue of its own.
         plugins.append(SLURMEnvironment(auto_requeue=False))
     return plugins

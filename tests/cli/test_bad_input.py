@@ -487,3 +487,14 @@ def test_a_reader_that_has_gone_is_no_traceback(arguments: list[str]) -> None:
         command = [sys.executable, "-m", "solo_bam", *arguments]
         done = subprocess.run(command, stdout=gone, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_machine_with_slurm_adds_no_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Lightning asks for srun wherever there is one; it is told where a launcher is looked for."""
+    (tmp_path / "srun").touch(mode=0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    overrides = tiny_overrides(tmp_path / "runs", "strategy=fsdp2", "performance.compile=True")
+    assert main(["pretrain", "--config-name", "digits/bam", *overrides]) == 2
+    assert not [told for told in recwarn if "srun" in str(told.message)]
