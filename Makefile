@@ -4,7 +4,7 @@
 # make wheel  a wheel in dist/, tried in an empty environment away from the checkout
 # make docs   the documentation site, in site/; make notebook runs docs/notebook.ipynb anew (two minutes)
 # make test-oldest  the fast tests on the oldest versions that pyproject.toml allows, in .venv-oldest (Python 3.10, 8 GB)
-# make test-cluster  two and three hosts in network namespaces and what happens to them, a real SLURM (as root, an hour)
+# make test-nightly  what takes an hour: hosts in network namespaces and their faults, a real SLURM (as root), and more
 # make test   the tests, ruff and mypy; make test SOLO=/path/to/solo-learn runs them on a checkout of solo-learn's head
 
 PYTHON ?= python3
@@ -12,12 +12,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 OLDEST_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python3.10) python3.10)
-# Several test processes; one thread each (tests/conftest.py).
-WORKERS ?= 2
+# More test processes than cores: they often wait for what they have started. One thread each (tests/conftest.py).
+WORKERS ?= 3
 # A checkout of solo-learn to test on, in place of the installed release; make test ends with the edition that it saw.
 SOLO ?=
 
-.PHONY: install demo check test pytest test-cluster test-oldest lint house wheel docs notebook clean
+.PHONY: install demo check test pytest test-nightly test-oldest lint house wheel docs notebook clean
 
 install: $(VENV)/.installed
 
@@ -47,8 +47,8 @@ check: lint
 	$(BIN)/python -m pytest -m "not slow" --numprocesses $(WORKERS) --dist worksteal --durations=10
 
 # As root: namespaces are made and taken away. One process: each case has the two cores to itself.
-test-cluster: $(VENV)/.dev
-	FAULTS_TABLE=docs/results/faults.csv $(BIN)/python -m pytest -m cluster
+test-nightly: $(VENV)/.dev
+	FAULTS_TABLE=docs/results/faults.csv $(BIN)/python -m pytest -m nightly
 
 $(OLDEST)/.installed: pyproject.toml setup.py constraints-oldest.txt
 	$(OLDEST_PYTHON) -m venv $(OLDEST)

@@ -120,7 +120,7 @@ def measure(sizes: Sequence[tuple[int, int, int]], rates: Sequence[float | None]
         if W == 1:
             member(plan, out)
         else:
-            with links.network(W) as spaces:
+            with links.network(W) as (*spaces, _):
                 links.run(spaces, "benchmarks.scaling", arguments, timeout=1800)
         return json.loads(out.read_text())
 

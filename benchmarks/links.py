@@ -1,6 +1,6 @@
 """Processes in network namespaces of their own, joined by a bridge, each with a link whose rate is set (Linux, root).
 
-    with network(3) as spaces:
+    with network(3) as (*spaces, switch):
         outputs = run(spaces, "benchmarks.scaling", ["--member", …])
 
 `tc`'s token bucket sets what a process may send per second. A delay cannot be set where the kernel lacks `netem`.
@@ -26,31 +26,39 @@ def _command(*words: object, check: bool = True) -> None:
 
 @contextmanager
 def network(processes: int) -> Iterator[list[str]]:
-    """Names of the namespaces; all is taken away again at the end.
+    """Names of the namespaces, and last that of the switch between them, whose ports are called :func:`port`.
+
+    All is taken away again at the end.
 
     Raises:
         OSError, subprocess.CalledProcessError: this user or system cannot make them.
     """
     prefix = f"sb{os.getpid() % 100_000}"
-    bridge, spaces = f"{prefix}b", [f"{prefix}n{rank}" for rank in range(processes)]
+    switch, spaces = f"{prefix}s", [f"{prefix}n{rank}" for rank in range(processes)]
     try:
-        _command("ip", "link", "add", bridge, "type", "bridge")
-        _command("ip", "link", "set", bridge, "up")
+        _command("ip", "netns", "add", switch)
+        _command("ip", "-n", switch, "link", "add", "br0", "type", "bridge")
+        _command("ip", "-n", switch, "link", "set", "br0", "up")
         for rank, space in enumerate(spaces):
             _command("ip", "netns", "add", space)
-            _command("ip", "link", "add", f"{space}v", "type", "veth", "peer", "name", INTERFACE, "netns", space)
-            _command("ip", "link", "set", f"{space}v", "master", bridge, "up")
+            ends = (INTERFACE, "netns", space, "type", "veth", "peer", "name", port(rank), "netns", switch)
+            _command("ip", "link", "add", *ends)
+            _command("ip", "-n", switch, "link", "set", port(rank), "master", "br0", "up")
             for words in (
                 ("addr", "add", f"{address(rank)}/24", "dev", INTERFACE),
                 ("link", "set", INTERFACE, "up"),
                 ("link", "set", "lo", "up"),
             ):
                 _command("ip", "-n", space, *words)
-        yield spaces
+        yield [*spaces, switch]
     finally:
-        for space in spaces:
+        for space in (*spaces, switch):
             _command("ip", "netns", "del", space, check=False)
-        _command("ip", "link", "del", bridge, check=False)
+
+
+def port(rank: int) -> str:
+    """Of the switch, where a process's link ends."""
+    return f"port{rank}"
 
 
 def address(rank: int) -> str:

@@ -30,9 +30,9 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of several hosts that take minutes run where they are asked for: ``make test-cluster``."""
-    if "cluster" not in config.option.markexpr:
-        left_out = [item for item in items if item.get_closest_marker("cluster")]
+    """What takes an hour runs where it is asked for: ``make test-nightly``."""
+    if "nightly" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("nightly")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
 

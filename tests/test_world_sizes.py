@@ -130,7 +130,7 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
     return {key: float((a - b).abs().max() / a.abs().max().clamp(min=1)) for key, (a, b) in pairs.items()}
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("world", [1, 2, 3, pytest.param(4, marks=pytest.mark.nightly)])
 def test_many_processes_give_what_one_gives(world: int, alone: dict[str, Any], request: pytest.FixtureRequest) -> None:
     answers = request.getfixturevalue("of_two") if world == 2 else processes.run(world, everything)
     for rank, results in enumerate(answers):

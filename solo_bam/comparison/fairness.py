@@ -40,10 +40,17 @@ class Difference:
 
     @property
     def told(self) -> str:
-        """``max_epochs: 20 (bam, byol), 40 (dino)``; a dash where a recipe has no such key."""
+        """``max_epochs: 20 (bam, byol), 40 (dino)``; a dash where a recipe has no such key.
+
+        More than three entries that are most of them are «the others», said last.
+        """
         groups: dict[str, list[str]] = {}
         for entry, value in self.values.items():
             groups.setdefault("-" if value is None else str(value), []).append(entry)
+        most = max(groups, key=lambda value: len(groups[value]))
+        if len(groups[most]) > max(3, len(self.values) / 2):
+            del groups[most]
+            groups[most] = ["the others"]
         return f"{self.key}: " + ", ".join(f"{value} ({', '.join(entries)})" for value, entries in groups.items())
 
 

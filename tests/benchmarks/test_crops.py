@@ -12,6 +12,7 @@ from benchmarks import crops as benchmark
 from tests.zygote import ROOT
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the repository's history")
 def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["crops", "--tiny", "--against", "HEAD", "--out", str(tmp_path / "out.json")])

@@ -12,6 +12,7 @@ import pytest
 from benchmarks import loaders as benchmark
 
 
+@pytest.mark.nightly
 def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     case = "CIFAR, 2 x 32"
     monkeypatch.setattr(benchmark, "CASES", {case: benchmark.CASES[case]})

@@ -51,6 +51,7 @@ def test_nothing_is_sent_by_one_process() -> None:
     assert all(value == 0 for name, value in found.items() if name.endswith("bytes") and "columns" not in name)
 
 
+@pytest.mark.nightly
 def test_it_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["scaling", "--tiny", "--repeats", "1"])
     scaling.main()

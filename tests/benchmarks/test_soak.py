@@ -13,6 +13,7 @@ from benchmarks.soak_report import report, slope
 from tests.zygote import Zygote
 
 
+@pytest.mark.nightly
 def test_it_runs_and_reports(zygote: Zygote, tmp_path: Path) -> None:
     """A round of one and one of two processes, with an event or two each."""
     out = tmp_path / "soak.json"

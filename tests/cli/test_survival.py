@@ -34,6 +34,7 @@ KINDS = {
     "two loader workers": ["data.num_workers=2"],
     "two processes": ["devices=2", "optimizer.batch_size=8", "strategy=ddp"],
 }
+NIGHTLY = {"two loader workers": pytest.mark.nightly}
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +123,9 @@ def moments(seed: int) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=NIGHTLY.get(kind, ())) for kind in KINDS])
 def test_killed_at_any_moment_nothing_is_lost(kind: str, zygote: Zygote, runs: Any, tmp_path: Path) -> None:
-    """By SIGKILL, a third of them while a checkpoint is being written, linked or cleaned up after; 12 elsewhere."""
+    """By SIGKILL, a third of them while a checkpoint is being written, linked or cleaned up after."""
     overrides = [*KINDS[kind], "max_epochs=16"]
     for number, moment in enumerate(moments(seed=1)[:KILLS]):
         start = pretrain(zygote, tmp_path, overrides, before=moment)
@@ -150,12 +151,12 @@ SLURM = {
     ("kind", "number", "environment", "group", "frequency"),
     [
         ("one process", signal.SIGTERM, {}, False, 1),
-        ("one process", signal.SIGTERM, {}, False, 20),
+        pytest.param("one process", signal.SIGTERM, {}, False, 20, marks=pytest.mark.nightly),
         ("one process", signal.SIGINT, {}, True, 20),
-        ("one process", signal.SIGUSR1, SLURM, False, 1),
-        ("two loader workers", signal.SIGTERM, {}, True, 1),
+        pytest.param("one process", signal.SIGUSR1, SLURM, False, 1, marks=pytest.mark.nightly),
+        pytest.param("two loader workers", signal.SIGTERM, {}, True, 1, marks=pytest.mark.nightly),
         ("two loader workers", signal.SIGUSR1, SLURM, True, 1),
-        ("two processes", signal.SIGTERM, {}, False, 1),
+        pytest.param("two processes", signal.SIGTERM, {}, False, 1, marks=pytest.mark.nightly),
         ("two processes", signal.SIGTERM, {}, True, 20),
     ],
 )
@@ -464,6 +465,7 @@ run._callbacks = lambda *args: [*ordinary(*args), Measure()]
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 def test_neither_memory_nor_open_files_grow(zygote: Zygote, tmp_path: Path) -> None:
     """Step 240 against step 60: loss, teacher, online k-NN, loggers, checkpoints at every epoch."""

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.links import address, network, port
 from tests.zygote import Zygote
 
 _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWNET = 0x00020000, 0x04000000, 0x40000000
@@ -47,20 +48,19 @@ def needs_hosts() -> pytest.MarkDecorator:
     return pytest.mark.skipif(reason is not None, reason=f"several hosts: {reason}")
 
 
-def _ip(*words: str, check: bool = True) -> None:
+def _ip(*words: str) -> None:
     done = subprocess.run(words, capture_output=True, text=True)
-    assert not check or done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
+    assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
 
 
 class Host:
     """One of them: ``name`` is what its processes say, ``namespace`` where they live, ``address`` where they listen."""
 
-    def __init__(self, cluster: str, number: int):
+    def __init__(self, number: int, namespace: str, switch: str):
         self.number = number
         self.name = f"host-{chr(ord('a') + number)}"
-        self.namespace, self.port = f"{cluster}{number}", f"h{number}"
-        self.switch = f"{cluster}s"
-        self.address = f"10.83.0.{number + 1}"
+        self.namespace, self.port, self.switch = namespace, port(number), switch
+        self.address = address(number)
 
     def pids(self) -> list[int]:
         """Every process on it."""
@@ -171,44 +171,20 @@ class Cluster:
     """
 
     def __init__(self, count: int, zygote: Zygote, folder: Path):
-        self.name = f"sb{os.getpid()}"
         self.zygote, self.folder = zygote, folder
-        self.hosts = [Host(self.name, number) for number in range(count)]
+        self.hosts: list[Host] = []
+        self._network = network(count)
         self._outputs = 0
 
     def __enter__(self) -> Cluster:
-        switch = f"{self.name}s"
-        _ip("ip", "netns", "add", switch)
-        _ip("ip", "-n", switch, "link", "add", "br0", "type", "bridge")
-        _ip("ip", "-n", switch, "link", "set", "br0", "up")
-        for host in self.hosts:
-            _ip("ip", "netns", "add", host.namespace)
-            _ip(
-                "ip",
-                "link",
-                "add",
-                "eth0",
-                "netns",
-                host.namespace,
-                "type",
-                "veth",
-                "peer",
-                "name",
-                host.port,
-                "netns",
-                switch,
-            )
-            _ip("ip", "-n", switch, "link", "set", host.port, "master", "br0", "up")
-            _ip("ip", "-n", host.namespace, "addr", "add", f"{host.address}/24", "dev", "eth0")
-            for link in ("lo", "eth0"):
-                _ip("ip", "-n", host.namespace, "link", "set", link, "up")
+        *spaces, switch = self._network.__enter__()
+        self.hosts += [Host(number, space, switch) for number, space in enumerate(spaces)]
         return self
 
     def __exit__(self, *_: Any) -> None:
         for host in self.hosts:
             host.kill()
-        for name in (*(host.namespace for host in self.hosts), f"{self.name}s"):
-            _ip("ip", "netns", "del", name, check=False)
+        self._network.__exit__(None, None, None)
 
     def torchrun(
         self, command: list[str], *, hosts: list[Host] | None = None, processes: int = 1, restarts: int = 0,
@@ -341,7 +317,10 @@ class _Worker:
 
     def _become(self, arguments: list[str], env: dict[str, str]) -> None:
         os.setsid()
-        os.closerange(3, 4096)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for number in map(int, os.listdir("/proc/self/fd")):
+            if number > 2:  # kept in use, since what holds it in the parent's memory closes it some time
+                os.dup2(nothing, number)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         os.environ.clear()

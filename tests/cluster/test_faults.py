@@ -1,6 +1,6 @@
 """A table of faults on two and three hosts: all ends in time, one line says where and why, nothing is lost but time.
 
-``make test-cluster`` runs them and writes what it has measured into ``docs/results/faults.csv``.
+``make test-nightly`` runs them and writes what it has measured into ``docs/results/faults.csv``.
 """
 
 from __future__ import annotations
@@ -376,7 +376,7 @@ def check(fault: Fault, zygote: Zygote, whole: RunFolder, folder: Path) -> None:
     write_row(fault.name, fault.hosts, ended, told.replace(str(folder), ""), " ".join(left), equal)
 
 
-@pytest.mark.cluster
+@pytest.mark.nightly
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.name}, {fault.hosts} hosts")
 def test_nothing_is_lost_but_time(
     fault: Fault, zygote: Zygote, undisturbed: Callable[[int], RunFolder], tmp_path: Path
@@ -392,7 +392,7 @@ def test_a_killed_process_ends_all_and_the_run_goes_on(
     check(fault, zygote, undisturbed(2), tmp_path)
 
 
-@pytest.mark.cluster
+@pytest.mark.nightly
 @pytest.mark.parametrize("rank", [0, 1])
 def test_sigterm_to_one_torchrun_saves_on_all(
     rank: int, zygote: Zygote, undisturbed: Callable[[int], RunFolder], tmp_path: Path
@@ -417,7 +417,7 @@ def test_sigterm_to_one_torchrun_saves_on_all(
     write_row(name, 2, f"{seconds:.1f}", told, " ".join(left), "yes")
 
 
-@pytest.mark.cluster
+@pytest.mark.nightly
 @pytest.mark.parametrize("hosts", [2, 3])
 def test_a_full_disk(hosts: int, zygote: Zygote, undisturbed: Callable[[int], RunFolder], tmp_path: Path) -> None:
     """Of the host that saves; on the others nothing is written."""
@@ -432,7 +432,7 @@ def test_a_full_disk(hosts: int, zygote: Zygote, undisturbed: Callable[[int], Ru
     check(fault, zygote, undisturbed(hosts), tmp_path)
 
 
-@pytest.mark.cluster
+@pytest.mark.nightly
 def test_a_full_disk_on_another_host(zygote: Zygote, undisturbed: Callable[[int], RunFolder], tmp_path: Path) -> None:
     """Where nothing is saved: it is no reason to stop."""
     disk = tmp_path / "disk"
@@ -456,4 +456,4 @@ def test_hosts_are_taken_away_again(tmp_path: Path, zygote: Zygote) -> None:
         ).stdout
         assert "default" not in routes
     names = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-    assert cluster.name not in names
+    assert not any(host.namespace in names for host in cluster.hosts)

@@ -67,7 +67,7 @@ def differences(one: RunFolder, other: RunFolder) -> tuple[float, float]:
     return of_weights, of_losses
 
 
-@pytest.mark.cluster
+@pytest.mark.nightly
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("precision", "limit"), [("64", 1e-6), ("32", 1e-2)])
@@ -94,7 +94,7 @@ def test_two_hosts_give_what_one_process_gives(zygote: Zygote, tmp_path: Path) -
     assert max(differences(run_of(tmp_path / "one"), run_of(tmp_path / "many"))) <= 1e-6
 
 
-@pytest.mark.cluster
+@pytest.mark.nightly
 def test_linear_and_knn(zygote: Zygote, tmp_path: Path) -> None:
     alone(zygote, tmp_path, command(tmp_path, 1, "bam", "max_epochs=1"))
     pretrained = run_of(tmp_path, "bam")
@@ -132,7 +132,7 @@ def test_linear_and_knn(zygote: Zygote, tmp_path: Path) -> None:
     assert values[0] == values[1]
 
 
-@pytest.mark.cluster
+@pytest.mark.nightly
 @pytest.mark.parametrize("real", [False, True])
 def test_processes_on_each_host(real: bool, zygote: Zygote, tmp_path: Path) -> None:
     """Two on each of two; also by the command itself, which is what the forked ones stand for."""
@@ -143,7 +143,7 @@ def test_processes_on_each_host(real: bool, zygote: Zygote, tmp_path: Path) -> N
     assert max(differences(run_of(tmp_path / "one"), run_of(tmp_path / "many"))) <= 1e-6
 
 
-@pytest.mark.cluster
+@pytest.mark.nightly
 @pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 2), (2, 1), (1, 3)])
 def test_a_host_more_or_less_changes_nothing_but_speed(before: int, after: int, zygote: Zygote, tmp_path: Path) -> None:
     """Between a stop at an epoch's end and the next start, with the same batch in all."""
@@ -161,7 +161,7 @@ def test_a_host_more_or_less_changes_nothing_but_speed(before: int, after: int, 
     assert max(differences(run_of(tmp_path / "whole"), run)) <= 1e-6
 
 
-@pytest.mark.cluster
+@pytest.mark.nightly
 def test_other_batches_are_refused(zygote: Zygote, tmp_path: Path) -> None:
     """Another whole batch, batch norms that are not synchronised, or another number of hosts than the recipe has."""
     with Cluster(3, zygote, tmp_path) as cluster:

@@ -22,7 +22,7 @@ from tests.recipes import tiny_overrides
 from tests.zygote import ROOT, Zygote
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
-cluster = pytest.mark.cluster
+cluster = pytest.mark.nightly
 
 SCRIPT = str(ROOT / "scripts" / "slurm" / "pretrain.sbatch")
 TWO_NODES = ["--nodes=2"]

@@ -11,7 +11,7 @@ import pytest
 
 from solo_bam import solo_learn
 from solo_bam.cli import main
-from solo_bam.comparison.fairness import describe_crops, is_own, notes
+from solo_bam.comparison.fairness import Difference, describe_crops, is_own, notes
 from solo_bam.comparison.plan import Plan, make_plan
 from solo_bam.config import load_recipe
 from solo_bam.config.comparison import parse_comparison
@@ -220,3 +220,15 @@ def test_nested_keys_become_hydras_lines() -> None:
     keys = {"a": {"b": [1, {"c": "x y"}], "d": None}, "e": True, "f": "1e-3", "g": "null", "h": {}}
     lines = override_lines(keys)
     assert lines == ["a.b=[1,{c:'x y'}]", "a.d=null", "e=true", "f='1e-3'", "g='null'", "h={}"]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"a": 1, "b": 2, "c": 1}, "k: 1 (a, c), 2 (b)"),
+        ({"a": None, "b": None, "c": 1, "d": None, "e": None}, "k: 1 (c), - (the others)"),
+        ({"a": 1, "b": 2, "c": 1, "d": 2, "e": 1, "f": 3}, "k: 1 (a, c, e), 2 (b, d), 3 (f)"),
+    ],
+)
+def test_a_value_that_most_have_does_not_name_them(values: dict[str, Any], told: str) -> None:
+    assert Difference("k", values, fair=True).told == told

@@ -111,7 +111,7 @@ def test_half_precision_travels_as_it_is(dtype: torch.dtype, monkeypatch: pytest
         assert torch.equal(each, expected)
 
 
-@pytest.mark.cluster
+@pytest.mark.nightly
 @pytest.mark.parametrize("case", ["two crops", "teacher"])
 def test_1024_ranks_are_one_process(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every collective copies 1,024 x 1,024 pieces: a minute or more."""

@@ -219,7 +219,7 @@ def test_two_processes_give_what_one_gives() -> None:
 # ------------------------------------------------------------------------------------------- trainings
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", NAMES)
 def test_a_short_training_beats_the_untrained_network(name: str, tmp_path: Path) -> None:
     settings = ["data.fraction=0.5", "optimizer.batch_size=64", "max_epochs=4", "knn_eval.enabled=False"]

@@ -43,6 +43,7 @@ def has_cholesky() -> bool:
         return False
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", MENDS)
 def test_fails_without(name: str, unmended: Zygote, tmp_path: Path) -> None:
     if name == "wmse" and has_cholesky():

@@ -114,7 +114,7 @@ def test_two_processes_give_what_one_gives(case: str, of_two: dict[str, Any]) ->
     assert_same(*of_two[case], trained(synchronise(build(name, *overrides)), False))
 
 
-@pytest.mark.cluster
+@pytest.mark.nightly
 def test_every_method_trains_as_with_ddp() -> None:
     for name, found in processes.run(2, every_method, timeout=600)[0].items():
         assert isinstance(found, list), f"{name}: {found}"
@@ -290,7 +290,7 @@ def test_what_each_process_does_by_itself_finds_the_whole_network(zygote: Zygote
         assert load_pretrained(run.path, branch).weights == found[branch]
 
 
-@pytest.mark.cluster
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", WITH_TRAINER)
 def test_the_other_methods_train(name: str, zygote: Zygote, tmp_path: Path) -> None:
     quick = [each for each in RUN if each not in VIT and "proj_" not in each] + ["max_epochs=2", *small(name)]
