@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from solo_bam.comparison.report.summary import format_mean
-from solo_bam.comparison.statistics import estimate
+from solo_bam.evaluate.statistics import estimate
 from tests import house
 
 RESULTS = house.ROOT / "docs" / "results"

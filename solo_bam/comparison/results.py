@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from solo_bam.comparison.fairness import Difference
-from solo_bam.comparison.statistics import Estimate, estimate, paired_difference
 from solo_bam.config.comparison import START, UNTRAINED
+from solo_bam.evaluate.statistics import Estimate, estimate, paired_difference
 from solo_bam.runs.records import Record
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 import torch.nn.functional as F
-from scipy import stats
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
 from solo_bam.evaluate.features import Features
+from solo_bam.evaluate.statistics import Estimate, estimate
 
 STRENGTHS = tuple(10.0**power for power in range(-2, 6))  # C, what is searched
 HELD_OUT, MOST, LEAST = 0.2, 10_000, 5  # share to choose on; images of a search at most; of a class at least
@@ -57,8 +55,8 @@ def searched(x: np.ndarray, y: np.ndarray) -> float | None:
 
 def few_shot(
     train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], shots: int, draws: int
-) -> tuple[float, tuple[float, float]]:
-    """Mean accuracy (%) over ``draws`` of ``shots`` images of each class, and its 95 % interval (Student's t).
+) -> Estimate:
+    """Accuracy (%) over ``draws`` of ``shots`` images of each class.
 
     The draws are the same ones for all features; C is 1.
     """
@@ -68,14 +66,7 @@ def few_shot(
         generator = np.random.default_rng(seed)
         chosen = np.concatenate([generator.permutation(np.flatnonzero(y == label))[:shots] for label in np.unique(y)])
         found.append(100 * fit(x[chosen], y[chosen], 1.0).score(images, labels))
-    return mean_interval(found)
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float]]:
-    """A mean and its 95 % interval by Student's t; without one of less than two values, NaN."""
-    mean, count = float(np.mean(values)), len(values)
-    half = stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / math.sqrt(count) if count > 1 else math.nan
-    return mean, (float(mean - half), float(mean + half))
+    return estimate(found)
 
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:

@@ -35,12 +35,12 @@ from solo_bam.evaluate.logistic import (
     calibration_error,
     few_shot,
     fit,
-    mean_interval,
     scaled,
     searched,
 )  # fmt: skip
 from solo_bam.evaluate.offline_health import IMAGES, health_records
 from solo_bam.evaluate.offline_knn import bank_in, vote
+from solo_bam.evaluate.statistics import estimate
 from solo_bam.evaluate.views import Sample, choose
 from solo_bam.plots.transfer import draw_transfer
 from solo_bam.runs.checkpoints.read import Pretrained, load_pretrained
@@ -227,10 +227,10 @@ class _Measured:
             ("accuracy", everything, np.mean(list(right.values()), axis=0)),
             *((f"accuracy, {name}", name, values) for name, values in right.items()),
         ]:
-            value, interval = mean_interval(values)
+            mean = estimate(values)
             protocol = self._protocol(**how, corruptions=f"{called}, severity 1 to 5")
             about = {"images": len(split), **self._about}
-            yield Record(metric=metric, value=value, interval=interval, protocol=protocol, **about)
+            yield Record(metric=metric, value=mean.mean, interval=mean.interval, protocol=protocol, **about)
 
     def _seen(self, name: str, split: Split, view: Any, several: nn.Module | None = None) -> Features:
         network, options = self.network, self.options
@@ -245,10 +245,10 @@ class _Measured:
         fewest = np.bincount(train[1])[np.unique(train[1])].min()
         for shots in self.options.shots:
             if shots <= fewest:
-                value, interval = few_shot(train, test, shots, self.options.draws)
+                mean = few_shot(train, test, shots, self.options.draws)
                 protocol = self._protocol(labels=f"{shots} a class", C="1", draws=self.options.draws)
                 about = {"images": len(self.test), **self._about}
-                yield Record(metric="accuracy", value=value, interval=interval, protocol=protocol, **about)
+                yield Record(metric="accuracy", value=mean.mean, interval=mean.interval, protocol=protocol, **about)
 
     def _health(self) -> Iterator[Record]:
         chosen = choose(self.test.targets, IMAGES)

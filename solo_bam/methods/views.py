@@ -90,7 +90,7 @@ class Views(BaseMethod):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Total loss of one batch ``[indexes, [crops], labels]``; logs what the loss can tell."""
         _, crops, labels = batch
-        feats, z = together([self.multicrop_forward(same) for same in by_size(crops)])
+        feats, z = concatenated([self.multicrop_forward(same) for same in by_size(crops)])
         target, teacher_loss = self.teach(crops, labels)
         if self.predictor is not None:
             target = z.detach() if target is None else target
@@ -138,7 +138,7 @@ class MomentumViews(Views, BaseMomentumMethod):
 
     def teach(self, crops: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
         """The teacher's projections of all crops, ``(V B, D)``, and its classifier's loss."""
-        feats, z = together([self.momentum_forward(same) for same in by_size(crops)])
+        feats, z = concatenated([self.momentum_forward(same) for same in by_size(crops)])
         return z, self.momentum_classification(feats[: self.num_large_crops * len(labels)], labels)
 
 
@@ -153,7 +153,7 @@ def full(rows: Tensor) -> Tensor:
     return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
 
-def together(outs: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
+def concatenated(outs: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
     """Features and projections of all crops, from those of each size."""
     feats, z = (torch.cat([out[key] for out in outs]) for key in ("feats", "z"))
     return feats, z

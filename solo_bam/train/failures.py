@@ -24,7 +24,7 @@ _WAIT_FOR_WORD = 3.0  # seconds that a broken collective may come before the wor
 _WAIT_FOR_READER = 10.0  # seconds that a failed process gives the first one to print its line
 
 
-def together(trainer: pl.Trainer, folder: RunFolder, error: Exception, parent: int) -> Exception:
+def agreed(trainer: pl.Trainer, folder: RunFolder, error: Exception, parent: int) -> Exception:
     """What this process has to raise after ``error`` ended its training; does not return in the other processes.
 
     Args:

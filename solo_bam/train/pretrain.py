@@ -36,7 +36,7 @@ from solo_bam.solo_learn.schedule import by_layer
 from solo_bam.train import hosts
 from solo_bam.train.batch_norm import check_synchronisable, desynchronise, synchronise
 from solo_bam.train.callbacks import AtomicCheckpointIO
-from solo_bam.train.failures import together
+from solo_bam.train.failures import agreed
 from solo_bam.train.lightning_state import set_timeout
 from solo_bam.train.logger import LineLogger
 from solo_bam.train.performance import checkpoint_gradients, chunk_batches, compile_networks, optimizer_kwargs
@@ -263,7 +263,7 @@ def fit(
             trainer.fit(model, datamodule=data, ckpt_path=None if checkpoint is None else str(checkpoint), **safely)
     except Exception as error:
         known = as_user_error(error)
-        told = together(trainer, folder, known, parent) if group is None else group.explained(known)
+        told = agreed(trainer, folder, known, parent) if group is None else group.explained(known)
         raise told from None if isinstance(told, UserError) else error.__cause__
     except SystemExit as error:  # Lightning's answer to Ctrl-C, and to a SIGTERM before the first step
         number = signal.SIGTERM if isinstance(error, SIGTERMException) else signal.SIGINT

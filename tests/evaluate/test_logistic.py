@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from solo_bam.evaluate.logistic import STRENGTHS, calibration_error, fit, mean_interval, searched
+from solo_bam.evaluate.logistic import STRENGTHS, calibration_error, fit, searched
 
 
 def test_the_calibration_error_of_known_answers() -> None:
@@ -29,11 +29,6 @@ def test_the_calibration_error_is_that_of_bins() -> None:
         if inside.any():
             error += abs(right[inside].mean() - confidence[inside].mean()) * inside.mean()
     assert calibration_error(probabilities, labels) == pytest.approx(100 * error, rel=1e-6)
-
-
-def test_the_interval_of_a_mean() -> None:
-    mean, (low, high) = mean_interval([1.0, 2.0, 3.0])
-    assert (mean, high - mean, mean - low) == pytest.approx((2, 2.484138, 2.484138), rel=1e-5)
 
 
 def test_a_weak_penalty_is_chosen_where_it_is_needed() -> None:

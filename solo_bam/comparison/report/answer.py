@@ -7,7 +7,7 @@ from statistics import mean
 
 from solo_bam.comparison.report.summary import listed, student_columns
 from solo_bam.comparison.results import Column, Results
-from solo_bam.comparison.statistics import FEWEST
+from solo_bam.evaluate.statistics import FEWEST
 
 _NAMED = 3  # rows, where nothing more can be said of them
 

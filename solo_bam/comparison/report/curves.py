@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from solo_bam.comparison.equal_cost import at_equal_cost, curve_runs, value_at
 from solo_bam.comparison.report.figures import Look, legend, looks, one_panel
 from solo_bam.comparison.results import Point, Results, RunResult, Trial
-from solo_bam.comparison.statistics import FEWEST, estimate
+from solo_bam.evaluate.statistics import FEWEST, estimate
 from solo_bam.plots.style import shortened
 
 

@@ -16,7 +16,7 @@ from solo_bam.comparison.report.summary import (
     unfair_notes,
 )
 from solo_bam.comparison.results import Column, Results
-from solo_bam.comparison.statistics import FEWEST
+from solo_bam.evaluate.statistics import FEWEST
 
 _FEW_IMAGES = 1000
 

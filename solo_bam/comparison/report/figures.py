@@ -21,7 +21,7 @@ from matplotlib.style import context
 from matplotlib.ticker import MaxNLocator
 
 from solo_bam.comparison.results import Column, Cost
-from solo_bam.comparison.statistics import Estimate
+from solo_bam.evaluate.statistics import Estimate
 from solo_bam.plots.style import COLOURS, STYLE, shortened
 
 _MARKERS = "os^vDP*X<>p"  # as many as no multiple of the colours: both together repeat late

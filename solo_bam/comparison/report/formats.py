@@ -16,8 +16,8 @@ from solo_bam.comparison.report.answer import answer
 from solo_bam.comparison.report.summary import UNFAIR
 from solo_bam.comparison.report.tables import Table, result_tables, tuning_table
 from solo_bam.comparison.results import Column, Results, RunResult
-from solo_bam.comparison.statistics import Estimate
 from solo_bam.core.files import written_whole
+from solo_bam.evaluate.statistics import Estimate
 
 _FIELDS = (
     "comparison", "entry", "method", "seed", "status", "metric", "branch", "online", "unit", "value", "protocol",

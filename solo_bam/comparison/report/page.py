@@ -31,7 +31,7 @@ from solo_bam.comparison.report.tables import (
     tuning_table,
 )
 from solo_bam.comparison.results import Results, RunResult
-from solo_bam.comparison.statistics import Estimate
+from solo_bam.evaluate.statistics import Estimate
 
 if TYPE_CHECKING:  # matplotlib need not be installed
     from solo_bam.comparison.report.gallery import Picture

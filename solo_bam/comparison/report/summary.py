@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from solo_bam.comparison.results import Column, Cost, Results, RunResult
-from solo_bam.comparison.statistics import FEWEST, Estimate
 from solo_bam.config.keys import flat
+from solo_bam.evaluate.statistics import FEWEST, Estimate
 
 MISSING = "—"
 UNFAIR = "†"

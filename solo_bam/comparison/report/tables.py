@@ -24,8 +24,8 @@ from solo_bam.comparison.report.summary import (
     unfair_notes,
 )
 from solo_bam.comparison.results import Column, Cost, Results, Trial, with_untrained
-from solo_bam.comparison.statistics import Estimate
 from solo_bam.core.hardware import GIB
+from solo_bam.evaluate.statistics import Estimate
 
 Told = Callable[[Estimate | None, int], str]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from solo_bam.comparison.statistics import estimate, paired_difference
+from solo_bam.evaluate.statistics import estimate, paired_difference
 
 
 @pytest.mark.parametrize("n", [3, 5, 20])
