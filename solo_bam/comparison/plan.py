@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from omegaconf import OmegaConf
 from pydantic import BaseModel
 
 from solo_bam.comparison.fairness import OWN, Difference, differences, is_own, unequally_tuned
@@ -17,6 +19,7 @@ from solo_bam.config.find import recipe_names
 from solo_bam.config.keys import flat
 from solo_bam.config.linear import recipe_of_run
 from solo_bam.config.overrides import override_lines, quoted
+from solo_bam.config.recipe import parse_recipe
 from solo_bam.config.resolve import resolve
 from solo_bam.core.errors import UserError
 from solo_bam.core.files import expanded
@@ -193,11 +196,25 @@ def check_spaces(plan: Plan) -> Plan:
     from solo_bam.train.pretrain import find_devices
 
     for entry, space in plan.spaces.items():
+        composed = plan.trial(entry, 0, {}).recipe.model_dump(mode="json")  # once: Hydra takes a fifth of a second
         for key, found in space.items():
             for value in [found.low, found.high] if isinstance(found, Range) else found:
-                recipe = plan.trial(entry, 0, {key: value}).recipe
-                resolve(recipe, 10, True, find_devices(recipe)[1])
+                content = OmegaConf.create(composed)
+                OmegaConf.update(content, key, value)
+                with _told_of(entry):
+                    recipe = parse_recipe(cast(dict[str, Any], OmegaConf.to_container(content)))
+                    resolve(recipe, 10, True, find_devices(recipe)[1])
     return plan
+
+
+@contextmanager
+def _told_of(entry: str) -> Iterator[None]:
+    """Errors of a row's recipe name the row."""
+    try:
+        yield
+    except UserError as error:
+        key = "" if error.key == "--config-name" else f"{error.key}: "  # which comparisons do not have
+        raise UserError(f"methods.{entry}", f"{key}{error.problem}", error.remedy) from None
 
 
 def _compose(comparison: Comparison, entry: Entry, extra: Sequence[str]) -> tuple[list[str], Recipe]:
@@ -207,11 +224,8 @@ def _compose(comparison: Comparison, entry: Entry, extra: Sequence[str]) -> tupl
     asked = [*override_lines(comparison.shared), *asked, *override_lines(entry.keys), *extra]
     runs = f"checkpoint.dir={quoted(str(expanded(comparison.folder) / RUNS))}"
     kept = ["checkpoint.enabled=True", runs, "auto_resume.enabled=True", "auto_resume.max_hours=1e6"]
-    try:
+    with _told_of(entry.name):
         recipe = load_recipe(name, [*asked, *kept], path)
-    except UserError as error:
-        key = "" if error.key == "--config-name" else f"{error.key}: "  # which comparisons do not have
-        raise UserError(f"methods.{entry.name}", f"{key}{error.problem}", error.remedy) from None
     place = [] if path is None else ["--config-path", path]
     return [*place, "--config-name", name, *asked, *kept], recipe
 
