@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -122,8 +123,13 @@ class Hosts:
         os._exit(error.exit_code)  # not through torch's clean-up, which would wait for the others
 
     def explained(self, error: Exception) -> UserError:
-        """What all processes say of a failure: the line of the one that failed first."""
+        """What all processes say of a failure: the line of the one that failed first.
+
+        ``torchrun``, which may have lost its store with process 0, ends its processes by SIGTERM, and waits for them.
+        """
         self.ends = True
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # for the seconds that it takes to learn and say why
         if isinstance(error, UserError) and error.on_all_processes and error.exit_code != 2:
             return error  # a signal: saved, and all stop by themselves
         if isinstance(error, UserError) and error.on_all_processes:
