@@ -34,6 +34,7 @@ from solo_bam.core import hardware
 from solo_bam.core.errors import UserError
 
 _LOOK_EVERY = 0.2  # seconds between two looks for a word
+_TO_READ = 0.6  # seconds that the others have to read a word, before the store may end with its host's launcher
 _ANSWER = 2.0  # seconds that the others have to say that they live, and a store to answer
 _BROKEN = re.compile(r"gloo|nccl|connection|timed out|socket|store", re.IGNORECASE)  # what collectives say
 _REMEDY = "see what it said; --resume goes on from the last checkpoint, as torchrun --max-restarts and auto_resume do"
@@ -52,6 +53,7 @@ class Hosts:
         self.speaks = environment.local_rank() == 0  # for its host
         self.last_words: Callable[[str], None] = lambda line: None
         self.ends = False
+        self.told = ""  # what ended one of the processes, by its word
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
         self.limit = timedelta(seconds=timeout)
         store = self._connect()
@@ -105,7 +107,7 @@ class Hosts:
                 if store.check(["asked"]):
                     store.set(f"alive {self.rank}", "")
                 time.sleep(_LOOK_EVERY)
-            line = store.get("told").decode()
+            line = self.told = store.get("told").decode()
         except RuntimeError:
             line = f"devices: the launcher of {self.names[0]} has ended or cannot be reached; {_REMEDY}"
             time.sleep(2 * _ANSWER)  # in which the training finds out as well, or ends
@@ -120,6 +122,7 @@ class Hosts:
             print(f"solo-bam: error: {error}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
+        time.sleep(_TO_READ)
         os._exit(error.exit_code)  # not through torch's clean-up, which would wait for the others
 
     def explained(self, error: Exception) -> UserError:
@@ -141,7 +144,7 @@ class Hosts:
         else:
             traceback.print_exception(error)
             own = UserError("solo-bam", f"{error!r} ({self.names[self.rank]})", "see its traceback")
-        told = _soon(lambda: self.store.compare_set("told", "", str(own)).decode()) or str(own)
+        told = self.told or _soon(lambda: self.store.compare_set("told", "", str(own)).decode()) or str(own)
         self.speaks |= told == str(own)
         return UserError(told)
 
