@@ -241,7 +241,7 @@ def _check_runs(name: str, recipe: Recipe) -> None:
     from solo_bam.data.module import fraction
     from solo_bam.train.pretrain import count_steps, find_devices
 
-    try:
+    with _told_of(name):
         _, world_size = find_devices(recipe)
         source = find_source(recipe.data)
         resolve(recipe, source.num_classes, source.val is not None, world_size)
@@ -250,8 +250,6 @@ def _check_runs(name: str, recipe: Recipe) -> None:
             recipe.optimizer.batch_size,
             world_size,
         )
-    except UserError as error:
-        raise UserError(f"methods.{name}", f"{error.key}: {error.problem}", error.remedy) from None
     if source.val is None:
         raise UserError("shared.data", f"{name} has no labelled validation images to be measured on", "give them")
 
